@@ -1,0 +1,129 @@
+"""Sessions: what is asked, what comes out, what it took."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
+from treedraft.core.token_tree import TokenSource
+from treedraft.core.worker import DrafterAddress
+
+
+class FinishReason(Enum):
+    """Why a text ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """A session as a coordinator hands it to a target.
+
+    `token_ids` is the prompt and, for a session that moves, the output so far;
+    `prompt_length` tells them apart. `sampling.seed` is never None here.
+    `epoch` is the fencing token that every output carries.
+    """
+
+    session_id: str
+    epoch: int
+    token_ids: tuple[int, ...]
+    prompt_length: int
+    sampling: SamplingParameters
+    stopping: StoppingCriteria = field(default_factory=StoppingCriteria)
+    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
+    choice: int = 0
+    tenant_salt: bytes = b""
+    drafters: tuple[DrafterAddress, ...] = ()
+    traceparent: str = ""
+    time_limit_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSpec:
+    """A session as a target opens it at a drafter."""
+
+    session_id: str
+    token_ids: tuple[int, ...]
+    prompt_length: int
+    sampling: SamplingParameters
+    speculation: SpeculationOptions
+    choice: int = 0
+    tenant_salt: bytes = b""
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTimes:
+    """Where the time of a round went, in milliseconds.
+
+    Queue, forward, walk and commit follow each other and add up to the round;
+    draft and wire run beside them.
+    """
+
+    draft: float = 0.0
+    wire: float = 0.0
+    queue: float = 0.0
+    forward: float = 0.0
+    walk: float = 0.0
+    commit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatistics:
+    """Counts and times of one session; `round_ms` holds the means over its rounds."""
+
+    rounds: int = 0
+    emitted_tokens: int = 0
+    drafted_nodes: int = 0
+    admitted_nodes: int = 0
+    accepted_nodes: int = 0
+    hits: int = 0
+    misses: int = 0
+    dropped_nodes: int = 0
+    first_token_ms: float = 0.0
+    decode_ms: float = 0.0
+    round_ms: RoundTimes = field(default_factory=RoundTimes)
+    cached_prompt_tokens: int = 0
+    preemptions: int = 0
+
+    @property
+    def tokens_per_round(self) -> float:
+        """τ: mean tokens emitted per target pass, bonus included."""
+        return self.emitted_tokens / self.rounds if self.rounds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed after the first token; 0 for texts of one token."""
+        if self.emitted_tokens < 2 or self.decode_ms <= 0.0:
+            return 0.0
+        return (self.emitted_tokens - 1) / self.decode_ms * 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFailure:
+    """A session that cannot go on; `reason` is stable, the message for people."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFinish:
+    """A session that came to its end."""
+
+    reason: FinishReason
+    statistics: SessionStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOutput:
+    """New tokens of one session, its end, or both."""
+
+    session_id: str
+    epoch: int
+    base_length: int
+    token_ids: tuple[int, ...] = ()
+    sources: tuple[TokenSource, ...] = ()
+    finish: SessionFinish | None = None
+    failure: SessionFailure | None = None

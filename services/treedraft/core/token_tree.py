@@ -1,0 +1,409 @@
+"""Token trees: what a drafter grows, what a target admits to a pass.
+
+Three shapes of the same thing:
+
+- `Growth`: new nodes as they travel, flat arrays, parents first.
+- `TokenTree`: the living tree of one session on either side, with stable node
+  ids, grafted onto as growth arrives and re-rooted as tokens are committed.
+- `FlatTree`: the nodes admitted to one pass, in the order of its rows, best
+  path first so that the common walk ends in a truncation.
+
+Invariants: the tree hangs under the root at `base_length`, so a child of the
+root is a guess for the token at that index; (parent, token) is unique; a
+child's score never exceeds its parent's.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from treedraft.core.errors import InvalidGrowthError
+
+ROOT = -1
+_MAX_ALIASES = 512
+# Scores cross the wire as float32; a parent and a child of probability 1 may
+# round apart by this much.
+_SCORE_SLACK = 1e-4
+
+
+class TokenSource(Enum):
+    """Who proposed a token."""
+
+    DRAFT_MODEL = "draft_model"
+    LOOKUP = "lookup"
+    TARGET = "target"
+
+
+@dataclass(frozen=True, slots=True)
+class SiblingLaw:
+    """The law that the children of one node were drawn from (rejection mode).
+
+    Truncated and renormalised before the draw, so it is exactly that law. The
+    children are numbered in the order in which they were drawn.
+    """
+
+    first_child_id: int
+    num_children: int
+    token_ids: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """New nodes of one session, parents first.
+
+    `parent_offsets[i]` is own id minus parent's id, 0 for a child of the root
+    at `base_length`. Node `i` has the id `first_node_id + i`.
+    """
+
+    session_number: int
+    base_length: int
+    first_node_id: int
+    parent_offsets: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    scores: tuple[float, ...]
+    sources: tuple[TokenSource, ...]
+    sibling_laws: tuple[SiblingLaw, ...] = ()
+    draft_us: int = 0
+    held_us: int = 0
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes in the message."""
+        return len(self.token_ids)
+
+    def check(self, vocab_size: int) -> None:
+        """Raise InvalidGrowthError unless this is a well-formed piece of a tree.
+
+        Whether parents in earlier messages exist only the tree can tell.
+        """
+        count = len(self.token_ids)
+        if not len(self.parent_offsets) == len(self.scores) == len(self.sources) == count:
+            raise InvalidGrowthError("arrays of a growth differ in length")
+        if self.base_length < 1 or self.first_node_id < 0:
+            raise InvalidGrowthError("growth without a base or with a negative node id")
+        for index in range(count):
+            self._check_node(index, vocab_size)
+        for law in self.sibling_laws:
+            self._check_law(law, vocab_size)
+
+    def _check_node(self, index: int, vocab_size: int) -> None:
+        offset = self.parent_offsets[index]
+        if not 0 <= offset <= self.first_node_id + index:
+            raise InvalidGrowthError(f"node {index} has a parent that cannot exist")
+        if not 0 <= self.token_ids[index] < vocab_size:
+            raise InvalidGrowthError(f"token {self.token_ids[index]} is outside the vocabulary")
+        score = self.scores[index]
+        if not (math.isfinite(score) and score <= 0.0):
+            raise InvalidGrowthError(f"score {score} is no log-probability")
+        if 0 < offset <= index and score > self.scores[index - offset] + _SCORE_SLACK:
+            raise InvalidGrowthError(f"node {index} scores above its parent")
+
+    def _check_law(self, law: SiblingLaw, vocab_size: int) -> None:
+        first = law.first_child_id - self.first_node_id
+        if law.num_children < 1 or first < 0 or first + law.num_children > self.num_nodes:
+            raise InvalidGrowthError("a sibling law names children that were not sent")
+        support = dict(zip(law.token_ids, law.probabilities, strict=False))
+        if len(law.token_ids) != len(law.probabilities) or len(support) != len(law.token_ids):
+            raise InvalidGrowthError("a sibling law is no map from tokens to probabilities")
+        if not all(0 <= token < vocab_size for token in support):
+            raise InvalidGrowthError("a sibling law has tokens outside the vocabulary")
+        if not all(0.0 < p <= 1.0 + _SCORE_SLACK for p in support.values()):
+            raise InvalidGrowthError("a sibling law has probabilities outside (0, 1]")
+        if abs(sum(support.values()) - 1.0) > 1e-3:
+            raise InvalidGrowthError("a sibling law does not sum to 1")
+        children = range(first, first + law.num_children)
+        parents = {
+            law.first_child_id + i - self.parent_offsets[c] if self.parent_offsets[c] else ROOT
+            for i, c in enumerate(children)
+        }
+        if len(parents) != 1 or not all(self.token_ids[c] in support for c in children):
+            raise InvalidGrowthError("a sibling law does not fit its children")
+
+
+@dataclass(frozen=True, slots=True)
+class FlatTree:
+    """The drafted nodes of one pass, parents before children.
+
+    Row 0 of the pass is the root (the last committed token); node `i` is row
+    `i + 1`. `parents[i]` is a node index or ROOT; `depths[i]` counts from 1.
+    """
+
+    node_ids: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
+    sources: tuple[TokenSource, ...] = ()
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of drafted nodes, the root not counted."""
+        return len(self.token_ids)
+
+    def ancestor_mask(self) -> npt.NDArray[np.bool_]:
+        """Return which rows each row may attend to, bool [num_nodes + 1, num_nodes + 1].
+
+        The row of a node is the row of its parent plus itself.
+        """
+        mask = np.zeros((self.num_nodes + 1, self.num_nodes + 1), dtype=np.bool_)
+        mask[0, 0] = True
+        for index, parent in enumerate(self.parents):
+            mask[index + 1] = mask[parent + 1]
+            mask[index + 1, index + 1] = True
+        return mask
+
+    def children(self) -> list[list[int]]:
+        """Return for each row the node indices of its children, in row order."""
+        result: list[list[int]] = [[] for _ in range(self.num_nodes + 1)]
+        for index, parent in enumerate(self.parents):
+            result[parent + 1].append(index)
+        return result
+
+    def path(self, index: int) -> list[int]:
+        """Return the node indices from below the root down to `index`."""
+        nodes = []
+        while index != ROOT:
+            nodes.append(index)
+            index = self.parents[index]
+        return nodes[::-1]
+
+
+@dataclass(slots=True)
+class Node:
+    """One drafted token of a living tree. `depth` 1 is a child of the root."""
+
+    node_id: int
+    parent_id: int
+    token_id: int
+    score: float
+    source: TokenSource
+    children: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Grafted:
+    """What became of the nodes of a growth."""
+
+    added_ids: tuple[int, ...]
+    num_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rerooted:
+    """What a commit did to the tree.
+
+    `path` has the node id of each committed token that the tree held, in
+    order; `is_hit` says that it held all of them, so that the subtree below
+    the last one lives on; `removed_ids` are all nodes that are gone, those of
+    the path not included.
+    """
+
+    is_hit: bool
+    path: tuple[int, ...]
+    removed_ids: tuple[int, ...]
+
+
+class TokenTree:
+    """The living tree of one session, under the root at `base_length`."""
+
+    def __init__(self, base_length: int, *, max_nodes: int = 1024) -> None:
+        """Start with a bare root after `base_length` committed tokens."""
+        self.base_length = base_length
+        self.max_nodes = max_nodes
+        self._nodes: dict[int, Node] = {}
+        self._root_children: dict[int, int] = {}
+        # Ids of nodes that were committed: the length whose root they are now.
+        self._aliases: dict[int, int] = {}
+        self._next_id = 0
+
+    def __len__(self) -> int:
+        """Return the number of living nodes, the root not counted."""
+        return len(self._nodes)
+
+    def __contains__(self, node_id: int) -> bool:
+        """Return whether a node lives."""
+        return node_id in self._nodes
+
+    def __getitem__(self, node_id: int) -> Node:
+        """Return a living node."""
+        return self._nodes[node_id]
+
+    def __iter__(self) -> Iterator[Node]:
+        """Iterate over the living nodes, parents before children."""
+        return iter(self._nodes.values())
+
+    @property
+    def next_node_id(self) -> int:
+        """The id that the next node added by this side would get."""
+        return self._next_id
+
+    def children(self, node_id: int) -> dict[int, int]:
+        """Return the children of a node or of ROOT as token to node id."""
+        return self._root_children if node_id == ROOT else self._nodes[node_id].children
+
+    def score(self, node_id: int) -> float:
+        """Return the score of a node; that of ROOT is 0."""
+        return 0.0 if node_id == ROOT else self._nodes[node_id].score
+
+    def path(self, node_id: int) -> list[int]:
+        """Return the node ids from below the root down to `node_id`."""
+        ids = []
+        while node_id != ROOT:
+            ids.append(node_id)
+            node_id = self._nodes[node_id].parent_id
+        return ids[::-1]
+
+    def depth(self, node_id: int) -> int:
+        """Return the distance from the root; ROOT has 0."""
+        return len(self.path(node_id))
+
+    def add(self, parent_id: int, token_id: int, score: float, source: TokenSource) -> int | None:
+        """Add a node under a living parent and return its id.
+
+        Returns None, and changes nothing, if the parent already has a child
+        of that token or the tree is full.
+        """
+        if token_id in self.children(parent_id) or len(self._nodes) >= self.max_nodes:
+            return None
+        return self._insert(self._next_id, parent_id, token_id, score, source)
+
+    def graft(self, growth: Growth, committed: Sequence[int]) -> Grafted:
+        """Take over the nodes of a growth, also one that grew from an older root.
+
+        Nodes whose path still agrees with the committed tokens are kept, the
+        others dropped; so are nodes beyond `max_nodes`, under a parent that is
+        gone, or beside a sibling of the same token.
+
+        Args:
+            growth: checked with `Growth.check` before.
+            committed: all committed tokens of the session.
+
+        Raises:
+            InvalidGrowthError: ids were used before or the base lies ahead.
+        """
+        if growth.first_node_id < self._next_id:
+            raise InvalidGrowthError("node ids must count up")
+        if growth.base_length > self.base_length:
+            raise InvalidGrowthError("growth on a base that was never committed")
+        added = []
+        for index, token_id in enumerate(growth.token_ids):
+            node_id = growth.first_node_id + index
+            offset = growth.parent_offsets[index]
+            node = self._graft_node(
+                node_id,
+                parent_id=node_id - offset if offset else None,
+                base_length=growth.base_length,
+                token_id=token_id,
+                score=growth.scores[index],
+                source=growth.sources[index],
+                committed=committed,
+            )
+            if node:
+                added.append(node_id)
+        self._next_id = growth.first_node_id + growth.num_nodes
+        return Grafted(tuple(added), growth.num_nodes - len(added))
+
+    def _graft_node(
+        self,
+        node_id: int,
+        *,
+        parent_id: int | None,
+        base_length: int,
+        token_id: int,
+        score: float,
+        source: TokenSource,
+        committed: Sequence[int],
+    ) -> bool:
+        if parent_id in self._nodes:
+            place = parent_id
+        else:
+            length = base_length if parent_id is None else self._aliases.get(parent_id)
+            if length is None:
+                return False
+            if length < self.base_length:
+                # The root has moved on: the node is either what was committed
+                # in its place, or dead.
+                if committed[length] == token_id:
+                    self._remember_alias(node_id, length + 1)
+                return False
+            place = ROOT
+        if token_id in self.children(place) or len(self._nodes) >= self.max_nodes:
+            return False
+        self._insert(node_id, place, token_id, min(score, self.score(place)), source)
+        return True
+
+    def _insert(
+        self, node_id: int, parent_id: int, token_id: int, score: float, source: TokenSource
+    ) -> int:
+        self._nodes[node_id] = Node(node_id, parent_id, token_id, score, source)
+        self.children(parent_id)[token_id] = node_id
+        self._next_id = node_id + 1
+        return node_id
+
+    def reroot(self, token_ids: Sequence[int]) -> Rerooted:
+        """Move the root along committed tokens and prune what they rule out."""
+        before = set(self._nodes)
+        path = []
+        for token_id in token_ids:
+            self.base_length += 1
+            child = self._root_children.get(token_id)
+            if child is None:
+                self._nodes.clear()
+                self._root_children = {}
+                continue
+            path.append(child)
+            self._remember_alias(child, self.base_length)
+            self._keep_subtree(child)
+        removed = before.difference(self._nodes, path)
+        return Rerooted(len(path) == len(token_ids), tuple(path), tuple(sorted(removed)))
+
+    def _keep_subtree(self, node_id: int) -> None:
+        new_root = self._nodes[node_id]
+        kept: dict[int, Node] = {}
+        pending = list(new_root.children.values())
+        for child_id in pending:
+            self._nodes[child_id].parent_id = ROOT
+        while pending:
+            node = self._nodes[pending.pop()]
+            kept[node.node_id] = node
+            pending.extend(node.children.values())
+        self._root_children = new_root.children
+        self._nodes = dict(sorted(kept.items()))
+
+    def _remember_alias(self, node_id: int, length: int) -> None:
+        self._aliases[node_id] = length
+        while len(self._aliases) > _MAX_ALIASES:
+            del self._aliases[next(iter(self._aliases))]
+
+    def flatten(self, admitted: Iterable[int]) -> FlatTree:
+        """Return the admitted nodes as rows of a pass, best path first.
+
+        Args:
+            admitted: node ids, closed under ancestors.
+        """
+        chosen = set(admitted)
+        order: list[tuple[int, int]] = []  # (node id, depth)
+        pending = [(node_id, 1) for node_id in self._worst_first(ROOT, chosen)]
+        while pending:
+            node_id, depth = pending.pop()
+            order.append((node_id, depth))
+            pending.extend((child, depth + 1) for child in self._worst_first(node_id, chosen))
+        if len(order) != len(chosen):
+            raise ValueError("the admitted nodes are not closed under ancestors")
+        index_of = {node_id: index for index, (node_id, _) in enumerate(order)}
+        nodes = [self._nodes[node_id] for node_id, _ in order]
+        return FlatTree(
+            node_ids=tuple(node.node_id for node in nodes),
+            token_ids=tuple(node.token_id for node in nodes),
+            parents=tuple(index_of.get(node.parent_id, ROOT) for node in nodes),
+            depths=tuple(depth for _, depth in order),
+            sources=tuple(node.source for node in nodes),
+        )
+
+    def _worst_first(self, node_id: int, chosen: set[int]) -> list[int]:
+        children = (child for child in self.children(node_id).values() if child in chosen)
+        return sorted(children, key=lambda child: (self._nodes[child].score, -child))

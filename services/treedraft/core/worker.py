@@ -1,0 +1,52 @@
+"""Workers as the coordinator knows them: who they are and how they are."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class WorkerRole(Enum):
+    """What a worker does."""
+
+    TARGET = "target"
+    DRAFT = "draft"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRegistration:
+    """Who a worker is; does not change while its process lives.
+
+    `incarnation` is drawn anew at each start, so that a restarted process is
+    never taken for its old self. A drafter that copies ids and knows no
+    tokenizer has an empty `tokenizer_hash` and fits every target.
+    """
+
+    worker_id: str
+    incarnation: str
+    role: WorkerRole
+    endpoint: str
+    model: str
+    fingerprint: str = ""
+    tokenizer_hash: str = ""
+    max_sessions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """How a worker is. Prefix hashes are deltas against the report before."""
+
+    num_sessions: int = 0
+    num_waiting: int = 0
+    free_kv_blocks: int = 0
+    total_kv_blocks: int = 0
+    is_draining: bool = False
+    added_prefixes: tuple[int, ...] = ()
+    removed_prefixes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterAddress:
+    """Where a drafter is to be found, and which start of its process is meant."""
+
+    worker_id: str
+    incarnation: str
+    endpoint: str
