@@ -87,12 +87,12 @@ def uniform_bits(
 
     Args:
         pairs: token id divided by two, any shape.
-        positions: index that the drawn token will occupy, same shape.
+        positions: index that the drawn token will occupy, broadcastable to `pairs`.
         seed: unsigned 64-bit key.
         domain: what the noise is for.
         choice: which of several answers to one prompt this is.
     """
-    zero = pairs & 0
+    zero = positions & 0
     words = philox4x32(
         (pairs, positions & _MASK32, zero + int(domain), zero + choice),
         (seed & _MASK32, seed >> 32),
@@ -112,8 +112,16 @@ def uniform(
 ) -> npt.NDArray[np.float64]:
     """Return uniform numbers in the open interval (0, 1), one per (token, position)."""
     even, odd = uniform_bits(token_ids >> 1, positions, seed=seed, domain=domain, choice=choice)
-    bits = np.where((token_ids & 1) == 0, even, odd)
-    return (bits.astype(np.float64) + 0.5) * 2.0**-53
+    return to_uniform(np.where((token_ids & 1) == 0, even, odd))
+
+
+def to_uniform(bits: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return 53 random bits as a number in the open interval (0, 1).
+
+    Odd multiples of 2**-53 are exact in float64. Adding one half instead would
+    round the largest of them to 1, whose Gumbel noise is infinite.
+    """
+    return (bits | 1).astype(np.float64) * 2.0**-53
 
 
 def gumbel(
@@ -128,6 +136,10 @@ def gumbel(
 
     In float64: a float32 uniform would cut the tail that decides rare draws.
     """
-    numbers = uniform(token_ids, positions, seed=seed, domain=domain, choice=choice)
-    result: npt.NDArray[np.float64] = -np.log(-np.log(numbers))
+    return to_gumbel(uniform(token_ids, positions, seed=seed, domain=domain, choice=choice))
+
+
+def to_gumbel(uniforms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return standard Gumbel noise by inversion of its distribution function."""
+    result: npt.NDArray[np.float64] = -np.log(-np.log(uniforms))
     return result

@@ -10,7 +10,8 @@ Three shapes of the same thing:
 
 Invariants: the tree hangs under the root at `base_length`, so a child of the
 root is a guess for the token at that index; (parent, token) is unique; a
-child's score never exceeds its parent's.
+child's score never exceeds its parent's. A score counts from the root it was
+grown under, so when the root moves the scores of what lives on move with it.
 """
 
 import math
@@ -174,7 +175,7 @@ class FlatTree:
 
 @dataclass(slots=True)
 class Node:
-    """One drafted token of a living tree. `depth` 1 is a child of the root."""
+    """One drafted token of a living tree; `score` counts from the present root."""
 
     node_id: int
     parent_id: int
@@ -218,6 +219,10 @@ class TokenTree:
         self._root_children: dict[int, int] = {}
         # Ids of nodes that were committed: the length whose root they are now.
         self._aliases: dict[int, int] = {}
+        # By committed length: what the drafted path to that root scored, summed
+        # over all roots before it. Differences turn a score that counts from an
+        # older root into one that counts from the present root.
+        self._path_scores: dict[int, float] = {base_length: 0.0}
         self._next_id = 0
 
     def __len__(self) -> int:
@@ -276,7 +281,8 @@ class TokenTree:
 
         Nodes whose path still agrees with the committed tokens are kept, the
         others dropped; so are nodes beyond `max_nodes`, under a parent that is
-        gone, or beside a sibling of the same token.
+        gone, or beside a sibling of the same token. Scores of a stale growth
+        are made to count from the present root.
 
         Args:
             growth: checked with `Growth.check` before.
@@ -328,13 +334,20 @@ class TokenTree:
                 # The root has moved on: the node is either what was committed
                 # in its place, or dead.
                 if committed[length] == token_id:
-                    self._remember_alias(node_id, length + 1)
+                    path_score = self._path_scores.get(base_length, 0.0) + score
+                    self._remember_alias(node_id, length + 1, path_score)
                 return False
             place = ROOT
         if token_id in self.children(place) or len(self._nodes) >= self.max_nodes:
             return False
-        self._insert(node_id, place, token_id, min(score, self.score(place)), source)
+        score = min(score - self._score_since(base_length), self.score(place))
+        self._insert(node_id, place, token_id, score, source)
         return True
+
+    def _score_since(self, base_length: int) -> float:
+        """Return what the drafted path from an older root to the present one scored."""
+        here = self._path_scores[self.base_length]
+        return here - self._path_scores.get(base_length, here)
 
     def _insert(
         self, node_id: int, parent_id: int, token_id: int, score: float, source: TokenSource
@@ -349,14 +362,16 @@ class TokenTree:
         before = set(self._nodes)
         path = []
         for token_id in token_ids:
+            path_score = self._path_scores[self.base_length]
             self.base_length += 1
             child = self._root_children.get(token_id)
             if child is None:
                 self._nodes.clear()
                 self._root_children = {}
+                self._remember_path_score(self.base_length, path_score)
                 continue
             path.append(child)
-            self._remember_alias(child, self.base_length)
+            self._remember_alias(child, self.base_length, path_score + self.score(child))
             self._keep_subtree(child)
         removed = before.difference(self._nodes, path)
         return Rerooted(len(path) == len(token_ids), tuple(path), tuple(sorted(removed)))
@@ -369,15 +384,23 @@ class TokenTree:
             self._nodes[child_id].parent_id = ROOT
         while pending:
             node = self._nodes[pending.pop()]
+            node.score = min(0.0, node.score - new_root.score)
             kept[node.node_id] = node
             pending.extend(node.children.values())
         self._root_children = new_root.children
         self._nodes = dict(sorted(kept.items()))
 
-    def _remember_alias(self, node_id: int, length: int) -> None:
+    def _remember_alias(self, node_id: int, length: int, path_score: float) -> None:
         self._aliases[node_id] = length
         while len(self._aliases) > _MAX_ALIASES:
             del self._aliases[next(iter(self._aliases))]
+        if length in self._path_scores or length == self.base_length:
+            self._remember_path_score(length, path_score)
+
+    def _remember_path_score(self, length: int, path_score: float) -> None:
+        self._path_scores[length] = path_score
+        while len(self._path_scores) > _MAX_ALIASES:
+            del self._path_scores[next(iter(self._path_scores))]
 
     def flatten(self, admitted: Iterable[int]) -> FlatTree:
         """Return the admitted nodes as rows of a pass, best path first.

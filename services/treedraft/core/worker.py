@@ -50,3 +50,14 @@ class DrafterAddress:
     worker_id: str
     incarnation: str
     endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDescription:
+    """The workers that a coordinator knows, each with its last report.
+
+    `num_sessions` counts the sessions that this one coordinator runs.
+    """
+
+    workers: tuple[tuple[WorkerRegistration, WorkerReport], ...] = ()
+    num_sessions: int = 0
