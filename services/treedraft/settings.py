@@ -1,0 +1,201 @@
+"""Setting groups that the services share, and how they are read.
+
+Every service has one frozen settings class built from groups. A setting is
+given by its environment variable, the groups joined with two underscores
+(`TREEDRAFT_TARGET__GRPC__PORT=50051`), or by the code that constructs the
+class; nothing rewrites settings after the start.
+
+pydantic-settings ignores a variable that no field reads, so a misspelt name
+would silently leave the default in place. `check_environment` closes that
+hole: each service calls it with the environment before it reads its settings.
+"""
+
+import difflib
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from treedraft.core.errors import InvalidRequestError
+
+_DELIMITER = "__"
+
+
+class Frozen(BaseModel):
+    """Base of all setting groups: frozen, and unknown names are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServiceSettings(BaseSettings):
+    """Base of the settings of one service; subclasses add an `env_prefix`."""
+
+    model_config = SettingsConfigDict(
+        env_nested_delimiter=_DELIMITER,
+        frozen=True,
+        extra="forbid",
+    )
+
+
+def _split_commas(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+"""Several strings; in an environment variable, with commas between them."""
+
+
+class GrpcSettings(Frozen):
+    """Where a service listens and what it allows its callers."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on. The default is reachable from this machine only, "
+        "since there is no authentication yet; `0.0.0.0` listens everywhere.",
+    )
+    port: int = Field(
+        default=0, ge=0, le=65535, description="Port to listen on; 0 lets the system choose one."
+    )
+    advertise: str = Field(
+        default="",
+        description="`host:port`, or `host` alone for the bound port, that others dial. Empty is "
+        "the bound address, with this machine's name in place of a wildcard.",
+    )
+    endpoint_file: str = Field(
+        default="",
+        description="Path of a file that gets the advertised endpoint once the service listens, "
+        "so that a supervisor learns a port that the system chose. Empty writes none.",
+    )
+    max_message_mb: int = Field(
+        default=4,
+        ge=1,
+        le=512,
+        description="Largest message accepted, in MiB. 4 hold a prompt of a million tokens; more "
+        "would let one caller take the memory of all.",
+    )
+    max_concurrent_streams: int = Field(
+        default=1024,
+        ge=1,
+        description="Calls that one connection may have open; more wait at the caller.",
+    )
+    reflection: bool = Field(
+        default=True, description="Whether tools may ask which services there are."
+    )
+    grace_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        description="Time that running calls get to end when the service stops, in seconds. "
+        "Keep it below the supervisor's own patience.",
+    )
+
+
+class TelemetrySettings(Frozen):
+    """Where traces, metrics and logs go."""
+
+    otlp_endpoint: str = Field(
+        default="",
+        description="OTLP/gRPC collector as `http://host:port`. Empty keeps spans in the local "
+        "store.",
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced. A round of a traced request costs about "
+        "0.1 ms more.",
+    )
+    store_path: str = Field(
+        default="",
+        description="SQLite file of the local span store, shared by all services of a machine; "
+        "empty takes the one in the cache folder.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log lines that are written."
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="`console` for people, `json` for collectors."
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of the Prometheus endpoint; 0 serves none.",
+    )
+
+
+class WorkerSettings(Frozen):
+    """Who a worker is, and to whom it announces itself."""
+
+    worker_id: str = Field(
+        default="",
+        max_length=128,
+        description="Stable name of this worker; empty makes one of host name, role and a random "
+        "part, which is new at each start.",
+    )
+    coordinators: CommaSeparated = Field(
+        default=(),
+        description="`host:port` of each coordinator to announce this worker to, with commas "
+        "between them. With a common store one of them is enough.",
+    )
+    report_interval_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="Seconds between two reports of load; placement is as fresh as this.",
+    )
+
+    def resolve_id(self, role: str) -> str:
+        """Return the configured name, or a new one for a worker of this role."""
+        return self.worker_id or f"{socket.gethostname()}-{role}-{secrets.token_hex(4)}"
+
+
+def check_environment(environ: Mapping[str, str], *settings_classes: type[ServiceSettings]) -> None:
+    """Refuse environment variables that look like settings but are read by none.
+
+    Only names with a service's full prefix, double underscore included, are
+    looked at: Kubernetes itself sets variables such as
+    `TREEDRAFT_DRAFT_SERVICE_HOST` for a service named `treedraft-draft`.
+
+    Raises:
+        InvalidRequestError: reason UNKNOWN_SETTING, with the closest name.
+    """
+    for settings_class in settings_classes:
+        prefix = settings_class.model_config.get("env_prefix", "").upper()
+        known = {prefix + name for name in _setting_names(settings_class)}
+        for variable in sorted(environ):
+            if prefix and variable.upper().startswith(prefix) and variable.upper() not in known:
+                closest = difflib.get_close_matches(variable.upper(), sorted(known), n=1)
+                hint = f"; did you mean {closest[0]}?" if closest else ""
+                raise InvalidRequestError(
+                    f"no setting is called {variable}{hint}",
+                    field=variable,
+                    reason="UNKNOWN_SETTING",
+                )
+
+
+def _setting_names(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield name.upper()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            for nested in _setting_names(field.annotation):
+                yield f"{name.upper()}{_DELIMITER}{nested}"
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for weights and traces; it may not exist yet.
+
+    `$TREEDRAFT_CACHE`, else `treedraft` in `$XDG_CACHE_HOME` or `~/.cache`. A
+    relative XDG_CACHE_HOME is ignored, as its specification demands.
+    """
+    if own := environ.get("TREEDRAFT_CACHE"):
+        return Path(own).expanduser()
+    xdg = Path(environ.get("XDG_CACHE_HOME", ""))
+    base = xdg if xdg.is_absolute() else Path("~/.cache").expanduser()
+    return base / "treedraft"

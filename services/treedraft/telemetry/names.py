@@ -1,0 +1,139 @@
+"""Names of all spans, span events, attributes and metrics, in one place.
+
+Dashboards, the trace renderer and users' queries depend on them, so a name is
+written here and nowhere else; a test holds the code to it. There are no
+semantic conventions for speculation, hence `specdec.*`; where OpenTelemetry's
+`gen_ai.*` has a name, that one is used. Metrics follow Prometheus: base units
+(seconds), counters end in `_total`.
+
+Who emits which span:
+
+    coordinator  generate                    one request, the root of its trace
+                   admit                     validation, limits, waiting
+                   place                     choice of target and drafters
+    target         session                   a session while it is at a target
+                     prefill                 one chunk of the prompt
+                     round                   one pass of decoding
+                       queue forward walk commit
+    draft            draft session           a session while it is at a drafter
+                       grow                  one step of growth
+"""
+
+from typing import Final
+
+# Spans.
+SPAN_GENERATE: Final = "generate"
+SPAN_ADMIT: Final = "admit"
+SPAN_PLACE: Final = "place"
+SPAN_SESSION: Final = "session"
+SPAN_PREFILL: Final = "prefill"
+SPAN_ROUND: Final = "round"
+SPAN_QUEUE: Final = "queue"
+SPAN_FORWARD: Final = "forward"
+SPAN_WALK: Final = "walk"
+SPAN_COMMIT: Final = "commit"
+SPAN_DRAFT_SESSION: Final = "draft session"
+SPAN_GROW: Final = "grow"
+
+# Events on spans.
+EVENT_FIRST_TOKEN: Final = "specdec.first_token"
+EVENT_PREEMPTED: Final = "specdec.preempted"
+EVENT_DRAFTER_LOST: Final = "specdec.drafter_lost"
+EVENT_REOPENED: Final = "specdec.reopened"
+
+# Attributes of requests and sessions.
+ATTR_OPERATION: Final = "gen_ai.operation.name"
+ATTR_REQUEST_MODEL: Final = "gen_ai.request.model"
+ATTR_TEMPERATURE: Final = "gen_ai.request.temperature"
+ATTR_TOP_K: Final = "gen_ai.request.top_k"
+ATTR_TOP_P: Final = "gen_ai.request.top_p"
+ATTR_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+# As text: a seed has 64 bits, an attribute's integer 63 and a sign.
+ATTR_SEED: Final = "gen_ai.request.seed"
+ATTR_RESPONSE_MODEL: Final = "gen_ai.response.model"
+ATTR_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+ATTR_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+ATTR_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+ATTR_ERROR_TYPE: Final = "error.type"
+ATTR_SESSION_ID: Final = "specdec.session_id"
+ATTR_WORKER_ID: Final = "specdec.worker_id"
+ATTR_VERIFICATION: Final = "specdec.verification"
+ATTR_CACHED_TOKENS: Final = "specdec.cached_prompt_tokens"
+ATTR_WAIT_MS: Final = "specdec.wait_ms"
+ATTR_NUM_ROUNDS: Final = "specdec.num_rounds"
+ATTR_TOKENS_PER_ROUND: Final = "specdec.tokens_per_round"
+ATTR_HITS: Final = "specdec.hits"
+ATTR_MISSES: Final = "specdec.misses"
+ATTR_PREEMPTIONS: Final = "specdec.preemptions"
+
+# Attributes of `place`.
+ATTR_PLACE_TARGET: Final = "specdec.place.target"
+ATTR_PLACE_DRAFTERS: Final = "specdec.place.drafters"
+ATTR_PLACE_REASON: Final = "specdec.place.reason"
+
+# Attributes of `prefill`, `round` and `grow`.
+ATTR_BASE_LENGTH: Final = "specdec.base_length"
+ATTR_PREFILL_TOKENS: Final = "specdec.prefill.tokens"
+ATTR_ROUND_NUMBER: Final = "specdec.round.number"
+ATTR_ROUND_DRAFTED: Final = "specdec.round.drafted_nodes"
+ATTR_ROUND_ADMITTED: Final = "specdec.round.admitted_nodes"
+ATTR_ROUND_ACCEPTED: Final = "specdec.round.accepted_nodes"
+ATTR_ROUND_EMITTED: Final = "specdec.round.emitted_tokens"
+ATTR_ROUND_IS_HIT: Final = "specdec.round.is_hit"
+ATTR_ROUND_BATCH: Final = "specdec.round.batch_sessions"
+# Draft and wire run beside the round, so they are numbers and not children.
+ATTR_ROUND_DRAFT_MS: Final = "specdec.round.draft_ms"
+ATTR_ROUND_WIRE_MS: Final = "specdec.round.wire_ms"
+ATTR_GROW_NODES: Final = "specdec.grow.nodes"
+ATTR_GROW_ROWS: Final = "specdec.grow.rows"
+
+# Attributes of the process that emits (OpenTelemetry resource).
+ATTR_SERVICE_NAME: Final = "service.name"
+ATTR_SERVICE_VERSION: Final = "service.version"
+ATTR_SERVICE_INSTANCE: Final = "service.instance.id"
+
+# Metrics: rounds at a target.
+METRIC_ROUND_PART_SECONDS: Final = "treedraft_round_part_seconds"
+METRIC_ACCEPTED_LENGTH: Final = "treedraft_accepted_length"
+METRIC_TREE_NODES: Final = "treedraft_tree_nodes"
+METRIC_ROUNDS: Final = "treedraft_rounds_total"
+METRIC_NODES_DRAFTED: Final = "treedraft_nodes_drafted_total"
+METRIC_NODES_ADMITTED: Final = "treedraft_nodes_admitted_total"
+METRIC_NODES_ACCEPTED: Final = "treedraft_nodes_accepted_total"
+METRIC_NODES_DROPPED: Final = "treedraft_nodes_dropped_total"
+METRIC_GROWTHS_REFUSED: Final = "treedraft_growths_refused_total"
+METRIC_TOKENS_EMITTED: Final = "treedraft_tokens_emitted_total"
+METRIC_TOKENS_PREFILLED: Final = "treedraft_tokens_prefilled_total"
+METRIC_TOKENS_CACHED: Final = "treedraft_tokens_cached_total"
+METRIC_PREEMPTIONS: Final = "treedraft_preemptions_total"
+
+# Metrics: passes of a model, target's or draft's.
+METRIC_FORWARD_SECONDS: Final = "treedraft_forward_seconds"
+METRIC_FORWARD_ROWS: Final = "treedraft_forward_rows"
+
+# Metrics: what a request feels.
+METRIC_QUEUE_WAIT_SECONDS: Final = "treedraft_queue_wait_seconds"
+METRIC_FIRST_TOKEN_SECONDS: Final = "treedraft_time_to_first_token_seconds"
+METRIC_INTER_TOKEN_SECONDS: Final = "treedraft_inter_token_seconds"
+METRIC_SESSIONS_FINISHED: Final = "treedraft_sessions_finished_total"
+METRIC_SESSIONS_FAILED: Final = "treedraft_sessions_failed_total"
+
+# Metrics: how a process is.
+METRIC_LINK_FAILURES: Final = "treedraft_link_failures_total"
+METRIC_SESSIONS: Final = "treedraft_sessions"
+METRIC_SESSIONS_WAITING: Final = "treedraft_sessions_waiting"
+METRIC_KV_BLOCKS_FREE: Final = "treedraft_kv_blocks_free"
+METRIC_KV_BLOCKS: Final = "treedraft_kv_blocks"
+METRIC_BUILD: Final = "treedraft_build_info"
+
+# Labels.
+LABEL_PART: Final = "part"
+LABEL_SOURCE: Final = "source"
+LABEL_REASON: Final = "reason"
+LABEL_OUTCOME: Final = "outcome"
+LABEL_PEER: Final = "peer"
+LABEL_SERVICE: Final = "service"
+LABEL_VERSION: Final = "version"
+
+# The parts of a round, in the order in which they are shown.
+ROUND_PARTS: Final = ("draft", "wire", SPAN_QUEUE, SPAN_FORWARD, SPAN_WALK, SPAN_COMMIT)

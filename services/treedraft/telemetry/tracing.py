@@ -1,0 +1,286 @@
+"""Traces: one per request, over all three services.
+
+Two ways to make a span, for two kinds of places:
+
+- `Tracing.start` for what lives long and is seen from outside (a request, a
+  session). It returns a `RequestSpan`, whose `traceparent` travels in messages
+  to the next service, since one multiplexed stream carries many requests.
+- `Tracing.record` for what is over when it is told (a round, a step of
+  growth), with its parts as children. It is made for engine threads: for a
+  request that is not sampled it costs the look at one character, for a sampled
+  one a few microseconds a span. The OpenTelemetry tracer would take thirty.
+
+The service at which a request begins decides whether it is sampled; the others
+follow. Nothing global is set, so several services may live in one process.
+Times are nanoseconds of `time.time_ns()`. Spans leave within
+`EXPORT_DELAY_SECONDS`, to a collector or to the local store; whatever happens
+there never reaches the request.
+"""
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from treedraft import __version__
+from treedraft.core.errors import TreedraftError
+from treedraft.settings import TelemetrySettings
+from treedraft.telemetry import names
+from treedraft.telemetry.exporters import EXPORT_TIMEOUT_SECONDS, make_exporter
+
+AttributeValue = str | bool | int | float | Sequence[str]
+Attributes = Mapping[str, AttributeValue]
+
+EXPORT_DELAY_SECONDS: Final = 0.2
+_MAX_QUEUED_SPANS = 32768
+_MAX_EXPORTED_SPANS = 1024
+_NO_ATTRIBUTES: Final[Attributes] = {}
+
+# W3C trace context, version 00: 00-<trace id>-<parent id>-<flags>. The last
+# bit of the flags says "sampled".
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_TRACEPARENT_LENGTH = 55
+_ODD_DIGITS = frozenset("13579bdf")
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpan:
+    """A part of a recorded span; parts may have parts."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    attributes: Attributes = field(default_factory=dict)
+    children: Sequence["ChildSpan"] = ()
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Return whether spans under this trace context are kept; cheap."""
+    return len(traceparent) == _TRACEPARENT_LENGTH and traceparent[-1] in _ODD_DIGITS
+
+
+class RequestSpan:
+    """A span under way. Usable as a context manager; safe from any thread."""
+
+    def __init__(self, span: Span) -> None:
+        """Wrap a started span of OpenTelemetry."""
+        context = span.get_span_context()
+        self._span = span
+        self.is_sampled: bool = context.trace_flags.sampled
+        self.traceparent: str = (
+            f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+            if context.is_valid
+            else ""
+        )
+        self.trace_id: str = f"{context.trace_id:032x}" if self.is_sampled else ""
+
+    def set(self, attributes: Attributes = _NO_ATTRIBUTES, /, **more: AttributeValue) -> None:
+        """Set attributes, by names of `telemetry.names`."""
+        if self.is_sampled:
+            self._span.set_attributes({**attributes, **more})
+
+    def event(
+        self, name: str, attributes: Attributes = _NO_ATTRIBUTES, /, **more: AttributeValue
+    ) -> None:
+        """Note that something happened now."""
+        if self.is_sampled:
+            self._span.add_event(name, {**attributes, **more})
+
+    def end(self, error: BaseException | str | None = None) -> None:
+        """End the span; only the first call counts.
+
+        Args:
+            error: what went wrong, if anything: an exception, or a stable reason.
+        """
+        if not self._span.is_recording():
+            return
+        if error is not None:
+            reason, message = _describe(error)
+            self._span.set_attribute(names.ATTR_ERROR_TYPE, reason)
+            self._span.set_status(Status(StatusCode.ERROR, message))
+        self._span.end()
+
+    def __enter__(self) -> Self:
+        """Return the span."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the span, with the error that leaves the block if one does."""
+        self.end(error)
+
+
+class Tracing:
+    """Makes and exports the spans of one service."""
+
+    def __init__(
+        self,
+        service_name: str,
+        settings: TelemetrySettings,
+        incarnation: str = "",
+        *,
+        exporter: SpanExporter | None = None,
+    ) -> None:
+        """Start the export thread; `shutdown` ends it.
+
+        Args:
+            service_name: `draft`, `target` or `coordinator`.
+            settings: where spans go and how many requests are sampled.
+            incarnation: tells this process from others of the service.
+            exporter: instead of the one that the settings name.
+        """
+        attributes = {names.ATTR_SERVICE_NAME: service_name}
+        attributes[names.ATTR_SERVICE_VERSION] = __version__
+        if incarnation:
+            attributes[names.ATTR_SERVICE_INSTANCE] = incarnation
+        self._resource = Resource.create(attributes)
+        self._scope = InstrumentationScope("treedraft", __version__)
+        self._ids = RandomIdGenerator()
+        self._exporter = exporter or make_exporter(settings)
+        self._processor = BatchSpanProcessor(
+            self._exporter,
+            max_queue_size=_MAX_QUEUED_SPANS,
+            schedule_delay_millis=EXPORT_DELAY_SECONDS * 1000,
+            max_export_batch_size=_MAX_EXPORTED_SPANS,
+        )
+        provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
+            resource=self._resource,
+            shutdown_on_exit=False,
+            id_generator=self._ids,
+        )
+        provider.add_span_processor(self._processor)
+        self._tracer = provider.get_tracer("treedraft", __version__)
+
+    def start(
+        self,
+        name: str,
+        traceparent: str = "",
+        attributes: Attributes = _NO_ATTRIBUTES,
+        *,
+        start_ns: int | None = None,
+    ) -> RequestSpan:
+        """Start a span under a trace context, or a new trace without one.
+
+        A context that cannot be read counts as none, as W3C demands.
+
+        Args:
+            name: one of `telemetry.names.SPAN_*`.
+            traceparent: W3C trace context of the span above.
+            attributes: what is known from the start.
+            start_ns: when it began; now by default.
+        """
+        parent = _parse(traceparent)
+        # An empty context, not None: None would look up what is current on
+        # this thread.
+        context = set_span_in_context(NonRecordingSpan(parent), Context()) if parent else Context()
+        span = self._tracer.start_span(name, context, attributes=attributes, start_time=start_ns)
+        return RequestSpan(span)
+
+    def is_sampled(self, traceparent: str) -> bool:
+        """Return whether `record` would keep a span: ask before building its attributes."""
+        return is_sampled(traceparent)
+
+    def record(
+        self,
+        name: str,
+        traceparent: str,
+        start_ns: int,
+        end_ns: int,
+        attributes: Attributes = _NO_ATTRIBUTES,
+        children: Sequence[ChildSpan] = (),
+    ) -> None:
+        """Keep a span that is already over, if its trace is sampled.
+
+        Args:
+            name: one of `telemetry.names.SPAN_*`.
+            traceparent: W3C trace context of the span above.
+            start_ns: when it began.
+            end_ns: when it ended.
+            attributes: taken over, not copied: not to be changed afterwards.
+            children: its parts.
+        """
+        if not is_sampled(traceparent):
+            return
+        parent = _parse(traceparent)
+        if parent is not None:
+            self._emit(ChildSpan(name, start_ns, end_ns, attributes, children), parent)
+
+    def _emit(self, span: ChildSpan, parent: SpanContext) -> None:
+        context = SpanContext(
+            parent.trace_id,
+            self._ids.generate_span_id(),
+            is_remote=False,
+            trace_flags=parent.trace_flags,
+        )
+        for child in span.children:
+            self._emit(child, context)
+        self._processor.on_end(
+            ReadableSpan(
+                span.name,
+                context,
+                parent=parent,
+                resource=self._resource,
+                attributes=span.attributes,
+                start_time=span.start_ns,
+                end_time=span.end_ns,
+                instrumentation_scope=self._scope,
+            )
+        )
+
+    def flush(self) -> None:
+        """Export what has ended so far; blocks meanwhile."""
+        self._processor.force_flush()
+
+    def shutdown(self, timeout_seconds: float = EXPORT_TIMEOUT_SECONDS + 2.0) -> None:
+        """Export what is left and stop; spans that end later are lost.
+
+        Args:
+            timeout_seconds: after which a collector that does not answer is
+                given up.
+        """
+        worker = threading.Thread(target=self._processor.shutdown, daemon=True)
+        worker.start()
+        worker.join(timeout_seconds)
+        if worker.is_alive():
+            self._exporter.shutdown()
+
+
+def _parse(traceparent: str) -> SpanContext | None:
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None:
+        return None
+    trace_id, span_id, flags = (int(group, 16) for group in match.groups())
+    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+    return context if context.is_valid else None
+
+
+def _describe(error: BaseException | str) -> tuple[str, str]:
+    if isinstance(error, str):
+        return error, error
+    if isinstance(error, TreedraftError):
+        return error.reason, error.message
+    return type(error).__name__, str(error)

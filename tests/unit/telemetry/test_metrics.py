@@ -1,0 +1,147 @@
+import threading
+import urllib.request
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from treedraft.core.session import FinishReason, RoundTimes
+from treedraft.core.token_tree import TokenSource
+from treedraft.core.worker import WorkerReport
+from treedraft.telemetry import names
+from treedraft.telemetry.metrics import Metrics, serve_metrics
+from treedraft.telemetry.metrics_endpoint import MetricsEndpoint
+
+MODEL, LOOKUP = TokenSource.DRAFT_MODEL, TokenSource.LOOKUP
+
+
+@pytest.fixture
+def metrics():
+    return Metrics("target")
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_a_round_counts_nodes_by_source_and_time_by_part(metrics):
+    metrics.round_finished(
+        RoundTimes(draft=1, wire=2, queue=3, forward=4, walk=5, commit=6),
+        admitted=(MODEL, MODEL, LOOKUP),
+        accepted=(MODEL, LOOKUP),
+        is_hit=True,
+    )
+    sums = {
+        part: value(metrics, names.METRIC_ROUND_PART_SECONDS + "_sum", part=part)
+        for part in names.ROUND_PARTS
+    }
+    assert sums == pytest.approx(
+        {"draft": 1e-3, "wire": 2e-3, "queue": 3e-3, "forward": 4e-3, "walk": 5e-3, "commit": 6e-3}
+    )
+    assert value(metrics, names.METRIC_NODES_ADMITTED, source="draft_model") == 2
+    assert value(metrics, names.METRIC_NODES_ADMITTED, source="lookup") == 1
+    assert value(metrics, names.METRIC_NODES_ACCEPTED, source="draft_model") == 1
+    assert value(metrics, names.METRIC_TREE_NODES + "_sum") == 3
+    assert value(metrics, names.METRIC_ACCEPTED_LENGTH + "_sum") == 2
+    assert value(metrics, names.METRIC_ROUNDS, outcome="hit") == 1
+    assert value(metrics, names.METRIC_ROUNDS, outcome="miss") == 0
+
+
+def test_a_plain_round_says_nothing_about_drafting(metrics):
+    metrics.round_finished(RoundTimes(forward=4), admitted=(), accepted=(), is_hit=None)
+    assert value(metrics, names.METRIC_ROUNDS, outcome="plain") == 1
+    assert value(metrics, names.METRIC_ROUND_PART_SECONDS + "_count", part="wire") == 0
+    assert value(metrics, names.METRIC_ROUND_PART_SECONDS + "_count", part="forward") == 1
+    assert value(metrics, names.METRIC_TREE_NODES + "_bucket", le="0.0") == 1
+
+
+def test_events_are_counted_by_reason(metrics):
+    metrics.nodes_drafted([LOOKUP, LOOKUP])
+    metrics.nodes_dropped("SESSION_CLOSED", 5)
+    metrics.growth_refused("INVALID_GROWTH")
+    metrics.link_failed("draft", "UNAVAILABLE")
+    metrics.session_preempted()
+    metrics.session_finished(FinishReason.STOP)
+    metrics.session_failed("KV_POOL_FULL")
+    assert value(metrics, names.METRIC_NODES_DRAFTED, source="lookup") == 2
+    assert value(metrics, names.METRIC_NODES_DROPPED, reason="SESSION_CLOSED") == 5
+    assert value(metrics, names.METRIC_GROWTHS_REFUSED, reason="INVALID_GROWTH") == 1
+    assert value(metrics, names.METRIC_LINK_FAILURES, peer="draft", reason="UNAVAILABLE") == 1
+    assert value(metrics, names.METRIC_PREEMPTIONS) == 1
+    assert value(metrics, names.METRIC_SESSIONS_FINISHED, reason="stop") == 1
+    assert value(metrics, names.METRIC_SESSIONS_FINISHED, reason="length") == 0
+    assert value(metrics, names.METRIC_SESSIONS_FAILED, reason="KV_POOL_FULL") == 1
+
+
+def test_tokens_of_one_round_share_its_time(metrics):
+    metrics.first_token(0.25)
+    metrics.tokens_emitted(1)
+    metrics.tokens_emitted(4, 0.2)
+    assert value(metrics, names.METRIC_TOKENS_EMITTED) == 5
+    assert value(metrics, names.METRIC_INTER_TOKEN_SECONDS + "_count") == 4
+    assert value(metrics, names.METRIC_INTER_TOKEN_SECONDS + "_sum") == pytest.approx(0.2)
+    assert value(metrics, names.METRIC_FIRST_TOKEN_SECONDS + "_sum") == 0.25
+
+
+def test_passes_prompts_and_waits_are_observed(metrics):
+    metrics.pass_finished(0.05, num_rows=17)
+    metrics.prompt_prefilled(num_computed=10, num_cached=32)
+    metrics.session_started(1.5)
+    assert value(metrics, names.METRIC_FORWARD_SECONDS + "_sum") == 0.05
+    assert value(metrics, names.METRIC_FORWARD_ROWS + "_sum") == 17
+    assert value(metrics, names.METRIC_TOKENS_PREFILLED) == 10
+    assert value(metrics, names.METRIC_TOKENS_CACHED) == 32
+    assert value(metrics, names.METRIC_QUEUE_WAIT_SECONDS + "_sum") == 1.5
+
+
+def test_gauges_follow_the_report(metrics):
+    metrics.load_reported(
+        WorkerReport(num_sessions=3, num_waiting=1, free_kv_blocks=7, total_kv_blocks=9)
+    )
+    metrics.load_reported(WorkerReport(num_sessions=2, free_kv_blocks=8, total_kv_blocks=9))
+    assert value(metrics, names.METRIC_SESSIONS) == 2
+    assert value(metrics, names.METRIC_SESSIONS_WAITING) == 0
+    assert value(metrics, names.METRIC_KV_BLOCKS_FREE) == 8
+    assert value(metrics, names.METRIC_KV_BLOCKS) == 9
+
+
+def test_two_services_in_one_process_share_nothing(metrics):
+    other = Metrics("draft")
+    metrics.session_preempted()
+    assert value(other, names.METRIC_PREEMPTIONS) == 0
+
+
+def test_threads_lose_no_count(metrics):
+    def work():
+        for _ in range(500):
+            metrics.nodes_dropped("X", 1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert value(metrics, names.METRIC_NODES_DROPPED, reason="X") == 2000
+
+
+def test_prometheus_scrapes_over_http(metrics):
+    metrics.session_preempted()
+    endpoint = MetricsEndpoint(metrics.registry, port=0)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/metrics") as response:
+            families = {f.name for f in text_string_to_metric_families(response.read().decode())}
+    finally:
+        endpoint.close()
+    assert names.METRIC_PREEMPTIONS.removesuffix("_total") in families
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/metrics")
+
+
+def test_port_0_serves_nothing(metrics):
+    assert serve_metrics(metrics, port=0) is None
+
+
+def test_what_never_happened_is_there_as_zero(metrics):
+    text = generate_latest(metrics.registry).decode()
+    assert f'{names.METRIC_ROUNDS}{{outcome="miss"}} 0.0' in text
+    assert f'{names.METRIC_NODES_ACCEPTED}{{source="lookup"}} 0.0' in text
