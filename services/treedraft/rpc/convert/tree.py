@@ -1,0 +1,116 @@
+"""Growth and token sources: flat arrays on the wire, tuples inside.
+
+A run-length code can say in ten bytes what fills a machine's memory, so the
+runs are added up before they are expanded.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from treedraft.core.errors import InvalidGrowthError, InvalidRequestError
+from treedraft.core.token_tree import Growth, SiblingLaw, TokenSource
+from treedraft.v1 import token_tree_pb2
+
+MAX_RUN_TOKENS = 65536
+"""Tokens that the runs of one message may cover, and nodes in one growth."""
+
+_SOURCE_TO_PROTO = {
+    TokenSource.DRAFT_MODEL: token_tree_pb2.TOKEN_SOURCE_DRAFT_MODEL,
+    TokenSource.LOOKUP: token_tree_pb2.TOKEN_SOURCE_LOOKUP,
+    TokenSource.TARGET: token_tree_pb2.TOKEN_SOURCE_TARGET,
+}
+_SOURCE_FROM_PROTO = {number: source for source, number in _SOURCE_TO_PROTO.items()}
+
+
+def sources_to_proto(sources: Sequence[TokenSource]) -> token_tree_pb2.TokenSourceRuns:
+    """Return the run-length code of a sequence of sources."""
+    runs = [(source, sum(1 for _ in run)) for source, run in groupby(sources)]
+    return token_tree_pb2.TokenSourceRuns(
+        sources=[_SOURCE_TO_PROTO[source] for source, _ in runs],
+        lengths=[length for _, length in runs],
+    )
+
+
+def sources_from_proto(message: token_tree_pb2.TokenSourceRuns) -> tuple[TokenSource, ...]:
+    """Expand a run-length code.
+
+    Raises:
+        InvalidRequestError: arrays of different length, an empty run, an
+            unknown source, or more than MAX_RUN_TOKENS tokens in all.
+    """
+    if len(message.sources) != len(message.lengths):
+        raise _invalid_runs("have more values than lengths or the reverse")
+    if 0 in message.lengths:
+        raise _invalid_runs("have an empty run")
+    if sum(message.lengths) > MAX_RUN_TOKENS:
+        raise _invalid_runs(f"cover more than {MAX_RUN_TOKENS} tokens")
+    expanded: list[TokenSource] = []
+    for number, length in zip(message.sources, message.lengths, strict=True):
+        source = _SOURCE_FROM_PROTO.get(number)
+        if source is None:
+            raise _invalid_runs(f"have the unknown value {number}")
+        expanded.extend([source] * length)
+    return tuple(expanded)
+
+
+def _invalid_runs(problem: str) -> InvalidRequestError:
+    return InvalidRequestError(f"runs of token sources {problem}", field="sources")
+
+
+def growth_to_proto(growth: Growth) -> token_tree_pb2.Growth:
+    """Return the wire form of a growth; scores and probabilities become float32."""
+    return token_tree_pb2.Growth(
+        session_number=growth.session_number,
+        base_length=growth.base_length,
+        first_node_id=growth.first_node_id,
+        parent_offsets=growth.parent_offsets,
+        token_ids=growth.token_ids,
+        scores=growth.scores,
+        sources=sources_to_proto(growth.sources),
+        sibling_laws=[
+            token_tree_pb2.SiblingLaw(
+                first_child_id=law.first_child_id,
+                num_children=law.num_children,
+                token_ids=law.token_ids,
+                probabilities=law.probabilities,
+            )
+            for law in growth.sibling_laws
+        ],
+        draft_us=growth.draft_us,
+        held_us=growth.held_us,
+    )
+
+
+def growth_from_proto(message: token_tree_pb2.Growth) -> Growth:
+    """Return the value of a growth; `Growth.check` says whether it is a tree.
+
+    Raises:
+        InvalidGrowthError: too many nodes, or sources that are no sources.
+    """
+    if len(message.token_ids) > MAX_RUN_TOKENS:
+        raise InvalidGrowthError(f"a growth of more than {MAX_RUN_TOKENS} nodes")
+    try:
+        sources = sources_from_proto(message.sources)
+    except InvalidRequestError as error:
+        raise InvalidGrowthError(error.message) from error
+    return Growth(
+        session_number=message.session_number,
+        base_length=message.base_length,
+        first_node_id=message.first_node_id,
+        parent_offsets=tuple(message.parent_offsets),
+        token_ids=tuple(message.token_ids),
+        scores=tuple(message.scores),
+        sources=sources,
+        sibling_laws=tuple(_law_from_proto(law) for law in message.sibling_laws),
+        draft_us=message.draft_us,
+        held_us=message.held_us,
+    )
+
+
+def _law_from_proto(message: token_tree_pb2.SiblingLaw) -> SiblingLaw:
+    return SiblingLaw(
+        first_child_id=message.first_child_id,
+        num_children=message.num_children,
+        token_ids=tuple(message.token_ids),
+        probabilities=tuple(message.probabilities),
+    )

@@ -1,0 +1,94 @@
+"""A client of the coordinator: what the command line and programs use."""
+
+from collections.abc import AsyncGenerator
+
+import grpc
+
+from treedraft.core.generation import GenerateEvent, GenerateQuery, ServedModel
+from treedraft.core.worker import ClusterDescription
+from treedraft.rpc.channel import open_channel
+from treedraft.rpc.context import TRACEPARENT
+from treedraft.rpc.convert import (
+    cluster_from_proto,
+    generate_event_from_proto,
+    generate_query_to_proto,
+    served_models_from_proto,
+)
+from treedraft.rpc.errors import from_rpc_error
+from treedraft.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
+
+
+class CoordinatorClient:
+    """A coordinator, over one channel. Construct it on the event loop that uses it."""
+
+    def __init__(self, endpoint: str, *, max_message_mb: int = 4) -> None:
+        """Prepare to dial `host:port`; the first call connects."""
+        self._channel: grpc.aio.Channel = open_channel(endpoint, max_message_mb=max_message_mb)
+        self._stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(self._channel)
+
+    async def generate(
+        self,
+        query: GenerateQuery,
+        *,
+        timeout_seconds: float | None = None,
+        traceparent: str = "",
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Ask for text and yield the events of the answer.
+
+        The generator must be run to its end or closed (`contextlib.aclosing`);
+        closing it cancels the session.
+
+        Args:
+            query: what to continue, and how.
+            timeout_seconds: time for the whole answer; None sets no limit.
+            traceparent: W3C trace context that the request is part of.
+
+        Raises:
+            TreedraftError: what the coordinator refused the request or ended
+                the answer with, or that it cannot be reached.
+        """
+        call = self._stub.Generate(
+            generate_query_to_proto(query),
+            timeout=timeout_seconds,
+            metadata=((TRACEPARENT, traceparent),) if traceparent else None,
+        )
+        try:
+            async for response in call:
+                event = generate_event_from_proto(response)
+                if event is not None:
+                    yield event
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+    async def list_models(self, *, timeout_seconds: float = 10.0) -> list[ServedModel]:
+        """Return the models that can be asked for.
+
+        Raises:
+            TreedraftError: UnavailableError if it cannot be reached,
+                CancelledError with reason DEADLINE_EXCEEDED if it is too slow.
+        """
+        request = coordinator_service_pb2.ListModelsRequest()
+        try:
+            response = await self._stub.ListModels(request, timeout=timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        return served_models_from_proto(response)
+
+    async def describe_cluster(self, *, timeout_seconds: float = 10.0) -> ClusterDescription:
+        """Return the workers that the coordinator knows.
+
+        Raises:
+            TreedraftError: as `list_models`.
+        """
+        request = coordinator_service_pb2.DescribeClusterRequest()
+        try:
+            response = await self._stub.DescribeCluster(request, timeout=timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        return cluster_from_proto(response)
+
+    async def close(self) -> None:
+        """Close the channel, and with it every answer that still runs."""
+        await self._channel.close()

@@ -1,0 +1,99 @@
+"""The server's safety net: every error of a handler becomes a clear status.
+
+A TreedraftError is told to the caller as it is. Anything else is a bug: the
+caller learns that there was one, and the log holds the rest, since a traceback
+may contain what no other tenant should read.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from treedraft.core.errors import InvalidRequestError, TreedraftError
+from treedraft.rpc.errors import abort
+
+_log = structlog.get_logger(__name__)
+
+# Messages are of any type here; gRPC itself checks them by (de)serialising.
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs alone
+_Behaviour = Callable[[Any, Any], Any]
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Maps what handlers raise to statuses, for all four kinds of RPC.
+
+    Streaming handlers must be async generators; others (the standard health
+    service has one) are passed on untouched.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        """Wrap the handler of a call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None  # no such method
+        method = handler_call_details.method
+        behaviour: Any
+        if handler.response_streaming:
+            behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            if not inspect.isasyncgenfunction(behaviour):
+                return handler
+            wrapped: _Behaviour = _wrap_stream(behaviour, method)
+        else:
+            behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            wrapped = _wrap_unary(behaviour, method)
+        make = _FACTORIES[handler.request_streaming, handler.response_streaming]
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+_FACTORIES: dict[tuple[bool, bool], Callable[..., _Handler]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _wrap_unary(behaviour: _Behaviour, method: str) -> _Behaviour:
+    async def handle(request: Any, context: Any) -> Any:
+        try:
+            return await behaviour(request, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, _to_domain(error, method))
+
+    return handle
+
+
+def _wrap_stream(behaviour: _Behaviour, method: str) -> _Behaviour:
+    async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            # Without this a client that leaves would strand the inner
+            # generator, and what its `finally` frees, until garbage collection.
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, _to_domain(error, method))
+
+    return handle
+
+
+def _to_domain(error: Exception, method: str) -> TreedraftError:
+    if isinstance(error, DecodeError):
+        return InvalidRequestError("a message is malformed", reason="MALFORMED_MESSAGE")
+    if isinstance(error, TreedraftError):
+        return error
+    _log.error("handler failed", method=method, exc_info=error)
+    return TreedraftError("internal error; the server's log says more")

@@ -1,0 +1,1 @@
+"""Generated from protos/treedraft/v1 by `make proto`; never edited."""
