@@ -1,0 +1,80 @@
+"""The memory of keys and values, one slot per token, in all layers at once.
+
+A slot is a place in every layer. Who owns which slot is none of this module's
+business (see `block_pool`); what a slot means is decided by the session that
+wrote it. Keys are kept as attention wants them, with the rotary embedding of
+their position applied, so a slot may move but its token may not change place
+in the text.
+
+Invariant: a slot that was never written holds zeros, and no reader looks at a
+slot of another session.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+class KVPool:
+    """Keys and values of `num_slots` tokens.
+
+    `keys` and `values` are [num_layers, num_slots, num_kv_heads, head_dim];
+    `key_layers` and `value_layers` are views of one layer each.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_slots: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        """Reserve the memory; on a CPU the pages of it are touched at first use only."""
+        shape = (num_layers, num_slots, num_kv_heads, head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.key_layers: tuple[torch.Tensor, ...] = self.keys.unbind(0)
+        self.value_layers: tuple[torch.Tensor, ...] = self.values.unbind(0)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+        return self.keys.shape[0]
+
+    @property
+    def num_slots(self) -> int:
+        """Tokens that the pool can hold."""
+        return self.keys.shape[1]
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of keys and values in a layer."""
+        return self.keys.shape[2]
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers in one key or value."""
+        return self.keys.shape[3]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that keys and values take."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def copy_slots(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """Copy tokens from slots to other slots in all layers.
+
+        All sources are read before the first destination is written, so the
+        two may overlap. Destinations are distinct.
+        """
+        if not sources:
+            return
+        assert len(sources) == len(set(destinations)) == len(destinations)
+        device = self.keys.device
+        read = torch.tensor(sources, dtype=torch.int64, device=device)
+        write = torch.tensor(destinations, dtype=torch.int64, device=device)
+        for stored in (self.keys, self.values):
+            stored.index_copy_(1, write, stored.index_select(1, read))

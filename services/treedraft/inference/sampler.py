@@ -1,0 +1,55 @@
+"""Drawing the target's tokens: the coupled rule, and how near a draw was to a tie.
+
+`y = argmax(processed_logits + g[position])` with Gumbel noise keyed by seed and
+position alone (Gumbel-max trick; Daliri, Musco, Suresh 2024, arXiv 2408.07978):
+the token is a function of logits, parameters and seed. Nothing that a drafter
+does can reach it. Greedy rows take the plain argmax. On equal scores the lowest
+id wins.
+
+The noise must never be used in a ratio test p/q as well: that changes the law.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from treedraft.inference.draw import NoiseRows, draw_on_device, noised_rows
+from treedraft.inference.law import (
+    LawRow,
+    SessionCounts,
+    TokenHistory,
+    branch_of,
+    processed_logits,
+    target_probs,
+)
+from treedraft.inference.sampler_ties import tie_margin
+
+__all__ = [
+    "LawRow",
+    "NoiseRows",
+    "SessionCounts",
+    "TokenHistory",
+    "branch_of",
+    "coupled_draw",
+    "processed_logits",
+    "target_probs",
+    "tie_margin",
+]
+
+
+def coupled_draw(
+    target_logits: Tensor, rows: Sequence[LawRow], noise_rows: NoiseRows | None = None
+) -> list[int]:
+    """Return the token that the target draws at each row.
+
+    Args:
+        target_logits: float32 [num_rows, vocab], any device; not written to.
+        rows: the law of each row.
+        noise_rows: keep one across passes to make the noise of a position once.
+    """
+    if target_logits.device.type != "cpu":
+        drawn: list[int] = draw_on_device(target_logits, rows).tolist()
+        return drawn
+    kept = noise_rows or NoiseRows()
+    candidates = noised_rows(target_logits, rows, kept)
+    return [row.token_at(int(row.scores.argmax())) for row in candidates]
