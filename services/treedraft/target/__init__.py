@@ -1,0 +1,1 @@
+"""The target service: verifies token trees and says what comes next."""

@@ -1,0 +1,113 @@
+"""Puts the parts of a target together around a loaded model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from treedraft.core.model_description import ModelDescription
+from treedraft.core.prefix import short_hash
+from treedraft.core.worker import WorkerReport
+from treedraft.inference.block_pool import BlockPool
+from treedraft.inference.description import describe
+from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.models import LoadedModel
+from treedraft.inference.runner import Runner
+from treedraft.target.admission import SessionFactory
+from treedraft.target.budget import Budget, StepCosts, SurvivalCalibrator
+from treedraft.target.drafting import DraftBook
+from treedraft.target.engine import Engine
+from treedraft.target.events import EngineNews
+from treedraft.target.round_trace import RoundTrace
+from treedraft.target.scheduler import Scheduler, SchedulerLimits
+from treedraft.target.settings import TargetSettings
+from treedraft.target.step import PassRunner
+from treedraft.target.warm_up import warm_up
+from treedraft.telemetry.metrics import Metrics
+from treedraft.telemetry.tracing import Tracing
+
+
+@dataclass(frozen=True, slots=True)
+class TargetParts:
+    """What a service needs of an assembled target."""
+
+    description: ModelDescription
+    engine: Engine
+    pool: BlockPool
+
+
+def assemble(
+    model: LoadedModel,
+    settings: TargetSettings,
+    *,
+    tracing: Tracing,
+    metrics: Metrics,
+    publish: Callable[[EngineNews], None],
+) -> TargetParts:
+    """Build pool, scheduler and engine; the model has run at several sizes when this returns."""
+    size = settings.kv.block_size
+    pool = BlockPool(settings.kv.tokens // size, size)
+    kv = KVPool(
+        model.num_layers,
+        pool.num_blocks * size,
+        model.num_kv_heads,
+        model.head_dim,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    runner = Runner(model, kv)
+    max_session_tokens = min(model.context_length, pool.num_blocks * size)
+    description = describe(model, max_prompt_tokens=max_session_tokens - 1, block_size=size)
+    costs, calibrator = StepCosts(), SurvivalCalibrator()
+    warm_up(runner, costs, max_rows=min(64, kv.num_slots))
+    scheduler = Scheduler(
+        pool,
+        Budget(
+            costs,
+            calibrator,
+            max_step_nodes=settings.budget.max_step_nodes,
+            is_fixed=settings.budget.mode == "fixed",
+        ),
+        SchedulerLimits(
+            max_sessions=settings.max_sessions,
+            max_waiting=settings.max_waiting,
+            prefill_chunk=settings.prefill_chunk,
+            max_nodes=settings.budget.max_nodes,
+            max_depth=settings.budget.max_depth,
+            max_unlogged_tokens=settings.max_unlogged_tokens,
+        ),
+        fingerprint=description.fingerprint,
+    )
+    book = DraftBook(settings.drafting, vocab_size=description.vocab_size, metrics=metrics)
+    engine = Engine(
+        factory=SessionFactory(
+            description,
+            max_session_tokens=max_session_tokens,
+            max_live_nodes=settings.drafting.max_live_nodes,
+            tracing=tracing,
+        ),
+        scheduler=scheduler,
+        runner=PassRunner(
+            runner=runner,
+            kv=kv,
+            block_size=size,
+            scheduler=scheduler,
+            book=book,
+            costs=costs,
+            calibrator=calibrator,
+            trace=RoundTrace(tracing, metrics),
+        ),
+        book=book,
+        metrics=metrics,
+        publish=publish,
+        report=lambda scheduler: _report(scheduler, pool),
+    )
+    return TargetParts(description, engine, pool)
+
+
+def _report(scheduler: Scheduler, pool: BlockPool) -> WorkerReport:
+    return WorkerReport(
+        num_sessions=scheduler.num_running,
+        num_waiting=scheduler.num_waiting,
+        free_kv_blocks=pool.num_free,
+        total_kv_blocks=pool.num_blocks,
+        added_prefixes=tuple(short_hash(page_hash) for page_hash in pool.cached_hashes()),
+    )

@@ -1,0 +1,232 @@
+"""Which drafted nodes a pass verifies: as many as pay for themselves.
+
+Goodput of a pass over `sessions` roots and a set of nodes is
+`(sessions + Σ survival) / step_time(rows)`. Survival is the drafter's path
+score, calibrated by what became of earlier nodes of its kind; the step time is
+measured at the sizes that really ran. Taking nodes in the order of their
+survival keeps the set closed under ancestors, and scanning that order finds
+its best prefix. Budget zero is always among the candidates.
+
+References: TurboSpec (arXiv 2406.14066), Sequoia (2402.12374), EAGLE-2
+(2406.16858).
+"""
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from treedraft.core.token_tree import ROOT, FlatTree, SiblingLaw, TokenSource, TokenTree
+
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_SMOOTHING = 0.1
+_NUM_BINS = 12
+_BIN_WIDTH = 0.5
+_PRIOR_WEIGHT = 4.0
+_DECAY = 0.995
+
+
+class StepCosts:
+    """Measured time of a pass by its number of rows, in milliseconds."""
+
+    def __init__(self) -> None:
+        """Know nothing yet: every size is taken to cost the same."""
+        self._rows: list[int] = []
+        self._times: list[float] = []
+
+    def observe(self, num_rows: int, elapsed_ms: float) -> None:
+        """Learn from a pass."""
+        size = _SIZES[min(bisect.bisect_left(_SIZES, num_rows), len(_SIZES) - 1)]
+        index = bisect.bisect_left(self._rows, size)
+        if index < len(self._rows) and self._rows[index] == size:
+            self._times[index] += _SMOOTHING * (elapsed_ms - self._times[index])
+        else:
+            self._rows.insert(index, size)
+            self._times.insert(index, elapsed_ms)
+
+    def estimate(self, num_rows: int) -> float:
+        """Return the expected time of a pass, interpolated between known sizes."""
+        if not self._rows:
+            return 1.0
+        index = bisect.bisect_left(self._rows, num_rows)
+        if index == 0:
+            return self._times[0]
+        if index == len(self._rows):
+            return self._times[-1] * max(1.0, num_rows / self._rows[-1])
+        low, high = self._rows[index - 1], self._rows[index]
+        share = (num_rows - low) / (high - low)
+        return self._times[index - 1] * (1 - share) + self._times[index] * share
+
+
+class SurvivalCalibrator:
+    """Turns drafters' scores into the frequencies with which nodes survive.
+
+    An edge (a node, given that its parent was accepted) of claimed probability
+    p falls into a bin of -log p; each bin keeps decayed counts of accepted and
+    verified edges, with the claim itself as prior. Edges of probability below
+    1 only ever shrink a path, so calibrated path scores stay monotone.
+    """
+
+    def __init__(self) -> None:
+        """Believe every claim until told otherwise."""
+        self._accepted = {source: [0.0] * _NUM_BINS for source in TokenSource}
+        self._verified = {source: [0.0] * _NUM_BINS for source in TokenSource}
+
+    @staticmethod
+    def _bin(edge_score: float) -> int:
+        return min(int(-edge_score / _BIN_WIDTH), _NUM_BINS - 1)
+
+    def edge_survival(self, edge_score: float, source: TokenSource) -> float:
+        """Return the estimated probability that an edge survives, in (0, 1)."""
+        index = self._bin(edge_score)
+        claim = math.exp(max(edge_score, -30.0))
+        accepted = self._accepted[source][index] + _PRIOR_WEIGHT * claim
+        return min(accepted / (self._verified[source][index] + _PRIOR_WEIGHT), 0.999)
+
+    def observe(self, edge_score: float, source: TokenSource, *, is_accepted: bool) -> None:
+        """Learn what became of an edge whose parent was accepted."""
+        index = self._bin(edge_score)
+        verified, accepted = self._verified[source], self._accepted[source]
+        verified[index] = verified[index] * _DECAY + 1.0
+        accepted[index] = accepted[index] * _DECAY + float(is_accepted)
+
+    def observe_walk(self, tree: TokenTree, flat: FlatTree, accepted: Sequence[int]) -> None:
+        """Learn from a walk: every child of an accepted node was put to the test.
+
+        Args:
+            tree: the living tree, before it is re-rooted.
+            flat: the nodes that were in the pass.
+            accepted: their indices on the accepted path.
+        """
+        on_path = {ROOT, *accepted}
+        for index, parent in enumerate(flat.parents):
+            if parent in on_path:
+                node = tree[flat.node_ids[index]]
+                edge = node.score - tree.score(node.parent_id)
+                self.observe(edge, node.source, is_accepted=index in on_path)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRequest:
+    """One session of a pass: its tree and its own limits."""
+
+    tree: TokenTree
+    max_nodes: int
+    max_depth: int
+    # Rejection mode: the intact laws by the id of their first child.
+    sibling_laws: Mapping[int, SiblingLaw] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    survival: float
+    session: int
+    node_ids: tuple[int, ...]
+
+
+class Budget:
+    """Chooses nodes over all sessions of a pass at once."""
+
+    def __init__(
+        self,
+        costs: StepCosts,
+        calibrator: SurvivalCalibrator,
+        *,
+        max_step_nodes: int,
+        is_fixed: bool = False,
+    ) -> None:
+        """Weigh by `costs` and `calibrator`, or take all that limits allow if `is_fixed`."""
+        self._costs = costs
+        self._calibrator = calibrator
+        self._max_step_nodes = max_step_nodes
+        self._is_fixed = is_fixed
+
+    def choose(self, requests: Sequence[BudgetRequest], *, num_plain_rows: int) -> list[FlatTree]:
+        """Return the admitted tree of each session, in the order given.
+
+        Args:
+            requests: the sessions that decode in this pass.
+            num_plain_rows: rows of the pass that are no drafted nodes.
+        """
+        candidates = [
+            candidate
+            for index, request in enumerate(requests)
+            for candidate in self._candidates(index, request)
+        ]
+        # Stable: within a session candidates already come best first, and a
+        # parent never after its child.
+        candidates.sort(key=lambda candidate: -candidate.survival)
+        count = self._best_prefix(candidates, len(requests), num_plain_rows)
+        admitted: list[list[int]] = [[] for _ in requests]
+        for candidate in candidates[:count]:
+            admitted[candidate.session].extend(candidate.node_ids)
+        return [
+            request.tree.flatten(node_ids)
+            for request, node_ids in zip(requests, admitted, strict=True)
+        ]
+
+    def _candidates(self, index: int, request: BudgetRequest) -> list[_Candidate]:
+        if request.sibling_laws is not None:
+            return self._sibling_groups(index, request)
+        return self._single_nodes(index, request)
+
+    def _single_nodes(self, index: int, request: BudgetRequest) -> list[_Candidate]:
+        survivals = self._survivals(request)
+        best = sorted(survivals.items(), key=lambda item: -item[1])[: request.max_nodes]
+        return [_Candidate(survival, index, (node_id,)) for node_id, survival in best]
+
+    def _sibling_groups(self, index: int, request: BudgetRequest) -> list[_Candidate]:
+        """Return groups of siblings, all or none, ranked by their parent alone.
+
+        Ranking by the values that were drawn would bias the law.
+        """
+        laws = request.sibling_laws or {}
+        survivals = self._survivals(request)
+        ranked = sorted(
+            {request.tree[node_id].parent_id for node_id in survivals},
+            key=lambda parent: (-survivals.get(parent, 1.0), parent),
+        )
+        candidates, num_nodes = [], 0
+        admitted = {ROOT}
+        for parent in ranked:
+            children = tuple(sorted(request.tree.children(parent).values()))
+            law = laws.get(children[0])
+            if parent not in admitted or law is None or law.num_children != len(children):
+                continue
+            num_nodes += len(children)
+            if num_nodes > request.max_nodes:
+                break
+            admitted.update(children)
+            # Weighed as certain: whether a group pays must not depend on what
+            # was drawn, so these sessions are bounded by their limits alone.
+            candidates.append(_Candidate(1.0, index, children))
+        return candidates
+
+    def _survivals(self, request: BudgetRequest) -> dict[int, float]:
+        survivals: dict[int, float] = {}
+        depths: dict[int, int] = {ROOT: 0}
+        for node in request.tree:
+            depth = depths.get(node.parent_id)
+            if depth is None or depth >= request.max_depth:
+                continue
+            depths[node.node_id] = depth + 1
+            edge = node.score - request.tree.score(node.parent_id)
+            survivals[node.node_id] = survivals.get(
+                node.parent_id, 1.0
+            ) * self._calibrator.edge_survival(edge, node.source)
+        return survivals
+
+    def _best_prefix(
+        self, candidates: Sequence[_Candidate], num_sessions: int, num_plain_rows: int
+    ) -> int:
+        num_nodes, expected = 0, float(num_sessions)
+        best_count, best_goodput = 0, expected / self._costs.estimate(num_plain_rows)
+        for count, candidate in enumerate(candidates, start=1):
+            num_nodes += len(candidate.node_ids)
+            if num_nodes > self._max_step_nodes:
+                break
+            expected += candidate.survival
+            goodput = expected / self._costs.estimate(num_plain_rows + num_nodes)
+            if self._is_fixed or candidate.survival == 1.0 or goodput > best_goodput:
+                best_count, best_goodput = count, goodput
+        return best_count

@@ -1,0 +1,226 @@
+"""The engine's book of drafters: which session drafts where, and what to say.
+
+Lives on the engine thread. Connections live on the event loop (`draft_links`);
+events tell the book that a link is up, down or has sent a frame, and the book
+collects what is to be sent: at most one frame per drafter and step.
+
+Nothing a drafter does can harm a session. A frame that breaks a rule ends the
+link and is counted; the sessions go on with plain steps or another drafter.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from treedraft.core.errors import InvalidGrowthError
+from treedraft.core.exchange import Commit, DraftFrame, SessionOpen, TargetFrame
+from treedraft.core.session import DraftSpec
+from treedraft.core.token_tree import Growth
+from treedraft.target.session import TargetSession
+from treedraft.target.settings import DraftLinkSettings
+from treedraft.telemetry.metrics import Metrics
+
+_MAX_REOPENS = 8
+
+
+@dataclass(slots=True)
+class _Attachment:
+    """A session at a drafter."""
+
+    endpoint: str
+    number: int
+    num_reopens: int = 0
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What is to be sent to one drafter with the next frame."""
+
+    opens: list[SessionOpen] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
+    closes: list[int] = field(default_factory=list)
+    credit_nodes: int = 0
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything to say."""
+        return bool(self.opens or self.commits or self.closes or self.credit_nodes)
+
+
+@dataclass(slots=True)
+class _Link:
+    """A drafter that is up."""
+
+    sessions: dict[int, TargetSession] = field(default_factory=dict)
+    outbox: _Outbox = field(default_factory=_Outbox)
+    next_number: int = 1
+    credit_nodes: int = 0
+
+
+class DraftBook:
+    """Attaches sessions to drafters and takes in what these send."""
+
+    def __init__(self, settings: DraftLinkSettings, *, vocab_size: int, metrics: Metrics) -> None:
+        """Start with no drafter."""
+        self._settings = settings
+        self._vocab_size = vocab_size
+        self._metrics = metrics
+        self._links: dict[str, _Link] = {}
+        self._attachments: dict[str, _Attachment] = {}
+        self._refusals: dict[str, set[str]] = {}  # session id -> endpoints that refused it
+        self._sessions: dict[str, TargetSession] = {}
+        self._refused_links: dict[str, str] = {}
+
+    def is_attached(self, session: TargetSession) -> bool:
+        """Return whether a drafter works for the session."""
+        return session.session_id in self._attachments
+
+    def open(self, session: TargetSession) -> None:
+        """Draft for a session from now on, if it wants that and a drafter is up."""
+        options = session.spec.speculation
+        if options.enabled and options.max_nodes != 0 and options.max_depth != 0:
+            self._sessions[session.session_id] = session
+            self._attach(session)
+
+    def close(self, session: TargetSession) -> None:
+        """Draft no longer for a session."""
+        attachment = self._attachments.pop(session.session_id, None)
+        self._sessions.pop(session.session_id, None)
+        self._refusals.pop(session.session_id, None)
+        if attachment:
+            link = self._links[attachment.endpoint]
+            del link.sessions[attachment.number]
+            link.outbox.closes.append(attachment.number)
+
+    def committed(self, session: TargetSession, token_ids: tuple[int, ...]) -> None:
+        """Tell the session's drafter about tokens that became final just now."""
+        attachment = self._attachments.get(session.session_id)
+        if attachment:
+            base_length = session.num_tokens - len(token_ids)
+            outbox = self._links[attachment.endpoint].outbox
+            outbox.commits.append(Commit(attachment.number, base_length, token_ids))
+            session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
+
+    def link_up(self, endpoint: str) -> None:
+        """Use a drafter from now on."""
+        link = _Link()
+        link.credit_nodes = link.outbox.credit_nodes = self._settings.credit_nodes
+        self._links[endpoint] = link
+        for session in self._sessions.values():
+            if not self.is_attached(session):
+                self._attach(session)
+
+    def link_down(self, endpoint: str) -> None:
+        """Move the sessions of a drafter that is gone to others, or go on without."""
+        link = self._links.pop(endpoint, None)
+        if link:
+            for session in link.sessions.values():
+                del self._attachments[session.session_id]
+                session.drop_drafts()
+                self._attach(session)
+
+    def take_frame(self, endpoint: str, frame: DraftFrame, *, arrived_ns: int) -> None:
+        """Graft what a drafter sent; a breach of the rules ends its link."""
+        link = self._links.get(endpoint)
+        if link is None:
+            return
+        try:
+            self._take_growths(link, frame, arrived_ns)
+        except InvalidGrowthError as error:
+            self._metrics.growth_refused(error.reason)
+            self._refused_links[endpoint] = error.message
+            self.link_down(endpoint)
+            return
+        for refusal in frame.refusals:
+            self._detach_refused(endpoint, link, refusal.session_number)
+        for reopen in frame.reopens:
+            self._reopen(endpoint, link, reopen.session_number)
+
+    def take_frames(self) -> dict[str, TargetFrame]:
+        """Return what is to be sent, at most one frame per drafter."""
+        frames = {}
+        for endpoint, link in self._links.items():
+            if link.outbox:
+                outbox, link.outbox = link.outbox, _Outbox()
+                frames[endpoint] = TargetFrame(
+                    opens=outbox.opens,
+                    commits=outbox.commits,
+                    closes=outbox.closes,
+                    credit_nodes=outbox.credit_nodes,
+                )
+        return frames
+
+    def take_refused_links(self) -> dict[str, str]:
+        """Return the links to end, with the reason."""
+        refused, self._refused_links = self._refused_links, {}
+        return refused
+
+    def _attach(self, session: TargetSession) -> None:
+        refused = self._refusals.get(session.session_id, set())
+        for address in session.spec.drafters:
+            link = self._links.get(address.endpoint)
+            if link and address.endpoint not in refused:
+                attachment = _Attachment(address.endpoint, link.next_number)
+                self._attachments[session.session_id] = attachment
+                self._open_at(link, attachment, session)
+                return
+
+    def _open_at(self, link: _Link, attachment: _Attachment, session: TargetSession) -> None:
+        # A number is never used twice, so that nodes still on their way from
+        # before cannot be taken for nodes of the new opening.
+        attachment.number, link.next_number = link.next_number, link.next_number + 1
+        link.sessions[attachment.number] = session
+        session.drop_drafts()
+        spec = DraftSpec(
+            session_id=session.session_id,
+            token_ids=tuple(session.token_ids),
+            prompt_length=session.spec.prompt_length,
+            sampling=session.spec.sampling,
+            speculation=session.spec.speculation,
+            choice=session.spec.choice,
+            tenant_salt=session.spec.tenant_salt,
+            traceparent=session.span.traceparent,
+        )
+        link.outbox.opens.append(SessionOpen(attachment.number, spec))
+        session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
+
+    def _take_growths(self, link: _Link, frame: DraftFrame, arrived_ns: int) -> None:
+        num_nodes = sum(growth.num_nodes for growth in frame.growths)
+        if num_nodes > min(link.credit_nodes, self._settings.max_frame_nodes):
+            raise InvalidGrowthError(
+                f"{num_nodes} nodes in a frame, more than granted", reason="CREDIT_EXCEEDED"
+            )
+        # Taken in at once, so what was used may be sent again.
+        link.outbox.credit_nodes += num_nodes
+        for growth in frame.growths:
+            self._take_growth(link, growth, arrived_ns)
+
+    def _take_growth(self, link: _Link, growth: Growth, arrived_ns: int) -> None:
+        session = link.sessions.get(growth.session_number)
+        if session is None:
+            self._metrics.nodes_dropped("SESSION_CLOSED", growth.num_nodes)
+            return
+        growth.check(self._vocab_size)
+        self._metrics.nodes_drafted(growth.sources)
+        dropped = session.graft(growth, arrived_ns=arrived_ns)
+        if dropped:
+            self._metrics.nodes_dropped("STALE_OR_FULL", dropped)
+
+    def _detach_refused(self, endpoint: str, link: _Link, number: int) -> None:
+        session = link.sessions.pop(number, None)
+        if session:
+            del self._attachments[session.session_id]
+            self._refusals.setdefault(session.session_id, set()).add(endpoint)
+            session.drop_drafts()
+            self._attach(session)
+
+    def _reopen(self, endpoint: str, link: _Link, number: int) -> None:
+        session = link.sessions.get(number)
+        if session is None:
+            return
+        link.outbox.closes.append(number)
+        attachment = self._attachments[session.session_id]
+        attachment.num_reopens += 1
+        if attachment.num_reopens > _MAX_REOPENS:
+            self._detach_refused(endpoint, link, number)
+        else:
+            del link.sessions[number]
+            self._open_at(link, attachment, session)

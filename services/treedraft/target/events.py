@@ -1,0 +1,81 @@
+"""What the engine thread is told by the event loop, and what it tells back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from treedraft.core.exchange import DraftFrame, LogAcknowledgement, TargetFrame
+from treedraft.core.session import SessionOutput, SessionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StartSession:
+    """A coordinator wants a session run; outputs go to its stream."""
+
+    stream_id: int
+    spec: SessionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSession:
+    """A coordinator gave a session up."""
+
+    stream_id: int
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcknowledgeLog:
+    """The session log took tokens over."""
+
+    acknowledgement: LogAcknowledgement
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """A coordinator's stream is gone, and with it all its sessions."""
+
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """A drafter shook hands."""
+
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The stream to a drafter ended."""
+
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameArrived:
+    """A drafter sent a frame; `arrived_ns` is on the engine's clock."""
+
+    endpoint: str
+    frame: DraftFrame
+    arrived_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the engine: at once, or when the running sessions are done."""
+
+    drain: bool
+
+
+ControlEvent = StartSession | CancelSession | AcknowledgeLog | StreamEnded | Stop
+DraftEvent = LinkUp | LinkDown | FrameArrived
+EngineEvent = ControlEvent | DraftEvent
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNews:
+    """What came out of a step, for the event loop to pass on."""
+
+    outputs: Mapping[int, Sequence[SessionOutput]] = field(default_factory=dict)
+    frames: Mapping[str, TargetFrame] = field(default_factory=dict)
+    refused_links: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,204 @@
+"""One round: from the rows of a pass to the tokens it makes final.
+
+The functions here are pure over one session's part of a pass. A round reads:
+lay out the rows, run the pass, draw at every node, walk the tree, commit.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from treedraft.core.noise import Domain, uniform
+from treedraft.core.session import FinishReason, RoundTimes
+from treedraft.core.token_tree import ROOT, FlatTree, SiblingLaw, TokenSource
+from treedraft.inference.block_pool import slots_of
+from treedraft.inference.runner import Segment
+from treedraft.inference.sampler import LawRow, TokenHistory
+from treedraft.target.scheduler import SessionPass
+from treedraft.target.session import TargetSession
+from treedraft.target.verification import Walk
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a round makes final for one session.
+
+    `token_ids` are the emitted tokens with their `sources`; `accepted` are the
+    indices of the drafted nodes among them.
+    """
+
+    token_ids: tuple[int, ...]
+    sources: tuple[TokenSource, ...]
+    accepted: tuple[int, ...]
+    finish: FinishReason | None
+
+
+@dataclass(slots=True)
+class StepClock:
+    """Moments of one step on the monotonic clock, in nanoseconds."""
+
+    started: int = field(default_factory=time.monotonic_ns)
+    forwarded: int = 0
+    walked: int = 0
+    committed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One session between its walk and the end of the step.
+
+    `is_hit` is None where nobody drafts; `moves` are KV slots, from and to.
+    """
+
+    session_pass: SessionPass
+    verdict: Verdict
+    base_length: int
+    is_hit: bool | None
+    moves: tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """The tokens that a round made final for one session."""
+
+    session: TargetSession
+    base_length: int
+    verdict: Verdict
+
+
+def round_times(session: TargetSession, clock: StepClock) -> RoundTimes:
+    """Return the parts of the round that ends now, in milliseconds."""
+    return RoundTimes(
+        draft=session.clock.draft_us / 1e3,
+        wire=session.clock.wire_us / 1e3,
+        queue=max(0, clock.started - session.clock.ready_ns) / 1e6,
+        forward=(clock.forwarded - clock.started) / 1e6,
+        walk=(clock.walked - clock.forwarded) / 1e6,
+        commit=(clock.committed - clock.walked) / 1e6,
+    )
+
+
+def build_segment(session_pass: SessionPass, block_size: int) -> Segment:
+    """Lay out the rows: committed tokens without KV, then the drafted nodes.
+
+    Slots follow the order of the rows, so node `i` of the tree is written to
+    the slot of index `num_tokens + i` of the session, and a walk along the
+    first path needs no compaction.
+    """
+    session, tree = session_pass.session, session_pass.tree
+    first = session.num_computed
+    last = first + session_pass.num_new
+    slots = slots_of(session.blocks, block_size, 0, last + tree.num_nodes)
+    return Segment(
+        token_ids=[*session.token_ids[first:last], *tree.token_ids],
+        positions=[*range(first, last), *(last - 1 + depth for depth in tree.depths)],
+        write_slots=slots[first:],
+        context_slots=slots[:first],
+        tree_slots=slots[first:],
+        tree_mask=_row_mask(session_pass.num_new, tree),
+        output_rows=range(session_pass.num_new - 1, session_pass.num_new + tree.num_nodes)
+        if session_pass.reaches_end
+        else (),
+    )
+
+
+def _row_mask(num_new: int, tree: FlatTree) -> npt.NDArray[np.bool_]:
+    # Committed rows see what came before them; a node sees all of those, its
+    # ancestors and itself. The last committed row is the root of the tree.
+    num_rows = num_new + tree.num_nodes
+    mask = np.zeros((num_rows, num_rows), dtype=np.bool_)
+    mask[:num_new, :num_new] = np.tril(np.ones((num_new, num_new), dtype=np.bool_))
+    mask[num_new:, : num_new - 1] = True
+    mask[num_new - 1 :, num_new - 1 :] = tree.ancestor_mask()
+    return mask
+
+
+def law_rows(session: TargetSession, tree: FlatTree) -> list[LawRow]:
+    """Return the law of the token drawn at the root and at each node."""
+    return [
+        _law_row(session, 0, ()),
+        *(
+            _law_row(session, depth, tuple(tree.token_ids[i] for i in tree.path(index)))
+            for index, depth in enumerate(tree.depths)
+        ),
+    ]
+
+
+def _law_row(session: TargetSession, depth: int, path: tuple[int, ...]) -> LawRow:
+    counts = session.token_counts
+    return LawRow(
+        sampling=session.spec.sampling,
+        position=session.num_tokens + depth,
+        choice=session.spec.choice,
+        history=TokenHistory(counts, path) if counts is not None else None,
+    )
+
+
+def acceptance_noise(session: TargetSession) -> Callable[[int, int, Domain], float]:
+    """Return the uniform numbers of rejection mode by (depth, token, domain)."""
+    seed = session.spec.sampling.seed
+    assert seed is not None
+
+    def draw(depth: int, token_id: int, domain: Domain) -> float:
+        numbers = uniform(
+            np.array([token_id]),
+            np.array([session.num_tokens + depth]),
+            seed=seed,
+            domain=domain,
+            choice=session.spec.choice,
+        )
+        return float(numbers[0])
+
+    return draw
+
+
+def sibling_laws_by_row(session: TargetSession, tree: FlatTree) -> dict[int, SiblingLaw]:
+    """Return the draft law of each row of the pass that has children in it."""
+    return {
+        row: session.sibling_laws[min(tree.node_ids[child] for child in children)]
+        for row, children in enumerate(tree.children())
+        if children
+    }
+
+
+def judge(session: TargetSession, tree: FlatTree, walk: Walk) -> Verdict:
+    """Cut the walk at the token that ends the text, if one does."""
+    sources = [*(tree.sources[index] for index in walk.accepted), TokenSource.TARGET]
+    finish: FinishReason | None = None
+    count = 0
+    while count < len(walk.token_ids) and finish is None:
+        finish = session.stop_checker.push(walk.token_ids[count])
+        count += 1
+    return Verdict(
+        token_ids=walk.token_ids[:count],
+        sources=tuple(sources[:count]),
+        accepted=walk.accepted[:count],
+        finish=finish,
+    )
+
+
+def compaction(
+    session: TargetSession, accepted: tuple[int, ...], block_size: int
+) -> tuple[list[int], list[int]]:
+    """Return source and destination slots that put the accepted path in its place.
+
+    The slots of index `num_tokens + i` hold the drafted nodes; those of the
+    path move to `num_tokens, num_tokens + 1, …`. Best path first: empty in the
+    common case. To be called before the tokens are committed.
+    """
+    moves = [(node, place) for place, node in enumerate(accepted) if node != place]
+    if not moves:
+        return [], []
+    base = session.num_tokens
+    stop = base + max(node for node, _ in moves) + 1
+    slots = slots_of(session.blocks, block_size, base, stop)
+    return [int(slots[node]) for node, _ in moves], [int(slots[place]) for _, place in moves]
+
+
+def holds_bonus(session: TargetSession, tree: FlatTree, walk: Walk) -> bool:
+    """Return whether the living tree foresaw the token that ended the walk."""
+    end = tree.node_ids[walk.accepted[-1]] if walk.accepted else ROOT
+    return walk.token_ids[-1] in session.tree.children(end)

@@ -1,0 +1,115 @@
+"""Spans and histograms of rounds.
+
+Spans are written only for sessions whose request is sampled; histograms always.
+Moments arrive on the monotonic clock and are shifted to wall time here.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from treedraft.core.session import FinishReason, RoundTimes, SessionStatistics
+from treedraft.target.round import Round, StepClock
+from treedraft.target.scheduler import SessionPass
+from treedraft.telemetry import names
+from treedraft.telemetry.metrics import Metrics
+from treedraft.telemetry.tracing import AttributeValue, ChildSpan, Tracing
+
+
+class RoundTrace:
+    """Records what happened in a step."""
+
+    def __init__(self, tracing: Tracing, metrics: Metrics) -> None:
+        """Write spans to `tracing` and observations to `metrics`."""
+        self._tracing = tracing
+        self._metrics = metrics
+        self._to_wall_ns = time.time_ns() - time.monotonic_ns()
+
+    def step(self, passes: Sequence[SessionPass], clock: StepClock) -> None:
+        """Record the pass as a whole."""
+        num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
+        self._metrics.pass_finished((clock.forwarded - clock.started) / 1e9, num_rows=num_rows)
+
+    def prefill(self, session_pass: SessionPass, clock: StepClock) -> None:
+        """Record a chunk of a prompt that did not reach its end."""
+        session = session_pass.session
+        self._metrics.prompt_prefilled(num_computed=session_pass.num_new, num_cached=0)
+        self._tracing.record(
+            names.SPAN_PREFILL,
+            session.span.traceparent,
+            clock.started + self._to_wall_ns,
+            clock.committed + self._to_wall_ns,
+            {
+                names.ATTR_BASE_LENGTH: session.num_computed,
+                names.ATTR_PREFILL_TOKENS: session_pass.num_new,
+            },
+        )
+
+    def round(
+        self, round_: Round, times: RoundTimes, clock: StepClock, *, batch_sessions: int
+    ) -> None:
+        """Record the round of one session, with its parts as children."""
+        session, tree = round_.session_pass.session, round_.session_pass.tree
+        verdict = round_.verdict
+        accepted = [tree.sources[index] for index in verdict.accepted]
+        self._metrics.round_finished(
+            times, admitted=tree.sources, accepted=accepted, is_hit=round_.is_hit
+        )
+        self._observe_latency(round_, clock)
+        if not session.span.is_sampled:
+            return
+        started_ns = min(session.clock.ready_ns, clock.started)
+        attributes: dict[str, AttributeValue] = {
+            names.ATTR_ROUND_NUMBER: session.counts.rounds,
+            names.ATTR_BASE_LENGTH: round_.base_length,
+            names.ATTR_ROUND_DRAFTED: session.clock.drafted_nodes,
+            names.ATTR_ROUND_ADMITTED: tree.num_nodes,
+            names.ATTR_ROUND_ACCEPTED: len(accepted),
+            names.ATTR_ROUND_EMITTED: len(verdict.token_ids),
+            names.ATTR_ROUND_BATCH: batch_sessions,
+            names.ATTR_ROUND_DRAFT_MS: times.draft,
+            names.ATTR_ROUND_WIRE_MS: times.wire,
+        }
+        if round_.is_hit is not None:
+            attributes[names.ATTR_ROUND_IS_HIT] = round_.is_hit
+        moments = (started_ns, clock.started, clock.forwarded, clock.walked, clock.committed)
+        parts = (names.SPAN_QUEUE, names.SPAN_FORWARD, names.SPAN_WALK, names.SPAN_COMMIT)
+        self._tracing.record(
+            names.SPAN_ROUND,
+            session.span.traceparent,
+            started_ns + self._to_wall_ns,
+            clock.committed + self._to_wall_ns,
+            attributes,
+            [
+                ChildSpan(part, start + self._to_wall_ns, end + self._to_wall_ns)
+                for part, start, end in zip(parts, moments, moments[1:], strict=True)
+            ],
+        )
+
+    def _observe_latency(self, round_: Round, clock: StepClock) -> None:
+        session, num_tokens = round_.session_pass.session, len(round_.verdict.token_ids)
+        if session.counts.rounds == 1:
+            self._metrics.first_token((session.first_token_ns - session.started_ns) / 1e9)
+            self._metrics.prompt_prefilled(
+                num_computed=round_.session_pass.num_new,
+                num_cached=session.counts.cached_prompt_tokens,
+            )
+            self._metrics.tokens_emitted(num_tokens)
+        else:
+            since = clock.committed - session.clock.ready_ns
+            self._metrics.tokens_emitted(num_tokens, since / 1e9)
+
+
+def finish_attributes(
+    reason: FinishReason, statistics: SessionStatistics
+) -> Mapping[str, AttributeValue]:
+    """Return the attributes that the span of a session gets at its end."""
+    return {
+        names.ATTR_FINISH_REASONS: (reason.value,),
+        names.ATTR_OUTPUT_TOKENS: statistics.emitted_tokens,
+        names.ATTR_CACHED_TOKENS: statistics.cached_prompt_tokens,
+        names.ATTR_NUM_ROUNDS: statistics.rounds,
+        names.ATTR_TOKENS_PER_ROUND: statistics.tokens_per_round,
+        names.ATTR_HITS: statistics.hits,
+        names.ATTR_MISSES: statistics.misses,
+        names.ATTR_PREEMPTIONS: statistics.preemptions,
+    }

@@ -1,0 +1,137 @@
+"""The gRPC skin of the target: streams of coordinators in, events to the engine.
+
+Handlers never run the model. Each coordinator has one stream; what the engine
+publishes in a step reaches it as one frame.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from treedraft.core.errors import UnavailableError
+from treedraft.core.model_description import ModelDescription
+from treedraft.core.session import SessionOutput, SessionSpec
+from treedraft.rpc import convert
+from treedraft.target.draft_links import DraftLinks
+from treedraft.target.engine import Engine
+from treedraft.target.events import (
+    AcknowledgeLog,
+    CancelSession,
+    EngineNews,
+    StartSession,
+    StreamEnded,
+)
+from treedraft.v1 import target_service_pb2 as pb
+from treedraft.v1 import target_service_pb2_grpc as pb_grpc
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TargetService"].full_name
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Frames = asyncio.Queue[Sequence[SessionOutput] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetBackend:
+    """What serves requests once the model is loaded."""
+
+    description: ModelDescription
+    engine: Engine
+    links: DraftLinks
+
+
+class TargetServicer(pb_grpc.TargetServiceServicer):
+    """Runs sessions for coordinators."""
+
+    def __init__(self) -> None:
+        """Start without a model; calls are refused until `attach`."""
+        self._backend: TargetBackend | None = None
+        self._stream_ids = itertools.count(1)
+        self._streams: dict[int, _Frames] = {}
+        self._specs: dict[tuple[int, str], SessionSpec] = {}
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the service at a server."""
+        pb_grpc.add_TargetServiceServicer_to_server(self, server)
+
+    def attach(self, backend: TargetBackend) -> None:
+        """Serve from now on."""
+        self._backend = backend
+
+    def _ready(self) -> TargetBackend:
+        if self._backend is None:
+            raise UnavailableError("the model is still loading", reason="NOT_READY")
+        return self._backend
+
+    async def DescribeModel(  # noqa: N802 - the name is the RPC's
+        self, request: pb.DescribeModelRequest, context: _Context
+    ) -> pb.DescribeModelResponse:
+        """Say what model is served."""
+        return convert.model_description_to_proto(self._ready().description)
+
+    async def RunSessions(  # noqa: N802 - the name is the RPC's
+        self, request_iterator: AsyncIterator[pb.RunSessionsRequest], context: _Context
+    ) -> AsyncIterator[pb.RunSessionsResponse]:
+        """Run the sessions of one coordinator until its stream ends."""
+        backend = self._ready()
+        stream_id = next(self._stream_ids)
+        frames: _Frames = asyncio.Queue()
+        self._streams[stream_id] = frames
+        reader = asyncio.create_task(self._read(backend, stream_id, request_iterator))
+        try:
+            while (outputs := await frames.get()) is not None:
+                yield convert.outputs_to_proto(outputs)
+            await reader  # raises what ended the reading
+        finally:
+            reader.cancel()
+            del self._streams[stream_id]
+            backend.engine.post(StreamEnded(stream_id))
+            for key in [key for key in self._specs if key[0] == stream_id]:
+                backend.links.release(self._specs.pop(key).drafters)
+
+    async def _read(
+        self,
+        backend: TargetBackend,
+        stream_id: int,
+        requests: AsyncIterator[pb.RunSessionsRequest],
+    ) -> None:
+        try:
+            async for request in requests:
+                frame = convert.coordinator_frame_from_proto(request)
+                for spec in frame.starts:
+                    self._start(backend, stream_id, spec)
+                for session_id in frame.cancels:
+                    backend.engine.post(CancelSession(stream_id, session_id))
+                for acknowledgement in frame.acknowledgements:
+                    backend.engine.post(AcknowledgeLog(acknowledgement))
+        finally:
+            frames = self._streams.get(stream_id)
+            if frames:
+                frames.put_nowait(None)
+
+    def _start(self, backend: TargetBackend, stream_id: int, spec: SessionSpec) -> None:
+        before = self._specs.get((stream_id, spec.session_id))
+        if before:
+            backend.links.release(before.drafters)
+        self._specs[stream_id, spec.session_id] = spec
+        backend.links.acquire(spec.drafters)
+        backend.engine.post(StartSession(stream_id, spec))
+
+    def pass_on(self, news: EngineNews) -> None:
+        """Hand what the engine published to the streams it is meant for."""
+        backend = self._ready()
+        backend.links.send(news.frames)
+        for endpoint, reason in news.refused_links.items():
+            backend.links.refuse(endpoint, reason)
+        for stream_id, outputs in news.outputs.items():
+            for output in outputs:
+                if output.finish or output.failure:
+                    spec = self._specs.pop((stream_id, output.session_id), None)
+                    if spec:
+                        backend.links.release(spec.drafters)
+            frames = self._streams.get(stream_id)
+            if frames:
+                frames.put_nowait(outputs)

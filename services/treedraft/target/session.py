@@ -1,0 +1,215 @@
+"""One session at the target: tokens, pages, tree, counts.
+
+The target is the source of truth. `token_ids` only ever grows, and everything
+else (pages, tree, drafter) can be thrown away and rebuilt from it.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from treedraft.core.prefix import chain_root
+from treedraft.core.sampling import Verification
+from treedraft.core.session import RoundTimes, SessionSpec, SessionStatistics
+from treedraft.core.token_tree import Growth, SiblingLaw, TokenTree
+from treedraft.inference.sampler import SessionCounts
+from treedraft.target.stopping import StopChecker
+from treedraft.telemetry.tracing import RequestSpan
+
+_MAX_REMEMBERED_COMMITS = 64
+
+
+@dataclass(slots=True)
+class RoundClock:
+    """What is measured of the round under way; times in nanoseconds of one clock."""
+
+    ready_ns: int = 0
+    draft_us: int = 0
+    wire_us: int = 0
+    drafted_nodes: int = 0
+
+
+@dataclass(slots=True)
+class RunningCounts:
+    """Sums over the rounds of a session."""
+
+    rounds: int = 0
+    emitted_tokens: int = 0
+    drafted_nodes: int = 0
+    admitted_nodes: int = 0
+    accepted_nodes: int = 0
+    hits: int = 0
+    misses: int = 0
+    dropped_nodes: int = 0
+    preemptions: int = 0
+    cached_prompt_tokens: int = 0
+    part_ms: list[float] = field(default_factory=lambda: [0.0] * 6)
+
+    def add_round(
+        self,
+        times: RoundTimes,
+        *,
+        num_emitted: int,
+        num_admitted: int,
+        num_accepted: int,
+        is_hit: bool | None,
+    ) -> None:
+        """Add one round; `is_hit` is None where nobody drafts."""
+        parts = (times.draft, times.wire, times.queue, times.forward, times.walk, times.commit)
+        self.part_ms = [total + part for total, part in zip(self.part_ms, parts, strict=True)]
+        self.rounds += 1
+        self.emitted_tokens += num_emitted
+        self.admitted_nodes += num_admitted
+        self.accepted_nodes += num_accepted
+        if is_hit is not None:
+            self.hits += is_hit
+            self.misses += not is_hit
+
+
+class TargetSession:
+    """A session while it runs at this target."""
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        *,
+        stop_checker: StopChecker,
+        fingerprint: str,
+        span: RequestSpan,
+        now_ns: int,
+        max_live_nodes: int,
+        vocab_size: int,
+    ) -> None:
+        """Take over a checked session; nothing is allocated yet."""
+        self.spec = spec
+        self.token_ids: list[int] = list(spec.token_ids)
+        self.stop_checker = stop_checker
+        self.span = span
+        self.started_ns = now_ns
+        self.deadline_ns = (
+            now_ns + int(spec.time_limit_seconds * 1e9)
+            if spec.time_limit_seconds is not None
+            else None
+        )
+        self.first_token_ns = 0
+        self.last_token_ns = 0
+        self.logged_length = len(self.token_ids)
+        # KV: pages in order, how many tokens they cover, and the hash chain of
+        # the pages that are published.
+        self.blocks: list[int] = []
+        self.num_computed = 0
+        self.num_published = 0
+        self.chain = chain_root(fingerprint, spec.tenant_salt)
+        self._chain_root = self.chain
+        # Drafting.
+        self.max_live_nodes = max_live_nodes
+        self.tree = TokenTree(len(self.token_ids), max_nodes=max_live_nodes)
+        self.sibling_laws: dict[int, SiblingLaw] = {}
+        self.commit_sent_ns: deque[tuple[int, int]] = deque(maxlen=_MAX_REMEMBERED_COMMITS)
+        # Measuring.
+        self.counts = RunningCounts()
+        self.clock = RoundClock(ready_ns=now_ns)
+        self.token_counts: SessionCounts | None = None
+        if spec.sampling.has_penalties:
+            self.token_counts = SessionCounts(vocab_size)
+            self.token_counts.add_prompt(self.token_ids[: spec.prompt_length])
+            self.token_counts.add_output(self.token_ids[spec.prompt_length :])
+        for token_id in self.token_ids[spec.prompt_length :]:
+            stop_checker.push(token_id)
+
+    @property
+    def session_id(self) -> str:
+        """Name of the session."""
+        return self.spec.session_id
+
+    @property
+    def num_tokens(self) -> int:
+        """Committed length, prompt included."""
+        return len(self.token_ids)
+
+    @property
+    def num_pending(self) -> int:
+        """Committed tokens whose KV is not computed; 1 while decoding."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_rejection(self) -> bool:
+        """Whether drafts are accepted by rejection sampling."""
+        return self.spec.sampling.verification is Verification.REJECTION
+
+    def commit(self, token_ids: tuple[int, ...]) -> None:
+        """Make tokens final and move the root of the tree along them."""
+        self.token_ids.extend(token_ids)
+        self.last_token_ns = time.monotonic_ns()
+        self.first_token_ns = self.first_token_ns or self.last_token_ns
+        if self.token_counts is not None:
+            self.token_counts.add_output(token_ids)
+        removed = self.tree.reroot(token_ids)
+        for node_id in (*removed.removed_ids, *removed.path):
+            self.sibling_laws.pop(node_id, None)
+
+    def begin_round(self, now_ns: int) -> None:
+        """Start to measure the next round."""
+        self.clock = RoundClock(ready_ns=now_ns)
+
+    def drop_drafts(self) -> None:
+        """Forget the tree, as when the drafter is gone or starts afresh."""
+        self.tree = TokenTree(self.num_tokens, max_nodes=self.max_live_nodes)
+        self.sibling_laws.clear()
+
+    def drop_kv(self) -> list[int]:
+        """Forget all pages and return them, to be released by the caller."""
+        blocks, self.blocks = self.blocks, []
+        self.num_computed = self.num_published = 0
+        self.chain = self._chain_root
+        return blocks
+
+    def graft(self, growth: Growth, *, arrived_ns: int) -> int:
+        """Take over drafted nodes; return how many were dropped.
+
+        Raises:
+            InvalidGrowthError: the growth cannot belong to this tree.
+        """
+        grafted = self.tree.graft(growth, self.token_ids)
+        self.counts.drafted_nodes += growth.num_nodes
+        self.counts.dropped_nodes += grafted.num_dropped
+        self.clock.drafted_nodes += growth.num_nodes
+        if self.is_rejection:
+            self._keep_intact_laws(growth)
+        self._observe_wire(growth, arrived_ns)
+        return grafted.num_dropped
+
+    def _keep_intact_laws(self, growth: Growth) -> None:
+        for law in growth.sibling_laws:
+            children = range(law.first_child_id, law.first_child_id + law.num_children)
+            if all(child in self.tree for child in children):
+                self.sibling_laws[law.first_child_id] = law
+
+    def _observe_wire(self, growth: Growth, arrived_ns: int) -> None:
+        self.clock.draft_us += growth.draft_us
+        for base_length, sent_ns in self.commit_sent_ns:
+            if base_length == growth.base_length:
+                round_trip_us = (arrived_ns - sent_ns) // 1000
+                # Only the first answer to a commit measures the way.
+                if not self.clock.wire_us:
+                    self.clock.wire_us = max(0, round_trip_us - growth.held_us)
+
+    def statistics(self) -> SessionStatistics:
+        """Return the counts so far, with means over the rounds."""
+        counts = self.counts
+        means = [total / max(counts.rounds, 1) for total in counts.part_ms]
+        return SessionStatistics(
+            rounds=counts.rounds,
+            emitted_tokens=counts.emitted_tokens,
+            drafted_nodes=counts.drafted_nodes,
+            admitted_nodes=counts.admitted_nodes,
+            accepted_nodes=counts.accepted_nodes,
+            hits=counts.hits,
+            misses=counts.misses,
+            dropped_nodes=counts.dropped_nodes,
+            first_token_ms=max(0, self.first_token_ns - self.started_ns) / 1e6,
+            decode_ms=(self.last_token_ns - self.first_token_ns) / 1e6,
+            round_ms=RoundTimes(*means),
+            cached_prompt_tokens=counts.cached_prompt_tokens,
+            preemptions=counts.preemptions,
+        )

@@ -1,0 +1,125 @@
+"""Settings of the target service (`TREEDRAFT_TARGET__…`)."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from treedraft.settings import (
+    Frozen,
+    GrpcSettings,
+    ServiceSettings,
+    TelemetrySettings,
+    WorkerSettings,
+)
+
+
+class KVSettings(Frozen):
+    """The paged KV pool."""
+
+    tokens: int = Field(
+        default=65536,
+        ge=64,
+        description="Tokens the pool holds, over all sessions; memory is this times the bytes a "
+        "token takes (46 KB in fp32 for the default model).",
+    )
+    block_size: int = Field(
+        default=16, ge=1, le=256, description="Tokens per page, the unit of prefix sharing."
+    )
+
+
+class BudgetSettings(Frozen):
+    """How many drafted nodes a pass may hold."""
+
+    mode: Literal["goodput", "fixed"] = Field(
+        default="goodput",
+        description="`goodput` weighs each node's survival against the measured cost of a pass; "
+        "`fixed` always takes the best `max_nodes` nodes.",
+    )
+    max_nodes: int = Field(
+        default=32, ge=0, le=256, description="Nodes per session in one pass, at most."
+    )
+    max_depth: int = Field(
+        default=16, ge=0, le=64, description="Depth of a tree in one pass, at most."
+    )
+    max_step_nodes: int = Field(
+        default=256, ge=0, description="Nodes in one pass over all sessions, at most."
+    )
+
+
+class DraftLinkSettings(Frozen):
+    """How the target deals with drafters."""
+
+    dial_timeout_seconds: float = Field(
+        default=5.0, gt=0, description="Time for connecting and shaking hands."
+    )
+    max_backoff_seconds: float = Field(
+        default=5.0, gt=0, description="Longest pause before a drafter is dialled again."
+    )
+    refusal_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Pause after a drafter of another tokenizer or one that sent what no tree "
+        "can be.",
+    )
+    idle_seconds: float = Field(
+        default=120.0, gt=0, description="A link that no session uses is closed after this."
+    )
+    credit_nodes: int = Field(
+        default=8192, ge=64, description="Nodes a drafter may have on the way, all sessions."
+    )
+    max_frame_nodes: int = Field(
+        default=4096, ge=1, description="Nodes in one frame; a larger frame ends the link."
+    )
+    max_queued_frames: int = Field(
+        default=512, ge=1, description="Frames waiting for a slow drafter before it is dropped."
+    )
+    max_live_nodes: int = Field(
+        default=512, ge=1, description="Living nodes kept per session; more are dropped."
+    )
+
+
+class TargetSettings(ServiceSettings):
+    """Everything the target service can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="TREEDRAFT_TARGET__")
+
+    model: str = Field(
+        default="default", description="Hub id, folder or .gguf file; `default` fetches SmolLM2."
+    )
+    model_name: str = Field(
+        default="", description="Name that clients ask for; empty takes the model's own."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Numbers the model computes in; fp32 has the fewest ties."
+    )
+    device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1` or `auto`.")
+    num_threads: int = Field(
+        default=0, ge=0, description="CPU threads of the model; 0 leaves it to torch."
+    )
+    max_sessions: int = Field(
+        default=256, ge=1, description="Sessions that take part in a pass at once."
+    )
+    max_waiting: int = Field(
+        default=1024, ge=1, description="Sessions waiting for memory; more are refused."
+    )
+    prefill_chunk: int = Field(
+        default=256,
+        ge=1,
+        description="Prompt tokens in one pass, over all sessions; bounds how long a new prompt "
+        "holds up the tokens of the others.",
+    )
+    max_unlogged_tokens: int = Field(
+        default=4096,
+        ge=1,
+        description="A session that is this far ahead of its log pauses until the log catches up.",
+    )
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="Time that running sessions get when the service stops."
+    )
+    kv: KVSettings = KVSettings()
+    budget: BudgetSettings = BudgetSettings()
+    drafting: DraftLinkSettings = DraftLinkSettings()
+    grpc: GrpcSettings = GrpcSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    worker: WorkerSettings = WorkerSettings()

@@ -1,0 +1,173 @@
+"""Runs a pass for all its sessions and makes the tokens of the round final.
+
+The order of work after the forward pass is chosen for latency: drafters learn
+of the commits first, so that they grow the next tree while KV is compacted and
+the coordinators are told.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import accumulate, chain, compress, islice
+
+import torch
+
+from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.runner import Runner
+from treedraft.inference.sampler import LawRow, NoiseRows, coupled_draw, target_probs
+from treedraft.target.budget import StepCosts, SurvivalCalibrator
+from treedraft.target.drafting import DraftBook
+from treedraft.target.round import (
+    Round,
+    RoundOutcome,
+    StepClock,
+    acceptance_noise,
+    build_segment,
+    compaction,
+    holds_bonus,
+    judge,
+    law_rows,
+    round_times,
+    sibling_laws_by_row,
+)
+from treedraft.target.round_trace import RoundTrace
+from treedraft.target.scheduler import Scheduler, SessionPass
+from treedraft.target.verification import Walk, coupled_walk, rejection_walk
+
+
+class PassRunner:
+    """Runs passes on the model; owns no session."""
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        kv: KVPool,
+        block_size: int,
+        scheduler: Scheduler,
+        book: DraftBook,
+        costs: StepCosts,
+        calibrator: SurvivalCalibrator,
+        trace: RoundTrace,
+    ) -> None:
+        """Run on `runner`, whose KV lies in `kv`."""
+        self._runner = runner
+        self._kv = kv
+        self._block_size = block_size
+        self._scheduler = scheduler
+        self._book = book
+        self._costs = costs
+        self._calibrator = calibrator
+        self._trace = trace
+        self._noise_rows = NoiseRows()
+
+    def run(
+        self,
+        passes: Sequence[SessionPass],
+        take_draft_events: Callable[[], None],
+        announce_commits: Callable[[], None],
+    ) -> list[RoundOutcome]:
+        """Run one pass and return what it made final.
+
+        Args:
+            passes: the rows of each session.
+            take_draft_events: called after the model has run, so that nodes
+                which arrived meanwhile count.
+            announce_commits: called as soon as the book knows the commits.
+        """
+        clock = StepClock()
+        segments = [build_segment(session_pass, self._block_size) for session_pass in passes]
+        target_logits = self._runner.forward(segments)
+        clock.forwarded = time.monotonic_ns()
+        drawing = [session_pass for session_pass in passes if session_pass.reaches_end]
+        walks = self._walk(drawing, target_logits)
+        take_draft_events()
+        clock.walked = time.monotonic_ns()
+        self._observe_costs(passes, clock)
+        rounds = [self._commit(p, walk) for p, walk in zip(drawing, walks, strict=True)]
+        announce_commits()
+        self._settle_kv(passes, rounds)
+        clock.committed = time.monotonic_ns()
+        self._measure(passes, rounds, clock)
+        return [RoundOutcome(r.session_pass.session, r.base_length, r.verdict) for r in rounds]
+
+    def _walk(self, drawing: Sequence[SessionPass], target_logits: torch.Tensor) -> list[Walk]:
+        """Draw at every node and walk each tree; logits are in the order of `drawing`."""
+        laws = [law_rows(p.session, p.tree) for p in drawing]
+        ends = list(accumulate(len(rows) for rows in laws))
+        rows_of = [range(end - len(rows), end) for rows, end in zip(laws, ends, strict=True)]
+        is_coupled = [not p.session.is_rejection for p in drawing]
+        drawn = iter(
+            coupled_draw(
+                target_logits[list(chain.from_iterable(compress(rows_of, is_coupled)))],
+                list(chain.from_iterable(compress(laws, is_coupled))),
+                self._noise_rows,
+            )
+        )
+        return [
+            coupled_walk(session_pass.tree, list(islice(drawn, len(rows))))
+            if coupled
+            else self._reject(session_pass, target_logits[rows_of[index]], rows)
+            for index, (session_pass, rows, coupled) in enumerate(
+                zip(drawing, laws, is_coupled, strict=True)
+            )
+        ]
+
+    @staticmethod
+    def _reject(session_pass: SessionPass, logits: torch.Tensor, rows: list[LawRow]) -> Walk:
+        session, tree = session_pass.session, session_pass.tree
+        return rejection_walk(
+            tree,
+            sibling_laws_by_row(session, tree),
+            target_probs(logits, rows),
+            acceptance_noise(session),
+        )
+
+    def _commit(self, session_pass: SessionPass, walk: Walk) -> Round:
+        """Make the tokens of a walk final and move the root of the tree."""
+        session, tree = session_pass.session, session_pass.tree
+        is_hit = holds_bonus(session, tree, walk) if self._book.is_attached(session) else None
+        self._calibrator.observe_walk(session.tree, tree, walk.accepted)
+        verdict = judge(session, tree, walk)
+        moves = compaction(session, verdict.accepted, self._block_size)
+        base_length = session.num_tokens
+        session.num_computed = base_length + len(verdict.accepted)
+        session.commit(verdict.token_ids)
+        if verdict.finish is None:
+            self._book.committed(session, verdict.token_ids)
+        return Round(session_pass, verdict, base_length, is_hit, moves)
+
+    def _settle_kv(self, passes: Sequence[SessionPass], rounds: Sequence[Round]) -> None:
+        """Put accepted KV in its place and publish the pages that are full."""
+        sources = [slot for round_ in rounds for slot in round_.moves[0]]
+        if sources:
+            self._kv.copy_slots(sources, [slot for r in rounds for slot in r.moves[1]])
+        for session_pass in passes:
+            if not session_pass.reaches_end:
+                session_pass.session.num_computed += session_pass.num_new
+            self._scheduler.publish_pages(session_pass.session)
+
+    def _measure(
+        self, passes: Sequence[SessionPass], rounds: Sequence[Round], clock: StepClock
+    ) -> None:
+        self._trace.step(passes, clock)
+        for round_ in rounds:
+            session, tree = round_.session_pass.session, round_.session_pass.tree
+            times = round_times(session, clock)
+            session.counts.add_round(
+                times,
+                num_emitted=len(round_.verdict.token_ids),
+                num_admitted=tree.num_nodes,
+                num_accepted=len(round_.verdict.accepted),
+                is_hit=round_.is_hit,
+            )
+            self._trace.round(round_, times, clock, batch_sessions=len(passes))
+        for session_pass in passes:
+            if not session_pass.reaches_end:
+                self._trace.prefill(session_pass, clock)
+            session_pass.session.begin_round(clock.committed)
+
+    def _observe_costs(self, passes: Sequence[SessionPass], clock: StepClock) -> None:
+        # Passes with prompt chunks would teach the budget a wrong price.
+        if all(p.num_new == 1 for p in passes):
+            num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
+            self._costs.observe(num_rows, (clock.walked - clock.started) / 1e6)
