@@ -198,7 +198,10 @@ def compaction(
     return [int(slots[node]) for node, _ in moves], [int(slots[place]) for _, place in moves]
 
 
-def holds_bonus(session: TargetSession, tree: FlatTree, walk: Walk) -> bool:
+def holds_bonus(session_pass: SessionPass, walk: Walk) -> bool:
     """Return whether the living tree foresaw the token that ended the walk."""
+    tree, grown = session_pass.tree, session_pass.grown
+    if session_pass.session.tree is not grown:
+        return False  # dropped while the pass ran
     end = tree.node_ids[walk.accepted[-1]] if walk.accepted else ROOT
-    return walk.token_ids[-1] in session.tree.children(end)
+    return walk.token_ids[-1] in grown.children(end)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from treedraft.core.errors import OverloadedError
 from treedraft.core.prefix import extend_chain, page_hashes
-from treedraft.core.token_tree import FlatTree
+from treedraft.core.token_tree import FlatTree, TokenTree
 from treedraft.inference.block_pool import BlockPool
 from treedraft.target.budget import Budget, BudgetRequest
 from treedraft.target.session import TargetSession
@@ -31,6 +31,9 @@ class SessionPass:
     num_new: int
     # Whether the last committed token is among the rows, so that a draw follows.
     reaches_end: bool
+    # The tree that the nodes were taken from. The session may get another one
+    # while the pass runs, when its drafter is lost.
+    grown: TokenTree
     tree: FlatTree = _NO_NODES
 
 
@@ -145,7 +148,7 @@ class Scheduler:
                 prompt_rows_left -= num_new
             if num_new:
                 reaches_end = num_new == session.num_pending
-                passes.append(SessionPass(session, num_new, reaches_end))
+                passes.append(SessionPass(session, num_new, reaches_end, session.tree))
         return passes
 
     def _choose_nodes(self, passes: list[SessionPass]) -> None:

@@ -125,8 +125,8 @@ class PassRunner:
     def _commit(self, session_pass: SessionPass, walk: Walk) -> Round:
         """Make the tokens of a walk final and move the root of the tree."""
         session, tree = session_pass.session, session_pass.tree
-        is_hit = holds_bonus(session, tree, walk) if self._book.is_attached(session) else None
-        self._calibrator.observe_walk(session.tree, tree, walk.accepted)
+        is_hit = holds_bonus(session_pass, walk) if self._book.is_attached(session) else None
+        self._calibrator.observe_walk(session_pass.grown, tree, walk.accepted)
         verdict = judge(session, tree, walk)
         moves = compaction(session, verdict.accepted, self._block_size)
         base_length = session.num_tokens
