@@ -1,0 +1,102 @@
+# treedraft: `make help` says what there is. Logic of more than two lines is in scripts/.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+CODE := services tests scripts
+# Arguments for pytest, for the demo and for the bench: make test ARGS="-k tree"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+##@ Use
+
+.PHONY: demo
+demo: setup ## Serve a real model with three processes; show speed with and without speculation
+	@$(BIN)/treedraft demo $(ARGS)
+
+.PHONY: up
+up: setup ## Run coordinator, target and draft until Ctrl-C
+	@$(BIN)/treedraft up $(ARGS)
+
+.PHONY: bench
+bench: setup ## Measure against plain decoding and transformers; write bench.json
+	@$(BIN)/treedraft bench --json bench.json $(ARGS)
+
+.PHONY: weights
+weights: setup ## Fetch the default model into the cache folder (98 MB)
+	@$(BIN)/treedraft fetch default
+
+##@ Test
+
+.PHONY: test
+test: setup ## Run the test suite (no weights needed)
+	$(PYTEST) -m "not real_model" $(ARGS)
+
+.PHONY: test-statistical
+test-statistical: setup ## Run only the tests that compare draws with a law
+	$(PYTEST) -m statistical $(ARGS)
+
+.PHONY: test-real
+test-real: setup weights ## Run the tests on the default model's weights (slow)
+	$(PYTEST) -m real_model --timeout 3600 $(ARGS)
+
+.PHONY: test-all
+test-all: test test-real ## Run everything
+
+.PHONY: golden
+golden: weights ## Write anew what transformers' generate says (slow; only for new weights)
+	$(BIN)/python scripts/make_golden.py "$$($(BIN)/treedraft fetch default)" tests/golden/greedy.json
+
+##@ Check
+
+.PHONY: check
+check: lint types imports proto-check test-fast ## Do all that is fast: format, lint, types, imports, protos, unit tests
+
+.PHONY: lint
+lint: setup ## Check format and lint
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+.PHONY: types
+types: setup ## Check types (mypy --strict)
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: setup ## Check who imports whom
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: proto-check
+proto-check: setup ## Check that protos are well-formed and the generated code matches
+	$(BIN)/buf lint protos && $(BIN)/buf format --diff --exit-code protos
+	$(BIN)/python scripts/generate_protos.py --check
+
+.PHONY: test-fast
+test-fast: setup ## Run unit and property tests
+	$(PYTEST) -m "not real_model and not statistical" -q tests/unit tests/properties $(ARGS)
+
+##@ Develop
+
+.PHONY: setup
+setup: ## Create .venv and install everything; quick when nothing changed
+	@$(PYTHON) scripts/setup.py
+
+.PHONY: fmt
+fmt: setup ## Format, and mend what lint can mend
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+.PHONY: proto
+proto: setup ## Generate code from protos/
+	$(BIN)/buf format --write protos
+	$(BIN)/python scripts/generate_protos.py
+
+.PHONY: clean
+clean: ## Remove what tools left behind, but not .venv
+	rm -rf build dist services/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find services tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,25 @@
+"""What holds for all tests: no state of the user's machine gets in or out."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines of two busy cores: how long one example takes says nothing.
+settings.register_profile(
+    "treedraft", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("treedraft")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in os.environ:
+        if name.startswith("TREEDRAFT_") and name != "TREEDRAFT_CACHE":
+            monkeypatch.delenv(name)
+    # Tests on the real weights share the cache that `make weights` fills.
+    if request.node.get_closest_marker("real_model") is None:
+        monkeypatch.setenv("TREEDRAFT_CACHE", str(tmp_path / "cache"))
