@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from treedraft.core.errors import UnsupportedModelError
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# A character has at most 4 bytes, so many tokens without a whole one are no text.
+# A character has at most 4 bytes, so this many tokens without a whole one are no text.
 _MAX_PENDING_TOKENS = 64
 
 
@@ -88,20 +88,21 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """Take a token and return the text that became certain with it."""
         self._pending_ids.append(token_id)
-        text = self._decode(self._shown_ids + self._pending_ids)
-        is_whole = not text.endswith(_REPLACEMENT)
-        if not is_whole and len(self._pending_ids) < _MAX_PENDING_TOKENS:
+        new_text = self._pending_text()
+        is_open = not new_text or new_text.endswith(_REPLACEMENT)
+        if is_open and len(self._pending_ids) < _MAX_PENDING_TOKENS:
             return ""
-        return self._show(text)
+        return self._show(new_text)
 
     def finish(self) -> str:
         """Return what was kept back; a broken character reads as U+FFFD."""
-        return self._show(self._decode(self._shown_ids + self._pending_ids))
+        return self._show(self._pending_text())
 
-    def _show(self, text: str) -> str:
-        new_text = text[len(self._shown_text) :]
+    def _pending_text(self) -> str:
+        return self._decode(self._shown_ids + self._pending_ids)[len(self._shown_text) :]
+
+    def _show(self, new_text: str) -> str:
         if new_text:
-            # Tokens without text (special ones) are no context: keep the old one.
             self._shown_ids = self._pending_ids
             self._shown_text = self._decode(self._shown_ids)
         self._pending_ids = []
