@@ -28,6 +28,7 @@ from treedraft.inference.tree_attention import (
     ATTENTION_NAME,
     AttentionGroup,
     AttentionPlan,
+    GatheredKeys,
     SlotIndex,
     group_shapes,
 )
@@ -127,6 +128,7 @@ class Runner:
         self.pool = pool
         num_heads: int = model.module.config.get_text_config().num_attention_heads  # type: ignore[union-attr, operator]
         self._num_query_groups = num_heads // model.num_kv_heads
+        self._scratch = pool.keys.new_empty((2, 0, pool.head_dim))
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
@@ -148,9 +150,11 @@ class Runner:
         packed = [segments[index] for group in order for index in group]
         starts = np.cumsum([0, *(s.num_rows for s in packed)])
         positions = _concatenate([s.positions for s in packed])
+        write_slots = self._checked_slots([s.write_slots for s in packed])
+        assert len(np.unique(write_slots)) == len(write_slots), "two rows write to one slot"
         plan = AttentionPlan(
             pool=self.pool,
-            write_slots=self._index(self._checked_slots([s.write_slots for s in packed])),
+            write_slots=self._index(write_slots),
             groups=self._plan_groups(order, segments, starts),
             max_position=int(positions.max()),
         )
@@ -217,9 +221,21 @@ class Runner:
             rows=rows,
             padded_rows=None if padded is None else self._to_device(padded),
             real_rows=None if padded is None else self._to_device(np.flatnonzero(is_real)),
-            key_slots=self._index(self._checked_slots([key_slots.ravel()])),
+            keys=self._plan_keys(key_slots),
             mask=None if is_seen.all() else self._additive_mask(is_seen),
         )
+
+    def _plan_keys(self, key_slots: npt.NDArray[np.int64]) -> slice | GatheredKeys:
+        # key_slots: [segments, keys]
+        slots = self._index(self._checked_slots([key_slots.ravel()]))
+        if isinstance(slots, slice) and len(key_slots) == 1:
+            return slots
+        num_heads = self.pool.num_kv_heads
+        heads = key_slots[:, None, :] * num_heads + np.arange(num_heads)[:, None]
+        if self._scratch.shape[1] < heads.size:
+            shape = (2, _next_power_of_two(heads.size), self.pool.head_dim)
+            self._scratch = self.pool.keys.new_empty(shape)
+        return GatheredKeys(self._to_device(heads.ravel()), self._scratch[:, : heads.size])
 
     def _additive_mask(self, is_seen: npt.NDArray[np.bool_]) -> torch.Tensor:
         # Returns [segments, 1, query groups * rows, keys], equal for all query groups.
@@ -252,6 +268,10 @@ class Runner:
 
 def _concatenate(parts: Sequence[Slots]) -> npt.NDArray[np.int64]:
     return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+
+
+def _next_power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
 
 
 def _check_module(module: torch.nn.Module) -> None:

@@ -42,22 +42,37 @@ SlotIndex = slice | torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class GatheredKeys:
+    """Keys that do not lie in a row and are copied together for the kernel.
+
+    `index` [num_segments * num_kv_heads * num_keys] numbers the heads of all
+    slots of a layer, head `h` of slot `s` being `s * num_kv_heads + h`, in the
+    order that kernels read fastest. `scratch` [2, len(index), head_dim]
+    receives keys and values; all layers and groups use the same memory, since
+    fresh pages for every layer cost more than the copy.
+    """
+
+    index: torch.Tensor
+    scratch: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionGroup:
     """Segments that share one kernel call, padded to `num_rows` by `num_keys`.
 
     `rows` is their part of the packed rows, segment after segment. Where
     segments differ in rows, `padded_rows` [num_segments * num_rows] picks the
     rectangle out of that part and `real_rows` [rows] picks the part out of the
-    flattened rectangle. `key_slots` [num_segments * num_keys] are the slots of
-    each segment's keys. `mask` [num_segments, 1, num_query_groups * num_rows,
-    num_keys] is added to the scores, 0 or -inf; None hides nothing.
+    flattened rectangle. `keys` says where to find the keys. `mask`
+    [num_segments, 1, num_query_groups * num_rows, num_keys] is added to the
+    scores, 0 or -inf; None hides nothing.
     """
 
     num_segments: int
     rows: slice
     padded_rows: torch.Tensor | None
     real_rows: torch.Tensor | None
-    key_slots: SlotIndex
+    keys: slice | GatheredKeys
     mask: torch.Tensor | None
 
 
@@ -175,10 +190,16 @@ def _write(stored: torch.Tensor, slots: SlotIndex, rows: torch.Tensor) -> None:
         stored.index_copy_(0, slots, rows)
 
 
-def _read(stored: torch.Tensor, slots: SlotIndex, num_segments: int) -> torch.Tensor:
-    # Returns [num_segments, num_kv_heads, num_keys, head_dim].
-    found = stored[slots] if isinstance(slots, slice) else stored.index_select(0, slots)
-    return found.view(num_segments, -1, *found.shape[1:]).transpose(1, 2)
+def _read(
+    keys: torch.Tensor, values: torch.Tensor, where: slice | GatheredKeys, num_segments: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Returns keys and values, [num_segments, num_kv_heads, num_keys, head_dim] each.
+    if isinstance(where, slice):
+        return keys[where].transpose(0, 1)[None], values[where].transpose(0, 1)[None]
+    shape = (num_segments, keys.shape[1], -1, keys.shape[2])
+    torch.index_select(keys.flatten(0, 1), 0, where.index, out=where.scratch[0])
+    torch.index_select(values.flatten(0, 1), 0, where.index, out=where.scratch[1])
+    return where.scratch[0].view(shape), where.scratch[1].view(shape)
 
 
 def _attend_group(
@@ -211,8 +232,7 @@ def _attend_group(
     )
     folded_output = scaled_dot_product_attention(
         folded,
-        _read(keys, group.key_slots, num_segments),
-        _read(values, group.key_slots, num_segments),
+        *_read(keys, values, group.keys, num_segments),
         attn_mask=group.mask,
         scale=scaling,
     )

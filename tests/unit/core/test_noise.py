@@ -50,7 +50,10 @@ def test_numpy_and_torch_agree_to_the_bit(seed):
 def test_noise_of_a_token_does_not_depend_on_what_is_asked_with_it():
     ids = np.array([5, 0, 4, 49151, 5])
     together = gumbel(ids, np.array([3, 3, 9, 9, 3]), seed=11)
-    alone = [gumbel(np.array([i]), np.array([p]), seed=11)[0] for i, p in zip(ids, (3, 3, 9, 9, 3), strict=True)]
+    alone = [
+        gumbel(np.array([i]), np.array([p]), seed=11)[0]
+        for i, p in zip(ids, (3, 3, 9, 9, 3), strict=True)
+    ]
     assert together.tolist() == alone
     assert together[0] == together[4]
 

@@ -151,6 +151,13 @@ def test_slots_outside_the_pool_are_caught_before_they_are_written():
         runner.forward([chunk(tokens(9), FORWARD, 0, 9)])
 
 
+def test_two_sessions_cannot_write_to_one_slot():
+    model = tiny_model()
+    runner = Runner(model, model.pool(8))
+    with pytest.raises(AssertionError, match="one slot"):
+        runner.forward([chunk(tokens(3), FORWARD, 0, 3), chunk(tokens(2), FORWARD[2:], 0, 2)])
+
+
 def test_a_model_with_other_attention_is_refused():
     model = tiny_model()
     other = TinyModel(module=model.eager, eager=model.eager)

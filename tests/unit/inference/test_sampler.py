@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -273,8 +272,7 @@ def test_moves_below_the_margin_do_not_turn_a_draw(law):
         for _ in range(4):
             noise = torch.from_numpy(generator.uniform(-0.49, 0.49, 40)).float() * reach
             assert coupled_draw((logits + noise)[None], [row])[0] == before
-        rival = replace(row)
         pushed = logits.clone()
         pushed[before] -= 2.0 * margin if math.isfinite(margin) else 0.0
-        turned += coupled_draw(pushed[None], [rival])[0] != before
+        turned += coupled_draw(pushed[None], [row])[0] != before
     assert turned > 0 or law == {"top_p": 0.01}
