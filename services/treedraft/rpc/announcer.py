@@ -18,7 +18,7 @@ from treedraft.core.errors import TreedraftError
 from treedraft.core.worker import WorkerRegistration, WorkerReport
 from treedraft.rpc.channel import MEBIBYTE, open_channel
 from treedraft.rpc.convert import announcement_to_proto, duration_from_proto
-from treedraft.rpc.stream import MessageStream
+from treedraft.rpc.stream import STREAM_ENDED, MessageStream
 from treedraft.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
 _FIRST_BACKOFF_SECONDS = 0.2
@@ -60,12 +60,11 @@ class Announcer:
         self._endpoint = endpoint
         self._registration = registration
         self._report = report
-        self._interval_seconds = interval_seconds
+        self._configured_seconds = self._interval_seconds = interval_seconds
         self._rng = rng or random.Random()
         self._report_due = asyncio.Event()
         self._was_heard = False
         self._last_failure = ""
-        self._time_to_live = float("inf")
 
     def report_now(self) -> None:
         """Send the next report at once, for example because the worker is draining."""
@@ -95,7 +94,7 @@ class Announcer:
         try:
             await self._send_reports(stream, answers)
             await answers
-            self._log_failure("STREAM_ENDED", "the coordinator ended the stream")
+            self._log_failure(STREAM_ENDED, "the coordinator ended the stream")
         except TreedraftError as error:
             self._log_failure(error.reason, error.message)
         finally:
@@ -131,9 +130,10 @@ class Announcer:
 
     async def _pause(self, answers: asyncio.Task[None]) -> None:
         due = asyncio.create_task(self._report_due.wait())
-        seconds = min(self._interval_seconds, self._time_to_live / _REPORTS_PER_LIFE)
         try:
-            await asyncio.wait((due, answers), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (due, answers), timeout=self._interval_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             due.cancel()
 
@@ -143,7 +143,13 @@ class Announcer:
                 _log.info("announced", coordinator=self._endpoint)
             self._was_heard = True
             if answer.HasField("time_to_live"):
-                self._time_to_live = max(0.1, duration_from_proto(answer.time_to_live))
+                self._adapt_interval(duration_from_proto(answer.time_to_live))
+
+    def _adapt_interval(self, time_to_live: float) -> None:
+        seconds = min(self._configured_seconds, max(0.1, time_to_live) / _REPORTS_PER_LIFE)
+        if seconds < self._interval_seconds:
+            self.report_now()  # the pause under way may be too long
+        self._interval_seconds = seconds
 
 
 def _ordered(prefixes: Iterable[int]) -> tuple[int, ...]:

@@ -51,7 +51,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
             wrapped = _wrap_unary(behaviour, method)
         make = _FACTORIES[handler.request_streaming, handler.response_streaming]
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        parse = _tolerant(handler.request_deserializer)
+        return make(wrapped, parse, handler.response_serializer)
 
 
 _FACTORIES: dict[tuple[bool, bool], Callable[..., _Handler]] = {
@@ -60,6 +61,33 @@ _FACTORIES: dict[tuple[bool, bool], Callable[..., _Handler]] = {
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Malformed:
+    """Stands for a request that could not be parsed until a handler can say so."""
+
+
+def _tolerant(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    # gRPC parses before it calls the handler and answers UNKNOWN if that fails.
+    def parse_or_mark(data: bytes) -> Any:
+        try:
+            return parse(data) if parse else data
+        except DecodeError:
+            return _Malformed()
+
+    return parse_or_mark if parse else None
+
+
+def _checked(request: Any) -> Any:
+    if isinstance(request, _Malformed):
+        raise InvalidRequestError("a message is malformed", reason="MALFORMED_MESSAGE")
+    return request if isinstance(request, Message) else _checked_stream(request)
+
+
+async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
 
 
 def _wrap_unary(behaviour: _Behaviour, method: str) -> _Behaviour:

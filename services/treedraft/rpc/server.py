@@ -134,8 +134,8 @@ def write_atomically(path: Path, text: str) -> None:
 async def wait_for_signal(stop: asyncio.Event | None = None) -> None:
     """Return at the first SIGTERM or SIGINT, or once `stop` is set by other means.
 
-    The first signal also gives the signals back their old meaning, so that a
-    second one ends a process whose graceful stop takes too long.
+    The first signal also gives the signals back their default meaning, so that
+    a second one ends a process whose graceful stop takes too long.
     """
     loop = asyncio.get_running_loop()
     stopped = stop or asyncio.Event()

@@ -6,7 +6,8 @@ ended well, and everything else is a TreedraftError.
 """
 
 import asyncio
-from typing import Generic, TypeVar, cast
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -17,6 +18,11 @@ from treedraft.rpc.framing import split_frame
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
+Result = TypeVar("Result")
+
+STREAM_ENDED = "STREAM_ENDED"
+
+_MAKESHIFT_DETAILS = "Internal error from Core"
 
 
 class MessageStream(Generic[Request, Response]):
@@ -33,6 +39,8 @@ class MessageStream(Generic[Request, Response]):
         self._call = call
         self._max_message_bytes = max_message_bytes
         self._is_closed = False
+        self._status: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._remember_status)
 
     async def write(self, message: Request) -> None:
         """Send a message, in parts if it is too large for one.
@@ -44,13 +52,11 @@ class MessageStream(Generic[Request, Response]):
         for part in split_frame(message, self._max_message_bytes):
             try:
                 await self._call.write(part)
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
-            except (asyncio.InvalidStateError, grpc.aio.UsageError):
-                raise await self._ending() from None
+            except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+                raise self._ending() from None
             except asyncio.CancelledError:
                 if self._was_closed_meanwhile():
-                    raise await self._ending() from None
+                    raise self._ending() from None
                 raise
 
     async def read(self) -> Response | None:
@@ -61,10 +67,10 @@ class MessageStream(Generic[Request, Response]):
         """
         try:
             message = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            if self._is_closed:
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError):
+            if self._is_closed or self._ended_well():
                 return None
-            raise from_rpc_error(error) from error
+            raise self._ending() from None
         except asyncio.CancelledError:
             if self._was_closed_meanwhile():
                 return None
@@ -82,17 +88,37 @@ class MessageStream(Generic[Request, Response]):
         task = asyncio.current_task()
         return self._is_closed and not (task and task.cancelling())
 
-    async def _ending(self) -> TreedraftError:
-        if self._is_closed:
-            return UnavailableError("the stream was closed", reason="STREAM_ENDED")
-        code = await self._call.code()
-        if code is grpc.StatusCode.OK:
-            return UnavailableError("the peer ended the stream", reason="STREAM_ENDED")
-        return from_rpc_error(
-            grpc.aio.AioRpcError(
-                code,
-                await self._call.initial_metadata(),
-                await self._call.trailing_metadata(),
-                details=await self._call.details(),
-            )
+    def _remember_status(self, call: grpc.aio.StreamStreamCall[Request, Response]) -> None:
+        # Called in the moment the status arrives. A write that fails a moment
+        # later replaces it with an INTERNAL of gRPC's own (grpc/grpc#36066),
+        # and the peer's reason would be lost.
+        self._status = grpc.aio.AioRpcError(
+            _result_of(call.code()),
+            grpc.aio.Metadata(),
+            _result_of(call.trailing_metadata()),
+            details=_result_of(call.details()),
         )
+
+    def _ended_well(self) -> bool:
+        return self._status is not None and self._status.code() is grpc.StatusCode.OK
+
+    def _ending(self) -> TreedraftError:
+        if self._is_closed:
+            return UnavailableError("the stream was closed", reason=STREAM_ENDED)
+        if self._ended_well():
+            return UnavailableError("the peer ended the stream", reason=STREAM_ENDED)
+        if self._status is None or self._status.details() == _MAKESHIFT_DETAILS:
+            return UnavailableError("the stream broke", reason=STREAM_ENDED)
+        return from_rpc_error(self._status)
+
+
+def _result_of(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    # Of a call that is over, code, details and metadata are there at once; gRPC
+    # has no other way to ask for them than through coroutines.
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+    coroutine.close()
+    raise RuntimeError("the call is not over")
