@@ -1,0 +1,94 @@
+"""Puts the parts of a draft model together: weights, KV, runner, grower.
+
+The only module of the service that a drafter without a model never imports, so
+that one starts without torch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+import torch
+
+from treedraft.draft.model_grower import DraftLimits, ModelGrower
+from treedraft.draft.settings import DraftSettings
+from treedraft.inference.block_pool import SlotPool
+from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.models import LoadedModel, load_model
+from treedraft.inference.runner import Runner, Segment
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftModel:
+    """A draft model that is ready, and what others need to know of it."""
+
+    grower: ModelGrower
+    name: str
+    fingerprint: str
+    tokenizer_hash: str
+    vocab_size: int
+
+
+def load_draft_model(settings: DraftSettings) -> DraftModel:
+    """Load the model of the settings and run it once at each size.
+
+    Raises:
+        TreedraftError: the weights cannot be had or the model cannot be used.
+    """
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    model = load_model(
+        settings.model,
+        name=settings.model_name,
+        dtype=settings.dtype,
+        device=settings.device,
+        progress=lambda text: _log.info(text),
+    )
+    return assemble(model, settings)
+
+
+def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
+    """Build KV pool, runner and grower around a loaded model, and warm it up."""
+    kv = KVPool(
+        model.num_layers,
+        settings.kv_tokens,
+        model.num_kv_heads,
+        model.head_dim,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    runner = Runner(model, kv)
+    _warm_up(runner, max_rows=min(settings.growth.max_rows_per_step, kv.num_slots))
+    embeddings = model.module.get_input_embeddings()
+    assert isinstance(embeddings, torch.nn.Embedding)
+    limits = DraftLimits(
+        vocab_size=model.vocab_size,
+        num_embeddings=embeddings.num_embeddings,
+        context_length=model.context_length,
+        eos_token_ids=frozenset(model.eos_token_ids),
+    )
+    grower = ModelGrower(runner, SlotPool(settings.kv_tokens), limits, settings.growth)
+    return DraftModel(grower, model.name, model.fingerprint, model.tokenizer_hash, model.vocab_size)
+
+
+def _warm_up(runner: Runner, *, max_rows: int) -> None:
+    """Run passes of 1, 2, 4, … rows; they write to slots that hold nothing yet."""
+    num_rows = 1
+    while num_rows <= max_rows:
+        slots = np.arange(num_rows, dtype=np.int64)
+        runner.forward(
+            [
+                Segment(
+                    token_ids=[0] * num_rows,
+                    positions=range(num_rows),
+                    write_slots=slots,
+                    context_slots=np.zeros(0, dtype=np.int64),
+                    tree_slots=slots,
+                    tree_mask=np.tri(num_rows, dtype=np.bool_),
+                    output_rows=range(num_rows),
+                )
+            ]
+        ).cpu()
+        num_rows *= 2

@@ -1,0 +1,237 @@
+"""The drafter: one thread that owns all sessions and grows their trees.
+
+The loop: take in what targets sent, look up, run one pass of the draft model,
+send what grew. It never waits for a verdict: as long as a tree is worth growing
+it goes on, and a commit only moves the root. With nothing worth growing it
+sleeps on its inbox.
+
+Invariant: nodes are sent in the step that made them and never beyond the
+target's credit, so both sides agree on what a node id means.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from treedraft.core.worker import WorkerReport
+from treedraft.draft.links import DrafterEvent, DraftLink, Stop
+from treedraft.draft.lookup_grower import grow_by_lookup
+from treedraft.draft.session import DraftSession
+from treedraft.draft.session_book import ModelSessions, SessionBook
+from treedraft.draft.settings import DraftSettings
+from treedraft.telemetry import names
+from treedraft.telemetry.metrics import Metrics
+from treedraft.telemetry.tracing import Tracing
+
+# Targets end a link over larger frames.
+_MAX_FRAME_NODES = 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class StepReport(Protocol):
+    """What a step of the draft model did."""
+
+    @property
+    def num_rows(self) -> Mapping[DraftSession, int]:
+        """Rows of each session that took part."""
+
+    @property
+    def starved(self) -> Sequence[DraftSession]:
+        """Sessions that the KV cannot hold."""
+
+
+class Grower(ModelSessions, Protocol):
+    """A draft model, as the loop sees it."""
+
+    @property
+    def num_free_slots(self) -> int:
+        """Tokens of KV that are free."""
+
+    @property
+    def num_slots(self) -> int:
+        """Tokens of KV in all."""
+
+    def wants_work(self, session: DraftSession) -> bool:
+        """Return whether a pass could do anything for a session."""
+
+    def step(self, sessions: Sequence[DraftSession]) -> StepReport:
+        """Run one pass for some of the sessions and add children to their trees."""
+
+
+class Drafter:
+    """Grows trees; talks to the event loop through `post` and the links' `send`."""
+
+    def __init__(
+        self,
+        settings: DraftSettings,
+        grower: Grower | None,
+        *,
+        tracing: Tracing,
+        metrics: Metrics,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Prepare the drafter; `start` begins its thread.
+
+        Args:
+            settings: limits.
+            grower: the draft model; None drafts by lookup alone.
+            tracing: where spans go.
+            metrics: what is counted.
+            clock_ns: the clock that `arrived_ns` of frames is read from.
+        """
+        self._settings = settings
+        self._grower = grower
+        self._tracing = tracing
+        self._metrics = metrics
+        self._clock_ns = clock_ns
+        self._wall_minus_clock_ns = time.time_ns() - clock_ns()
+        self._book = SessionBook(settings, grower, tracing=tracing)
+        self._inbox: queue.SimpleQueue[DrafterEvent] = queue.SimpleQueue()
+        self._is_stopped = False
+        self._on_end: Callable[[], None] | None = None
+        self._thread = threading.Thread(target=self._run, name="drafter", daemon=True)
+
+    @property
+    def report(self) -> WorkerReport:
+        """How the drafter is now; safe to read from any thread."""
+        return WorkerReport(
+            num_sessions=self._book.num_sessions,
+            free_kv_blocks=self._grower.num_free_slots if self._grower else 0,
+            total_kv_blocks=self._grower.num_slots if self._grower else 0,
+            is_draining=self._book.is_draining,
+        )
+
+    def start(self, on_end: Callable[[], None] | None = None) -> None:
+        """Begin to draft; `on_end` is called on the thread when it ends, for whatever reason."""
+        self._on_end = on_end
+        self._thread.start()
+
+    def post(self, event: DrafterEvent) -> None:
+        """Tell the drafter something; safe from any thread, never blocks."""
+        self._inbox.put(event)
+
+    def drain(self) -> None:
+        """Refuse new sessions from now on; safe from any thread."""
+        self._book.is_draining = True
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the thread to end after a Stop; return whether it did."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def take(self, event: DrafterEvent) -> None:
+        """Take in one event. For the thread that calls `step`."""
+        if isinstance(event, Stop):
+            self._is_stopped = True
+        else:
+            self._book.take(event)
+
+    def step(self) -> bool:
+        """Grow once by lookup and once by the model; return whether there was work.
+
+        The drafter's own thread calls it; without that thread, whoever drives it.
+        """
+        has_looked_up = self._look_up()
+        # What lookup found need not wait for the model.
+        self._book.flush()
+        has_computed = self._run_model()
+        self._book.flush()
+        return has_looked_up or has_computed
+
+    def _run(self) -> None:
+        is_busy = False
+        try:
+            while not self._is_stopped:
+                if not is_busy:
+                    self.take(self._inbox.get())
+                while not self._inbox.empty():
+                    self.take(self._inbox.get_nowait())
+                is_busy = self.step()
+        except Exception:
+            _log.exception("the drafter ends")
+        finally:
+            self._book.close()
+            if self._on_end:
+                self._on_end()
+
+    def _look_up(self) -> bool:
+        """Look up for the sessions that changed; return whether there is more to do."""
+        num_added = 0
+        for session, link in list(self._book.changed.items()):
+            room = min(self._settings.lookup.max_length, link.credit_nodes)
+            if not room:
+                continue  # until the target grants credit
+            if num_added + room > _MAX_FRAME_NODES:
+                break
+            started_ns = self._clock_ns()
+            added = grow_by_lookup(session, max_nodes=room)
+            num_added += added
+            if added < room:
+                del self._book.changed[session]
+            self._tell(session, link, started_ns, num_rows=0)
+        return num_added > 0
+
+    def _run_model(self) -> bool:
+        if self._grower is None:
+            return False
+        link_of = self._sessions_in_credit(self._grower)
+        if not link_of:
+            return False
+        started_ns = self._clock_ns()
+        try:
+            report = self._grower.step(list(link_of))
+        except Exception:
+            # Their KV and trees are not to be trusted; all others are untouched.
+            _log.exception("draft step failed", sessions=len(link_of))
+            for session, link in link_of.items():
+                self._book.refuse(session, link, "INTERNAL")
+            return True
+        for session in report.starved:
+            self._book.refuse(session, link_of[session], "KV_POOL_FULL")
+        for session, num_rows in report.num_rows.items():
+            self._tell(session, link_of[session], started_ns, num_rows=num_rows)
+            self._book.changed[session] = link_of[session]
+        if report.num_rows:
+            seconds = (self._clock_ns() - started_ns) / 1e9
+            self._metrics.pass_finished(seconds, num_rows=sum(report.num_rows.values()))
+        return bool(report.num_rows or report.starved)
+
+    def _sessions_in_credit(self, grower: Grower) -> dict[DraftSession, DraftLink]:
+        """Return sessions that could all add nodes, those that waited longest first."""
+        needed = grower.max_new_nodes
+        left = {id(link): link.credit_nodes for link in self._book.links}
+        chosen = {}
+        for session, link in sorted(self._book.sessions, key=lambda pair: pair[0].last_step):
+            is_scarce = left[id(link)] < needed * len(link.sessions)
+            if left[id(link)] < needed or (is_scarce and not grower.wants_work(session)):
+                continue
+            left[id(link)] -= needed
+            chosen[session] = link
+        return chosen
+
+    def _tell(
+        self, session: DraftSession, link: DraftLink, started_ns: int, *, num_rows: int
+    ) -> None:
+        """Put what a session's tree gained into the next frame, and record the step."""
+        now_ns = self._clock_ns()
+        growth = session.take_growth(draft_us=(now_ns - started_ns) // 1000, now_ns=now_ns)
+        if growth:
+            link.queue_growth(growth)
+            self._metrics.nodes_drafted(growth.sources)
+        if session.span and (growth or num_rows):
+            self._tracing.record(
+                names.SPAN_GROW,
+                session.span.traceparent,
+                started_ns + self._wall_minus_clock_ns,
+                now_ns + self._wall_minus_clock_ns,
+                {
+                    names.ATTR_BASE_LENGTH: session.num_tokens,
+                    names.ATTR_GROW_NODES: growth.num_nodes if growth else 0,
+                    names.ATTR_GROW_ROWS: num_rows,
+                },
+            )

@@ -1,0 +1,68 @@
+"""A target's stream as the engine thread sees it: sessions, credit, outbox."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from treedraft.core.exchange import DraftFrame, ReopenRequest, SessionRefusal, TargetFrame
+from treedraft.core.token_tree import Growth
+from treedraft.draft.session import DraftSession
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOpened:
+    """A target shook hands; `send` passes frames on to it and never blocks."""
+
+    link_id: int
+    vocab_size: int
+    send: Callable[[DraftFrame], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameArrived:
+    """A target sent a frame; `arrived_ns` is on the drafter's clock."""
+
+    link_id: int
+    frame: TargetFrame
+    arrived_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClosed:
+    """The stream is gone, and with it all its sessions."""
+
+    link_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the engine thread."""
+
+
+DrafterEvent = LinkOpened | FrameArrived | LinkClosed | Stop
+
+
+@dataclass(slots=True)
+class DraftLink:
+    """One open stream."""
+
+    vocab_size: int
+    send: Callable[[DraftFrame], None]
+    sessions: dict[int, DraftSession] = field(default_factory=dict)
+    credit_nodes: int = 0
+    growths: list[Growth] = field(default_factory=list)
+    reopens: list[ReopenRequest] = field(default_factory=list)
+    refusals: list[SessionRefusal] = field(default_factory=list)
+
+    def queue_growth(self, growth: Growth) -> None:
+        """Put new nodes into the next frame and pay for them."""
+        assert growth.num_nodes <= self.credit_nodes, "more nodes than granted"
+        self.credit_nodes -= growth.num_nodes
+        self.growths.append(growth)
+
+    def flush(self) -> None:
+        """Send what has gathered, as one frame."""
+        if self.growths or self.reopens or self.refusals:
+            self.send(
+                DraftFrame(growths=self.growths, reopens=self.reopens, refusals=self.refusals)
+            )
+            self.growths, self.reopens, self.refusals = [], [], []

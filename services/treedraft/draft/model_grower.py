@@ -1,0 +1,281 @@
+"""Grows the trees of all sessions by a draft model: one batched pass a step.
+
+A pass holds, for each session that takes part, either the committed tokens
+whose KV is missing, the root last, or the most promising nodes of its tree.
+Children follow from the logits: in coupled mode the tokens that the target is
+most likely to draw with its noise, in rejection mode a sample without
+replacement from a law that travels along.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Protocol
+
+import torch
+
+from treedraft.core.errors import InvalidRequestError, OverloadedError
+from treedraft.core.token_tree import ROOT, TokenSource
+from treedraft.draft.growth import Share, Wish, frontier, plan_step
+from treedraft.draft.model_state import DraftModelState
+from treedraft.draft.segments import Work, build_segment
+from treedraft.draft.session import DraftSession
+from treedraft.draft.settings import GrowthSettings
+from treedraft.inference.block_pool import SlotPool
+from treedraft.inference.draft_sampler import draft_children, draft_siblings
+from treedraft.inference.runner import Segment
+from treedraft.inference.sampler import LawRow, NoiseRows, TokenHistory, branch_of
+
+# How likely a sample of a law close to the target's is accepted at a place. In
+# rejection mode scores must not depend on which token was drawn.
+_SAMPLE_ACCEPTANCE = 0.7
+
+
+class ForwardRunner(Protocol):
+    """Runs passes; `inference.runner.Runner`, or a stand-in for it."""
+
+    def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
+        """Return the logits of all output rows, float32 [rows, vocab_size]."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLimits:
+    """What the draft model can take.
+
+    `vocab_size` ids are in use; `num_embeddings`, padding included, can be read.
+    """
+
+    vocab_size: int
+    num_embeddings: int
+    context_length: int
+    eos_token_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a step did: rows of each session in it, and whom it had to give up."""
+
+    num_rows: dict[DraftSession, int]
+    starved: tuple[DraftSession, ...] = ()
+
+
+class ModelGrower:
+    """Owns the draft model's KV and runs its steps; used by one thread."""
+
+    def __init__(
+        self, runner: ForwardRunner, pool: SlotPool, limits: DraftLimits, settings: GrowthSettings
+    ) -> None:
+        """Draft with `runner`, whose KV slots `pool` hands out."""
+        self._runner = runner
+        self._pool = pool
+        self._limits = limits
+        self._settings = settings
+        self._noise_rows = NoiseRows(max_rows=4 * settings.max_depth)
+        self._sessions: dict[DraftSession, DraftModelState] = {}
+        self._num_steps = 0
+
+    @property
+    def max_new_nodes(self) -> int:
+        """Nodes that a step may add to one session."""
+        return self._settings.max_rows_per_session * self._settings.num_children
+
+    @property
+    def num_free_slots(self) -> int:
+        """Tokens of KV that are free."""
+        return self._pool.num_free
+
+    @property
+    def num_slots(self) -> int:
+        """Tokens of KV in all."""
+        return self._pool.num_slots
+
+    def add(self, session: DraftSession, vocab_size: int) -> None:
+        """Draft for a session from now on.
+
+        Args:
+            session: just opened.
+            vocab_size: token ids that the target has in use; 0 if unknown.
+
+        Raises:
+            InvalidRequestError: the text has tokens that the model lacks.
+            OverloadedError: the text can never fit into the KV.
+        """
+        self.check_tokens(session.token_ids)
+        if session.num_tokens > self._pool.num_slots:
+            raise OverloadedError("the session is larger than the KV", reason="KV_POOL_FULL")
+        vocab_size = min(vocab_size or self._limits.vocab_size, self._limits.vocab_size)
+        state = DraftModelState(session.spec, self._pool, vocab_size=vocab_size)
+        session.model = self._sessions[session] = state
+
+    def check_tokens(self, token_ids: Sequence[int]) -> None:
+        """Raise InvalidRequestError for tokens that the model has no embedding of."""
+        if max(token_ids) >= self._limits.num_embeddings:
+            raise InvalidRequestError(
+                f"token {max(token_ids)} is outside the draft model's vocabulary",
+                field="token_ids",
+                reason="TOKEN_OUT_OF_RANGE",
+            )
+
+    def remove(self, session: DraftSession) -> None:
+        """Forget a session; its slots are given back by the session itself."""
+        self._sessions.pop(session, None)
+
+    def wants_work(self, session: DraftSession) -> bool:
+        """Return whether a pass could do anything for a session."""
+        wish = self._wish(session)
+        return bool(wish.num_missing or wish.nodes)
+
+    def step(self, sessions: Sequence[DraftSession]) -> StepReport:
+        """Run one pass for some of the sessions and add children to their trees."""
+        self._num_steps += 1
+        ordered = sorted(sessions, key=lambda session: session.last_step)
+        shares = plan_step(
+            [self._wish(session) for session in ordered],
+            max_rows=self._settings.max_rows_per_step,
+            max_rows_per_session=self._settings.max_rows_per_session,
+            prefill_chunk=self._settings.prefill_chunk,
+        )
+        works = self._allocate([(ordered[share.index], share) for share in shares])
+        if not works:
+            starved = [s for s in ordered if s.num_tokens > self._pool.num_slots]
+            return StepReport({}, tuple(starved))
+        self._run(works)
+        for work in works:
+            work.session.last_step = self._num_steps
+        return StepReport({work.session: len(work.slots) for work in works})
+
+    def _wish(self, session: DraftSession) -> Wish:
+        state = self._sessions[session]
+        room = self._limits.context_length - session.num_tokens
+        if not session.num_free_nodes or room <= 0:
+            return Wish(0)
+        if state.num_computed < session.num_tokens:
+            if state.is_evicted and session.tree.children(ROOT):
+                # There is a tree to verify; to compute the KV again now would
+                # only evict another, and that one us in turn.
+                return Wish(0)
+            return Wish(session.num_tokens - state.num_computed)
+        nodes = frontier(
+            session.tree,
+            session.limits,
+            expanded=state.node_slots,
+            barren=self._limits.eos_token_ids,
+        )
+        best = nodes[: self._settings.max_rows_per_session]
+        return Wish(0, tuple(entry for entry in best if session.tree.depth(entry[1]) < room))
+
+    def _allocate(self, shared: Sequence[tuple[DraftSession, Share]]) -> list[Work]:
+        """Give slots to shares, texts first; what gets none sits this step out."""
+        works: list[Work] = []
+        protected: set[DraftSession] = set()
+        for session, share in shared:
+            state = self._sessions[session]
+            if share.num_tokens:
+                count = share.num_tokens
+                if not self._make_room(session, count, protected):
+                    continue
+                works.append(Work(session, state, count, (), self._pool.allocate(count)))
+                protected.add(session)
+            elif state.num_computed == session.num_tokens:  # not evicted just now
+                # A deeper tree is not worth another session's text.
+                node_ids = share.node_ids[: self._pool.num_free]
+                if node_ids:
+                    slots = self._pool.allocate(len(node_ids))
+                    works.append(Work(session, state, 0, node_ids, slots))
+        return works
+
+    def _make_room(
+        self, session: DraftSession, count: int, protected: Collection[DraftSession]
+    ) -> bool:
+        """Free slots by evicting those who waited longest; return success.
+
+        A text under way is evicted only for one that is further along: the
+        furthest then always gets to its end, whatever the others do.
+        """
+        for other in sorted(self._sessions, key=lambda other: other.last_step):
+            if self._pool.num_free >= count:
+                break
+            if other is session or other in protected:
+                continue
+            state = self._sessions[other]
+            is_under_way = state.num_computed < other.num_tokens and not other.tree.children(ROOT)
+            if not is_under_way or state.num_computed < self._sessions[session].num_computed:
+                state.evict()
+        return self._pool.num_free >= count
+
+    def _run(self, works: Sequence[Work]) -> None:
+        try:
+            logits = self._runner.forward([build_segment(work) for work in works]).cpu()
+        except BaseException:
+            for work in works:
+                self._pool.release(work.slots)
+            raise
+        places = [work.places for work in works]
+        for work in works:
+            if work.node_ids:
+                work.state.node_slots.update(zip(work.node_ids, work.slots, strict=True))
+            else:
+                work.state.extend_prefix(work.slots)
+                work.state.is_evicted = False
+        ends = list(accumulate(map(len, places), initial=0))
+        for work, own_places, (start, end) in zip(works, places, pairwise(ends), strict=True):
+            if own_places:
+                self._add_children(work, own_places, logits[start:end])
+
+    def _add_children(self, work: Work, places: Sequence[int], logits: torch.Tensor) -> None:
+        session, state = work.session, work.state
+        rows = [_law_row(session, state, place) for place in places]
+        # A padded head has logits of ids that nobody uses.
+        logits = logits[:, : state.vocab_size]
+        if session.is_rejection:
+            self._add_groups(session, places, logits, rows)
+            return
+        drafted = draft_children(
+            logits,
+            rows,
+            self._settings.num_children,
+            score_temperature=self._settings.score_temperature,
+            noise_rows=self._noise_rows,
+        )
+        for place, children in zip(places, drafted, strict=True):
+            for rank, (token_id, log_probability) in enumerate(children):
+                # The best child stays whatever it scores: this node may be the
+                # root one day and is not expanded again.
+                if rank == 0 or log_probability >= session.limits.min_score:
+                    session.add(place, token_id, log_probability, TokenSource.DRAFT_MODEL)
+
+    def _add_groups(
+        self,
+        session: DraftSession,
+        places: Sequence[int],
+        logits: torch.Tensor,
+        rows: Sequence[LawRow],
+    ) -> None:
+        drafted = draft_siblings(logits, rows, self._settings.num_children)
+        for place, (children, law) in zip(places, drafted, strict=True):
+            if place in session.grouped:
+                continue  # computed again after its KV was dropped
+            session.add_group(
+                place,
+                children,
+                [_sample_score(rank) for rank in range(len(children))],
+                TokenSource.DRAFT_MODEL,
+                support=law.token_ids,
+                probabilities=law.probabilities,
+            )
+
+
+def _sample_score(rank: int) -> float:
+    return math.log(_SAMPLE_ACCEPTANCE) + rank * math.log(1.0 - _SAMPLE_ACCEPTANCE)
+
+
+def _law_row(session: DraftSession, state: DraftModelState, place: int) -> LawRow:
+    path = () if place == ROOT else session.path_tokens(place)
+    return LawRow(
+        sampling=session.spec.sampling,
+        position=session.num_tokens + len(path),
+        choice=session.spec.choice,
+        history=TokenHistory(state.counts, path) if state.counts else None,
+        branch=branch_of(path),
+    )

@@ -1,0 +1,136 @@
+"""Settings of the draft service (`TREEDRAFT_DRAFT__…`)."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from treedraft.settings import (
+    Frozen,
+    GrpcSettings,
+    ServiceSettings,
+    TelemetrySettings,
+    WorkerSettings,
+)
+
+
+class GrowthSettings(Frozen):
+    """How far a tree is grown ahead of its verdict."""
+
+    max_live_nodes: int = Field(
+        default=64,
+        ge=1,
+        le=512,
+        description="Nodes that a session's tree may hold; a full tree waits for a commit.",
+    )
+    max_depth: int = Field(
+        default=16, ge=1, le=64, description="Depth of a tree under its root, at most."
+    )
+    num_children: int = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="Children that the model proposes for a node. In rejection mode every node "
+        "that is expanded gets exactly so many.",
+    )
+    min_score: float = Field(
+        default=-4.0,
+        le=0.0,
+        description="Log-probability of a path's survival below which nobody grows it on.",
+    )
+    score_temperature: float = Field(
+        default=1.0,
+        gt=0.0,
+        description="Divides the noised logits that scores are made of; above 1 a drafter is "
+        "less sure of itself.",
+    )
+    max_rows_per_step: int = Field(
+        default=32,
+        ge=1,
+        description="Rows of one pass of the draft model, over all sessions, prompts not counted.",
+    )
+    max_rows_per_session: int = Field(
+        default=4,
+        ge=1,
+        description="Nodes of one session that a pass expands. More make a step longer and the "
+        "way to the next depth slower.",
+    )
+    prefill_chunk: int = Field(
+        default=256,
+        ge=1,
+        description="Prompt tokens in one pass, over all sessions; bounds how long a new prompt "
+        "holds up the trees of the others.",
+    )
+
+
+class LookupSettings(Frozen):
+    """Drafting by copying what followed the same words before."""
+
+    enabled: bool = Field(default=True, description="Whether to look up at all.")
+    min_suffix: int = Field(
+        default=2, ge=1, le=16, description="Shortest match, in tokens, that is looked at."
+    )
+    max_suffix: int = Field(
+        default=16, ge=1, le=64, description="Longest match that is told from shorter ones."
+    )
+    max_candidates: int = Field(
+        default=16, ge=1, description="Earlier places compared, the latest first."
+    )
+    max_branches: int = Field(
+        default=2, ge=1, le=8, description="Different continuations proposed at one place."
+    )
+    max_length: int = Field(
+        default=16, ge=1, description="Nodes that lookup adds to one session in one step."
+    )
+    min_probability: float = Field(
+        default=0.15,
+        ge=0.0,
+        le=1.0,
+        description="Estimated probability below which a continuation is not proposed.",
+    )
+    min_probability_beside_model: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="The same where a model drafts too: a node has one score, and a guess that "
+        "lookup made first keeps lookup's, so weak matches are better left to the model.",
+    )
+
+
+class DraftSettings(ServiceSettings):
+    """Everything the draft service can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="TREEDRAFT_DRAFT__")
+
+    model: str = Field(
+        default="",
+        description="Hub id, folder or .gguf file of a draft model, `default` for SmolLM2; empty "
+        "drafts by lookup alone.",
+    )
+    model_name: str = Field(
+        default="", description="Name shown to others; empty takes the model's own."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Numbers the model computes in."
+    )
+    device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1` or `auto`.")
+    num_threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads of the model; 0 leaves it to torch. Set it where a target "
+        "shares the machine: busy threads of two processes spin against each other.",
+    )
+    kv_tokens: int = Field(
+        default=32768,
+        ge=64,
+        description="Tokens whose KV the draft model holds, over all sessions; memory is this "
+        "times the bytes a token takes.",
+    )
+    max_sessions: int = Field(
+        default=256, ge=1, description="Sessions drafted for at once; more are refused."
+    )
+    growth: GrowthSettings = GrowthSettings()
+    lookup: LookupSettings = LookupSettings()
+    grpc: GrpcSettings = GrpcSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    worker: WorkerSettings = WorkerSettings()

@@ -1,0 +1,302 @@
+"""Growth by a real, small model, against what the target itself would draw.
+
+A drafter with the target's own weights must foresee every token: its best child
+at each node of the true path is the target's draw there. Whatever happened to
+the tree before (hits, misses, KV dropped and computed again, prompts in chunks)
+must not show, so this also checks slots, masks, positions and re-rooting.
+"""
+
+import random
+
+import pytest
+import torch
+from draft_support import GREEDY, REJECTION, SAMPLED, FakeTarget, make_drafter, make_spec
+
+from treedraft.core.sampling import SamplingParameters, SpeculationOptions
+from treedraft.core.token_tree import ROOT, TokenSource
+from treedraft.draft.assembly import assemble
+from treedraft.draft.model_grower import DraftLimits, ModelGrower
+from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
+from treedraft.inference.block_pool import SlotPool
+from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.runner import Runner, Segment
+from treedraft.inference.sampler import (
+    LawRow,
+    SessionCounts,
+    TokenHistory,
+    coupled_draw,
+    tie_margin,
+)
+
+PROMPT = [11, 42, 7, 99, 300, 5, 64, 8, 120, 33]
+PENALISED = SamplingParameters(
+    temperature=0.8,
+    top_k=50,
+    top_p=0.95,
+    repetition_penalty=1.2,
+    presence_penalty=0.3,
+    frequency_penalty=0.2,
+    logit_bias=((17, 2.0),),
+    seed=5,
+)
+NO_LOOKUP = LookupSettings(enabled=False)
+
+
+def draft_settings(**growth):
+    return DraftSettings(
+        model="toy", kv_tokens=512, lookup=NO_LOOKUP, growth=GrowthSettings(**growth)
+    )
+
+
+def fresh_logits(model, token_ids):
+    """Run the whole text through an empty pool: the definition of right."""
+    kv = KVPool(
+        model.num_layers,
+        len(token_ids),
+        model.num_kv_heads,
+        model.head_dim,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    slots = torch.arange(len(token_ids)).numpy()
+    segment = Segment(
+        token_ids=token_ids,
+        positions=range(len(token_ids)),
+        write_slots=slots,
+        context_slots=slots[:0],
+        tree_slots=slots,
+        tree_mask=torch.ones(len(token_ids), len(token_ids)).tril().bool().numpy(),
+        output_rows=[len(token_ids) - 1],
+    )
+    return Runner(model, kv).forward([segment])
+
+
+def target_draw(model, spec, token_ids):
+    """Return the target's next token after `token_ids`, and how near it was to a tie."""
+    counts = SessionCounts(model.vocab_size)
+    counts.add_prompt(token_ids[: spec.prompt_length])
+    counts.add_output(token_ids[spec.prompt_length :])
+    row = LawRow(spec.sampling, len(token_ids), spec.choice, TokenHistory(counts))
+    logits = fresh_logits(model, token_ids)
+    return coupled_draw(logits, [row])[0], tie_margin(logits[0], row)
+
+
+@pytest.fixture
+def make_target(tmp_path):
+    def make(model, settings=None, **link_options):
+        settings = settings or draft_settings()
+        grower = assemble(model, settings).grower
+        drafter = make_drafter(tmp_path, settings=settings, grower=grower)
+        return FakeTarget(drafter, **link_options), grower
+
+    return make
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, PENALISED], ids=["greedy", "T1", "all"])
+def test_a_drafter_with_the_targets_weights_foresees_every_draw(make_target, toy_model, sampling):
+    settings = draft_settings(prefill_chunk=4, max_rows_per_session=3)
+    target, grower = make_target(toy_model, settings)
+    spec = make_spec(PROMPT, sampling=sampling, prompt_length=6)
+    target.open(1, spec)
+    rng = random.Random(3)
+    num_compared = 0
+    for _ in range(8):
+        target.grow()
+        text, place = list(target.texts[1]), ROOT
+        while target.trees[1].children(place):
+            drawn, margin = target_draw(toy_model, spec, text)
+            assert margin > 1e-4
+            best = max(target.trees[1].children(place).values(), key=target.trees[1].score)
+            assert target.trees[1][best].token_id == drawn
+            text.append(drawn)
+            place = best
+            num_compared += 1
+        # Commit part of the path and then the draw; now and then a surprise,
+        # as when the token came from elsewhere.
+        held = text[len(target.texts[1]) :]
+        accepted = held[: rng.randrange(1, len(held))]
+        surprise = [rng.randrange(512)] if rng.random() < 0.4 else []
+        target.commit(1, accepted + surprise)
+    assert num_compared > 20
+    target.send(closes=[1])
+    assert grower.num_free_slots == grower.num_slots
+
+
+def test_each_child_has_the_score_of_the_noised_law(make_target, noisy_model):
+    """Scores are log-probabilities: children of a node never exceed it in sum."""
+    target, _ = make_target(noisy_model)
+    target.open(1, make_spec(PROMPT))
+    target.grow()
+    tree = target.trees[1]
+    for place in (ROOT, *(node.node_id for node in tree)):
+        children = tree.children(place).values()
+        total = sum(torch.exp(torch.tensor(tree.score(c) - tree.score(place))) for c in children)
+        assert total <= 1.0 + 1e-4
+    assert len(tree) > 20
+    assert {node.source for node in tree} == {TokenSource.DRAFT_MODEL}
+
+
+def test_many_sessions_at_once_do_not_disturb_each_other(make_target, toy_model):
+    target, grower = make_target(toy_model, draft_settings(max_rows_per_step=7))
+    specs = {n: make_spec([n, *PROMPT[n % 4 :]], sampling=SAMPLED) for n in range(1, 7)}
+    for number, spec in specs.items():
+        target.open(number, spec)
+    target.grow()
+    for number, spec in specs.items():
+        text = list(target.texts[number])
+        for token_id in target.best_path(number)[:4]:
+            drawn, _ = target_draw(toy_model, spec, text)
+            assert token_id == drawn
+            text.append(drawn)
+    target.send(closes=list(specs))
+    assert grower.num_free_slots == grower.num_slots
+
+
+def test_a_full_pool_makes_room_by_forgetting_others_and_loses_nothing(make_target, toy_model):
+    settings = DraftSettings(
+        model="toy",
+        kv_tokens=64,
+        lookup=NO_LOOKUP,
+        growth=GrowthSettings(max_live_nodes=24, max_rows_per_session=2, num_children=2),
+    )
+    target, grower = make_target(toy_model, settings)
+    specs = {n: make_spec([n, *PROMPT], sampling=GREEDY) for n in range(1, 7)}
+    for number, spec in specs.items():
+        target.open(number, spec)
+    for _ in range(3):
+        target.grow()  # and they do not evict each other for ever
+        for number, spec in specs.items():
+            text = list(target.texts[number])
+            drawn, _ = target_draw(toy_model, spec, text)
+            path = target.best_path(number)
+            assert path[:1] == [drawn]
+            target.commit(number, path[:1])
+    assert not target.refusals
+    target.send(closes=list(specs))
+    assert grower.num_free_slots == grower.num_slots == 64
+
+
+def test_long_prompts_that_fit_only_one_at_a_time_all_get_their_turn(make_target, toy_model):
+    settings = DraftSettings(
+        model="toy", kv_tokens=64, lookup=NO_LOOKUP, growth=GrowthSettings(prefill_chunk=8)
+    )
+    target, grower = make_target(toy_model, settings)
+    specs = {n: make_spec([n, *PROMPT * 5], sampling=GREEDY) for n in range(1, 5)}
+    for number, spec in specs.items():
+        target.open(number, spec)
+    target.grow(max_steps=100)
+    for number, spec in specs.items():
+        drawn, _ = target_draw(toy_model, spec, target.texts[number])
+        assert target.best_path(number)[:1] == [drawn]
+    assert grower.num_free_slots < 64
+
+
+def test_a_session_that_the_pool_cannot_hold_is_refused(make_target, toy_model):
+    settings = DraftSettings(model="toy", kv_tokens=64, lookup=NO_LOOKUP)
+    target, grower = make_target(toy_model, settings)
+    target.open(1, make_spec([3] * 65))
+    target.open(2, make_spec([3] * 60))
+    target.grow()
+    assert target.refusals == {1: "KV_POOL_FULL"}
+    target.commit(2, [4] * 5)
+    target.grow()
+    assert target.refusals == {1: "KV_POOL_FULL", 2: "KV_POOL_FULL"}
+    assert grower.num_free_slots == 64
+
+
+def test_tokens_that_the_model_lacks_are_refused(make_target, toy_model):
+    target, _ = make_target(toy_model)
+    target.open(1, make_spec([toy_model.vocab_size + 5]))
+    target.open(2, make_spec([1, 2]))
+    target.grow()
+    target.commit(2, [2**32 - 1])
+    target.grow()
+    assert target.refusals == {1: "TOKEN_OUT_OF_RANGE", 2: "TOKEN_OUT_OF_RANGE"}
+
+
+def test_no_token_beyond_the_targets_vocabulary_is_drafted(make_target, toy_model):
+    target, _ = make_target(toy_model, vocab_size=100)  # FakeTarget checks each growth
+    target.open(1, make_spec(PROMPT[:4]))
+    target.grow()
+    assert len(target.trees[1]) > 10
+
+
+def test_growth_ends_at_the_end_of_the_context(toy_model, tmp_path):
+    settings = draft_settings()
+    grower = ModelGrower(
+        Runner(
+            toy_model,
+            KVPool(
+                2,
+                512,
+                toy_model.num_kv_heads,
+                toy_model.head_dim,
+                dtype=toy_model.dtype,
+                device=toy_model.device,
+            ),
+        ),
+        SlotPool(512),
+        DraftLimits(512, 512, len(PROMPT) + 2, frozenset()),
+        settings.growth,
+    )
+    target = FakeTarget(make_drafter(tmp_path, settings=settings, grower=grower))
+    target.open(1, make_spec(PROMPT))
+    target.grow()
+    assert len(target.best_path(1)) == 2
+    target.commit(1, target.best_path(1))
+    target.grow()
+    assert target.best_path(1) == []
+
+
+def test_rejection_groups_are_whole_and_independent_of_what_was_drawn(make_target, toy_model):
+    target, _ = make_target(toy_model, draft_settings(num_children=3, max_live_nodes=30))
+    target.open(1, make_spec(PROMPT, sampling=REJECTION))
+    for _ in range(4):
+        target.grow()
+        tree = target.trees[1]
+        for place in (ROOT, *(node.node_id for node in tree)):
+            children = sorted(tree.children(place).values())
+            if children:
+                law = target.laws[1, children[0]]
+                assert law.num_children == len(children) == 3
+                assert sum(law.probabilities) == pytest.approx(1.0, abs=1e-5)
+                # Scores tell the rank of a draw and nothing else.
+                steps = [round(tree.score(c) - tree.score(place), 5) for c in children]
+                assert steps == [-0.35667, -1.56065, -2.76462]
+        target.commit(1, target.best_path(1)[:2])
+
+
+def test_a_session_without_speculation_costs_nothing(make_target, toy_model):
+    target, grower = make_target(toy_model)
+    target.open(1, make_spec(PROMPT, speculation=SpeculationOptions(enabled=False)))
+    target.grow()
+    assert target.frames == []
+    assert grower.num_free_slots == grower.num_slots
+
+
+def test_a_failing_pass_costs_its_sessions_only(make_target, toy_model, monkeypatch):
+    target, grower = make_target(toy_model)
+    target.open(1, make_spec(PROMPT))
+    monkeypatch.setattr(Runner, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("boom")))
+    target.grow()
+    assert target.refusals == {1: "INTERNAL"}
+    assert grower.num_free_slots == grower.num_slots
+    monkeypatch.undo()
+    target.open(2, make_spec(PROMPT))
+    target.grow()
+    assert target.best_path(2)
+
+
+def test_lookup_and_model_share_a_tree(make_target, toy_model):
+    settings = DraftSettings(
+        model="toy", kv_tokens=512, growth=GrowthSettings(max_rows_per_session=2)
+    )
+    target, _ = make_target(toy_model, settings)
+    target.open(1, make_spec(PROMPT * 3 + PROMPT[:4], sampling=GREEDY))
+    target.grow()
+    sources = {node.source for node in target.trees[1]}
+    assert sources == {TokenSource.DRAFT_MODEL, TokenSource.LOOKUP}
+    for _ in range(5):
+        target.commit(1, target.best_path(1)[:3])
+        target.grow()
+    assert len(target.trees[1]) > 20
