@@ -1,0 +1,146 @@
+"""Runs the coordinator: `python -m treedraft.coordinator`.
+
+Order at the end: unhealthy and closed to new requests first, then the running
+ones get their time, then streams, store and spans.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+from pydantic import ValidationError
+
+from treedraft.coordinator.catalog import ModelCatalog
+from treedraft.coordinator.generation import Coordinator
+from treedraft.coordinator.registry import WorkerRegistry
+from treedraft.coordinator.service import SERVICE_NAME, CoordinatorServicer
+from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
+from treedraft.coordinator.session_store.protocol import SessionStore
+from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
+from treedraft.coordinator.settings import CoordinatorSettings
+from treedraft.coordinator.target_links import TargetLinks
+from treedraft.core.errors import TreedraftError
+from treedraft.core.model_description import ModelDescription
+from treedraft.rpc.server import RpcServer, wait_for_signal
+from treedraft.rpc.target_client import TargetClient
+from treedraft.settings import check_environment
+from treedraft.telemetry.logging import configure_logging
+from treedraft.telemetry.metrics import Metrics, serve_metrics
+from treedraft.telemetry.tracing import Tracing
+
+
+def make_store(settings: CoordinatorSettings) -> SessionStore:
+    """Return the session store that the settings name."""
+    kept = settings.store
+    if not settings.redis:
+        return EmbeddedSessionStore(
+            session_ttl_seconds=kept.session_ttl_seconds,
+            lease_seconds=kept.lease_seconds,
+            worker_ttl_seconds=kept.worker_ttl_seconds,
+        )
+    return RedisSessionStore(
+        connect(settings.redis, timeout_seconds=kept.redis_timeout_seconds),
+        session_ttl_seconds=kept.session_ttl_seconds,
+        lease_seconds=kept.lease_seconds,
+        worker_ttl_seconds=kept.worker_ttl_seconds,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: CoordinatorSettings, tracing: Tracing, metrics: Metrics
+) -> AsyncIterator[str]:
+    """Run a coordinator for the time of the context and give its endpoint."""
+    message_mb = settings.grpc.max_message_mb
+
+    async def describe(endpoint: str) -> ModelDescription:
+        client = TargetClient(endpoint, max_message_mb=message_mb)
+        try:
+            return await client.describe_model(settings.describe_timeout_seconds)
+        finally:
+            await client.close()
+
+    coordinator_id = settings.coordinator_id or _draw_id()
+    store = make_store(settings)
+    registry = WorkerRegistry(
+        store,
+        ModelCatalog(describe),
+        ttl_seconds=settings.store.worker_ttl_seconds,
+        clock=time.monotonic,
+    )
+    coordinator = Coordinator(
+        settings,
+        coordinator_id=coordinator_id,
+        store=store,
+        registry=registry,
+        links=TargetLinks(
+            lambda endpoint: TargetClient(endpoint, max_message_mb=message_mb),
+            coordinator_id,
+            on_failure=lambda reason: metrics.link_failed("target", reason),
+        ),
+        tracing=tracing,
+        metrics=metrics,
+    )
+    servicer = CoordinatorServicer(coordinator, registry)
+    server = RpcServer(settings.grpc, [SERVICE_NAME])
+    servicer.add_to(server.grpc)
+    upkeep = asyncio.create_task(coordinator.run(), name="upkeep")
+    try:
+        endpoint = await server.start()
+        await server.set_serving(True)
+        yield endpoint
+    finally:
+        await server.set_serving(False)
+        await coordinator.drain()
+        servicer.stop()
+        await server.stop()
+        upkeep.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await upkeep
+        await coordinator.close()
+
+
+async def serve(settings: CoordinatorSettings) -> None:
+    """Run the coordinator until SIGTERM or SIGINT."""
+    tracing = Tracing("coordinator", settings.telemetry)
+    metrics = Metrics("coordinator")
+    endpoint = serve_metrics(metrics, port=settings.telemetry.metrics_port)
+    try:
+        async with running(settings, tracing, metrics):
+            await wait_for_signal()
+            structlog.get_logger("treedraft.coordinator").info("stopping")
+    finally:
+        if endpoint is not None:
+            endpoint.close()
+        await asyncio.to_thread(tracing.shutdown)
+
+
+def main(settings: CoordinatorSettings | None = None) -> None:
+    """Run the coordinator, with settings from the environment unless given.
+
+    Raises:
+        SystemExit: it cannot run like that; says why.
+    """
+    try:
+        if settings is None:
+            check_environment(os.environ, CoordinatorSettings)
+            settings = CoordinatorSettings()
+        configure_logging("coordinator", settings.telemetry)
+        asyncio.run(serve(settings))
+    except TreedraftError as error:
+        raise SystemExit(f"coordinator: {error.reason}: {error.message}") from error
+    except ValidationError as error:
+        raise SystemExit(f"coordinator: {error}") from error
+
+
+def _draw_id() -> str:
+    return f"{socket.gethostname()}-coordinator-{secrets.token_hex(4)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Turns the failure of a session at its target into an error of the domain.
+
+The target names a stable reason; which class of error that is decides what a
+client does next: mend the request, try again later, or give up.
+"""
+
+from treedraft.core.errors import (
+    CancelledError,
+    InvalidRequestError,
+    OverloadedError,
+    PromptTooLongError,
+    SessionConflictError,
+    TreedraftError,
+    UnavailableError,
+)
+from treedraft.core.session import SessionFailure
+
+_CLASSES: dict[str, type[TreedraftError]] = {
+    "PROMPT_TOO_LONG": PromptTooLongError,
+    "INVALID_REQUEST": InvalidRequestError,
+    "EMPTY_PROMPT": InvalidRequestError,
+    "TOKEN_OUT_OF_RANGE": InvalidRequestError,
+    "OVERLOADED": OverloadedError,
+    "KV_POOL_FULL": OverloadedError,
+    "QUEUE_FULL": OverloadedError,
+    "TOO_MANY_SESSIONS": OverloadedError,
+    "SESSION_CONFLICT": SessionConflictError,
+    "UNAVAILABLE": UnavailableError,
+    "DRAINING": UnavailableError,
+    "CANCELLED": CancelledError,
+    "DEADLINE_EXCEEDED": CancelledError,
+}
+
+
+def error_of(failure: SessionFailure) -> TreedraftError:
+    """Return the error that a failure stands for; INTERNAL if the reason is unknown."""
+    kind = _CLASSES.get(failure.reason)
+    if kind is None:
+        return TreedraftError(f"the target failed: {failure.message}")
+    return kind(failure.message, reason=failure.reason)

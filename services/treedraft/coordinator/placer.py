@@ -1,0 +1,77 @@
+"""Gathers what placement has to know of the workers, and asks it."""
+
+from collections.abc import Sequence
+
+from treedraft.coordinator.model_index import ServedTarget
+from treedraft.coordinator.placement import DrafterCandidate, Placement, TargetCandidate, place
+from treedraft.coordinator.registry import WorkerRegistry
+from treedraft.core.prefix import page_hashes, short_hash
+
+
+class Placer:
+    """Places sessions on the workers of a registry."""
+
+    def __init__(self, registry: WorkerRegistry, *, num_drafters: int) -> None:
+        """Name that many drafters for each session."""
+        self._registry = registry
+        self._num_drafters = num_drafters
+
+    async def place(
+        self,
+        targets: Sequence[ServedTarget],
+        prompt: Sequence[int],
+        *,
+        tenant_salt: bytes = b"",
+        is_speculative: bool = True,
+    ) -> Placement:
+        """Choose a target whose context and KV pool hold the prompt, and drafters.
+
+        Raises:
+            UnavailableError: no target can take it (NO_TARGET).
+        """
+        pages: dict[tuple[str, int], list[int]] = {}
+        candidates = []
+        for worker, known in targets:
+            model = known.description
+            if len(prompt) > min(model.max_prompt_tokens, model.context_length - 1):
+                continue
+            key = (model.fingerprint, model.block_size)
+            if key not in pages:
+                pages[key] = _short_hashes(prompt, model.fingerprint, model.block_size, tenant_salt)
+            worker_id = worker.registration.worker_id
+            candidate = TargetCandidate(
+                worker.registration,
+                worker.report,
+                num_prompt_pages=-(-len(prompt) // model.block_size),
+                num_held_pages=await self._registry.held_pages(worker_id, pages[key]),
+                num_assigned=self._registry.num_assigned(worker_id),
+            )
+            candidates.append(candidate)
+        placement = place(
+            candidates,
+            self._drafters() if is_speculative else (),
+            num_drafters=self._num_drafters,
+        )
+        self._registry.assign(placement.target.worker_id)
+        for drafter in placement.drafters:
+            self._registry.assign(drafter.worker_id)
+        return placement
+
+    def _drafters(self) -> list[DrafterCandidate]:
+        return [
+            DrafterCandidate(
+                worker.registration,
+                worker.report,
+                self._registry.num_assigned(worker.registration.worker_id),
+            )
+            for worker in self._registry.drafters()
+        ]
+
+
+def _short_hashes(
+    prompt: Sequence[int], fingerprint: str, block_size: int, tenant_salt: bytes
+) -> list[int]:
+    hashes = page_hashes(
+        prompt, block_size=block_size, fingerprint=fingerprint, tenant_salt=tenant_salt
+    )
+    return [short_hash(page_hash) for page_hash in hashes]

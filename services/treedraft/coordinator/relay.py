@@ -1,0 +1,159 @@
+"""Carries one session's tokens from its target to the client and into the log.
+
+Under the coupled rule tokens are shown as they come and logged behind the
+stream: were they lost, they would come out the same again. Under rejection
+sampling they would not, so there they are shown only once the log has them.
+
+The reader takes all that is there at once, so a slow one costs no more memory
+than the text itself; and since the log is acknowledged no further than the
+reader's place plus a bound, the target pauses a session that nobody reads.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from treedraft.coordinator.failures import error_of
+from treedraft.coordinator.session_log import SessionLog
+from treedraft.coordinator.text_output import TextOutput
+from treedraft.core.errors import CancelledError, TreedraftError, UnavailableError
+from treedraft.core.generation import Delta
+from treedraft.core.sampling import Verification
+from treedraft.core.session import SessionFinish, SessionOutput, SessionSpec
+from treedraft.core.token_tree import TokenSource
+
+
+class SessionRelay:
+    """One session between target, log and client; a sink of its target's stream."""
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        text: TextOutput,
+        *,
+        acknowledge: Callable[[int], None],
+        on_tokens: Callable[[int], None],
+        max_unread_tokens: int,
+    ) -> None:
+        """Relay the tokens after those of `spec`.
+
+        Args:
+            spec: the session as the target got it.
+            text: makes text of its tokens.
+            acknowledge: tells the target how much the log holds.
+            on_tokens: told how many tokens arrive, as they do.
+            max_unread_tokens: how far the target may run ahead of the reader.
+        """
+        self._spec = spec
+        self._text = text
+        self._acknowledge = acknowledge
+        self._on_tokens = on_tokens
+        self._max_unread_tokens = max_unread_tokens
+        self._base_length = len(spec.token_ids)
+        self._num_before = len(spec.token_ids) - spec.prompt_length
+        self._token_ids: list[int] = []
+        self._sources: list[TokenSource] = []
+        self._num_shown = 0
+        self._num_logged = 0
+        self._num_acknowledged = 0
+        self._finish: SessionFinish | None = None
+        self._error: TreedraftError | None = None
+        self._changed = asyncio.Event()
+        self._log: SessionLog | None = None
+        self._is_text_done = False
+
+    def write_to(self, log: SessionLog) -> None:
+        """Log all tokens from now on."""
+        self._log = log
+
+    def deliver(self, output: SessionOutput) -> None:
+        """Take an output of the target; one of another epoch is ignored."""
+        if output.epoch != self._spec.epoch or self._is_over:
+            return
+        if output.failure is None and output.base_length != self._base_length + len(
+            self._token_ids
+        ):
+            self.fail(UnavailableError("the target skipped tokens", reason="OUTPUT_GAP"))
+            return
+        if output.token_ids:
+            self._on_tokens(len(output.token_ids))
+            self._token_ids.extend(output.token_ids)
+            self._sources.extend(output.sources)
+            if self._log is not None:
+                self._log.append(output.token_ids)
+        self._finish = output.finish
+        if output.failure is not None:
+            self._error = error_of(output.failure)
+        self._changed.set()
+
+    def fail(self, error: TreedraftError) -> None:
+        """End the session with an error, after the tokens that may be shown.
+
+        A text that is complete and may be shown whole stays a good one.
+        """
+        is_whole = self._finish is not None and self._num_visible == len(self._token_ids)
+        if self._error is None and not is_whole:
+            self._error = error
+            self._changed.set()
+
+    def on_logged(self, length: int) -> None:
+        """Learn how much of the session the log holds, prompt included."""
+        self._num_logged = length - self._base_length
+        self._acknowledge_log()
+        self._changed.set()
+
+    async def read(self, time_limit_seconds: float | None = None) -> Delta | SessionFinish:
+        """Return what is new, and in the end the finish.
+
+        Raises:
+            TreedraftError: the session failed.
+            CancelledError: nothing came within the time limit (DEADLINE_EXCEEDED).
+        """
+        try:
+            async with asyncio.timeout(time_limit_seconds):
+                while True:
+                    delta = self._take()
+                    if delta is not None:
+                        return delta
+                    if self._error is not None:
+                        raise self._error
+                    if self._finish is not None and self._num_shown == len(self._token_ids):
+                        return self._finish
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError as error:
+            raise CancelledError(
+                "the time for this session is up", reason="DEADLINE_EXCEEDED"
+            ) from error
+
+    @property
+    def _is_over(self) -> bool:
+        return self._finish is not None or self._error is not None
+
+    @property
+    def _num_visible(self) -> int:
+        if self._spec.sampling.verification is Verification.REJECTION:
+            return min(self._num_logged, len(self._token_ids))
+        return len(self._token_ids)
+
+    def _take(self) -> Delta | None:
+        start, end = self._num_shown, self._num_visible
+        text = self._text.push(self._token_ids[start:end])
+        self._num_shown = end
+        if self._finish is not None and end == len(self._token_ids) and not self._is_text_done:
+            self._is_text_done = True
+            text += self._text.finish()
+        if start == end and not text:
+            return None
+        self._acknowledge_log()
+        return Delta(
+            base_length=self._num_before + start,
+            token_ids=tuple(self._token_ids[start:end]),
+            sources=tuple(self._sources[start:end]),
+            text=text,
+        )
+
+    def _acknowledge_log(self) -> None:
+        reach = min(self._num_logged, self._num_shown + self._max_unread_tokens)
+        if reach > self._num_acknowledged:
+            self._num_acknowledged = reach
+            self._acknowledge(self._base_length + reach)

@@ -1,0 +1,138 @@
+"""The coordinator's gRPC skin: convert, call the use-case, convert back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from treedraft.coordinator.generation import Coordinator
+from treedraft.coordinator.registry import WorkerRegistry
+from treedraft.core.errors import InvalidRequestError, UnavailableError
+from treedraft.core.worker import WorkerRegistration, WorkerReport
+from treedraft.rpc.context import seconds_left, traceparent_of
+from treedraft.rpc.convert import (
+    announcement_from_proto,
+    cluster_to_proto,
+    duration_to_proto,
+    generate_event_to_proto,
+    generate_query_from_proto,
+    served_models_to_proto,
+)
+from treedraft.rpc.unknown_fields import reject_unknown_fields
+from treedraft.v1 import coordinator_service_pb2 as pb2
+from treedraft.v1.coordinator_service_pb2_grpc import (
+    CoordinatorServiceServicer,
+    add_CoordinatorServiceServicer_to_server,
+)
+
+SERVICE_NAME = pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CoordinatorServicer(CoordinatorServiceServicer):
+    """Serves `treedraft.v1.CoordinatorService`; errors are mapped by the server."""
+
+    def __init__(self, coordinator: Coordinator, registry: WorkerRegistry) -> None:
+        """Serve this coordinator and its register of workers."""
+        self._coordinator = coordinator
+        self._registry = registry
+        self._is_stopping = asyncio.Event()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve on this server."""
+        add_CoordinatorServiceServicer_to_server(self, server)
+
+    def stop(self) -> None:
+        """End the announce streams; the workers turn to another coordinator."""
+        self._is_stopping.set()
+
+    async def Generate(  # noqa: N802
+        self, request: pb2.GenerateRequest, context: _Context
+    ) -> AsyncIterator[pb2.GenerateResponse]:
+        """Generate text; refuses fields that this version does not know."""
+        reject_unknown_fields(request)
+        events = self._coordinator.generate(
+            generate_query_from_proto(request),
+            traceparent=traceparent_of(context),
+            time_limit_seconds=seconds_left(context),
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield generate_event_to_proto(event)
+
+    async def ListModels(  # noqa: N802
+        self, request: pb2.ListModelsRequest, context: _Context
+    ) -> pb2.ListModelsResponse:
+        """List the models that can be asked for."""
+        reject_unknown_fields(request)
+        return served_models_to_proto(await self._coordinator.list_models())
+
+    async def DescribeCluster(  # noqa: N802
+        self, request: pb2.DescribeClusterRequest, context: _Context
+    ) -> pb2.DescribeClusterResponse:
+        """Describe the workers."""
+        reject_unknown_fields(request)
+        return cluster_to_proto(await self._coordinator.describe_cluster())
+
+    async def AnnounceWorker(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb2.AnnounceWorkerRequest], context: _Context
+    ) -> AsyncIterator[pb2.AnnounceWorkerResponse]:
+        """Keep a worker registered for as long as it goes on reporting."""
+        answer = pb2.AnnounceWorkerResponse(
+            time_to_live=duration_to_proto(self._registry.ttl_seconds)
+        )
+        first = await self._next(request_iterator)
+        if first is None:
+            return
+        registration, report = _first_announcement(first)
+        try:
+            await self._registry.register(registration, report)
+            yield answer
+            while (message := await self._next(request_iterator)) is not None:
+                _, report = announcement_from_proto(message)
+                if not await self._registry.report(registration, report):
+                    raise UnavailableError(
+                        f"another start of {registration.worker_id} has taken its place",
+                        reason="WORKER_REPLACED",
+                    )
+                yield answer
+        finally:
+            if not self._is_stopping.is_set():
+                await self._registry.leave(registration)
+
+    async def _next(
+        self, messages: AsyncIterator[pb2.AnnounceWorkerRequest]
+    ) -> pb2.AnnounceWorkerRequest | None:
+        """Return the next message; None at the end of the stream or of this service."""
+        reading = asyncio.ensure_future(anext(messages, None))
+        stopping = asyncio.create_task(self._is_stopping.wait())
+        try:
+            await asyncio.wait(
+                (reading, stopping),
+                timeout=self._registry.ttl_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if reading.done():
+                return reading.result()
+            if stopping.done():
+                return None
+            raise UnavailableError("the worker fell silent", reason="WORKER_SILENT")
+        finally:
+            reading.cancel()
+            stopping.cancel()
+
+
+def _first_announcement(
+    message: pb2.AnnounceWorkerRequest,
+) -> tuple[WorkerRegistration, WorkerReport]:
+    registration, report = announcement_from_proto(message)
+    if registration is None or not registration.worker_id or not registration.endpoint:
+        raise InvalidRequestError(
+            "the first message must carry a registration with id and endpoint",
+            field="registration",
+            reason="REGISTRATION_REQUIRED",
+        )
+    return registration, report

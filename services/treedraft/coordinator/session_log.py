@@ -1,0 +1,197 @@
+"""Writes a session's tokens to the store, in batches behind the stream.
+
+One task per session writes what has gathered since its last write, renews the
+lease when nothing has, and closes the session at its end. A store that is away
+is tried again and again: a running stream does not need it. A newer owner of
+the session ends the log at once; nothing that an older one knows may follow.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from treedraft.coordinator.session_store.protocol import SessionStore
+from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
+from treedraft.core.errors import SessionNotFoundError, TreedraftError, UnavailableError
+from treedraft.core.session import FinishReason
+
+_FIRST_BACKOFF_SECONDS = 0.05
+_MAX_BACKOFF_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogPace:
+    """How often a log writes and how long it is waited for, in seconds."""
+
+    interval_seconds: float
+    renew_seconds: float
+    patience_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """Whose log it is: what the store needs to keep the session, also anew."""
+
+    request: SessionRequest
+    epoch: int
+    owner: str
+    placement: SessionPlacement
+
+
+class SessionLog:
+    """The log of one session that this coordinator owns.
+
+    `on_logged` is told the length of the log after each write, prompt
+    included; `on_lost` that nothing more will be written, and why.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        entry: LogEntry,
+        pace: LogPace,
+        *,
+        on_logged: Callable[[int], None],
+        on_lost: Callable[[TreedraftError], None],
+        is_ahead: bool = False,
+    ) -> None:
+        """Continue the log of a session that was just created or claimed.
+
+        `is_ahead` makes an outage longer than the patience a loss: set where
+        tokens must be logged before they are shown.
+        """
+        self._store = store
+        self._entry = entry
+        self._pace = pace
+        self._on_logged = on_logged
+        self._on_lost = on_lost
+        self._is_ahead = is_ahead
+        self._token_ids: list[int] = list(entry.request.prompt_token_ids)
+        self._num_logged = len(self._token_ids)
+        self._reason: FinishReason | None = None
+        self._has_work = asyncio.Event()
+        self._is_ending = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._log = structlog.get_logger("treedraft.coordinator.session_log")
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run(), name=f"log {self._session_id}")
+
+    def append(self, token_ids: Sequence[int]) -> None:
+        """Take output tokens that are to be written."""
+        self._token_ids.extend(token_ids)
+        self._has_work.set()
+
+    async def finish(self, reason: FinishReason) -> bool:
+        """Write what is left and close the session; repeatable, the first reason stays.
+
+        Returns whether the store has it all. A store that is away is waited
+        for as long as the patience goes.
+        """
+        self._reason = self._reason or reason
+        self._is_ending.set()
+        self._has_work.set()
+        if self._task is None:
+            return await self._close_unwritten()
+        await asyncio.wait([self._task], timeout=self._pace.patience_seconds)
+        if not self._task.done():
+            self._task.cancel()
+            self._log.warning("session log is incomplete", session_id=self._session_id)
+            await asyncio.wait([self._task])
+        return self._is_closed
+
+    async def _close_unwritten(self) -> bool:
+        """Close a session that was kept but never ran, as far as the store allows."""
+        try:
+            await self._close()
+        except TreedraftError as error:
+            self._log.info("session not closed", session_id=self._session_id, reason=error.reason)
+            return False
+        return True
+
+    @property
+    def _session_id(self) -> str:
+        return self._entry.request.session_id
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wait_for_work()
+                await self._persist()
+                if self._reason is not None and self._num_logged == len(self._token_ids):
+                    await self._retry(self._close)
+                    self._is_closed = True
+                    return
+                await _wait(self._is_ending, self._pace.interval_seconds)
+        except TreedraftError as error:
+            self._log.warning("session log ended", session_id=self._session_id, reason=error.reason)
+            self._on_lost(error)
+
+    async def _wait_for_work(self) -> None:
+        await _wait(self._has_work, self._pace.renew_seconds)
+        self._has_work.clear()
+
+    async def _persist(self) -> None:
+        if self._num_logged == len(self._token_ids):
+            if self._reason is None:
+                await self._retry(self._renew)
+            return
+        self._num_logged = await self._retry(self._append)
+        self._on_logged(self._num_logged)
+
+    async def _renew(self) -> int:
+        await self._store.renew(self._session_id, self._entry.epoch)
+        return self._num_logged
+
+    async def _append(self) -> int:
+        pending = self._token_ids[self._num_logged :]
+        return await self._store.append_tokens(
+            self._session_id, self._entry.epoch, self._num_logged, pending
+        )
+
+    async def _close(self) -> int:
+        reason = self._reason or FinishReason.CANCELLED
+        await self._store.finish(self._session_id, self._entry.epoch, reason)
+        return self._num_logged
+
+    async def _retry(self, write: Callable[[], Awaitable[int]]) -> int:
+        """Write until the store takes it; a session that it has lost is put back first."""
+        loop = asyncio.get_running_loop()
+        gives_up_at = loop.time() + self._pace.patience_seconds
+        backoff = _FIRST_BACKOFF_SECONDS
+        is_lost = False
+        while True:
+            try:
+                if is_lost:
+                    await self._put_back()
+                    is_lost = False
+                return await write()
+            except SessionNotFoundError:
+                is_lost = True
+            except UnavailableError:
+                if self._is_ahead and loop.time() >= gives_up_at:
+                    raise
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
+
+    async def _put_back(self) -> None:
+        entry = self._entry
+        prompt_length = len(entry.request.prompt_token_ids)
+        output = self._token_ids[prompt_length : self._num_logged]
+        self._log.warning("the store lost a session; it is put back", session_id=self._session_id)
+        await self._store.create(
+            entry.request, owner=entry.owner, epoch=entry.epoch, output_token_ids=output
+        )
+        await self._store.place(self._session_id, entry.epoch, entry.placement)
+
+
+async def _wait(event: asyncio.Event, timeout_seconds: float) -> None:
+    """Wait for an event, but no longer than that."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_seconds):
+            await event.wait()

@@ -1,0 +1,1 @@
+"""The session store: one protocol, kept in Redis or in this process."""

@@ -1,0 +1,95 @@
+"""Settings of the coordinator (`TREEDRAFT_COORDINATOR__…`)."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from treedraft.settings import Frozen, GrpcSettings, ServiceSettings, TelemetrySettings
+
+
+class LimitSettings(Frozen):
+    """What is let in."""
+
+    max_sessions: int = Field(
+        default=1024, ge=1, description="Requests that run at once; more of them wait."
+    )
+    max_waiting: int = Field(
+        default=1024, ge=0, description="Requests that wait; more of them are refused."
+    )
+    max_prompt_tokens: int = Field(
+        default=0, ge=0, description="Longest prompt; 0 leaves it to the model and its KV pool."
+    )
+    default_max_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Length of an answer whose request names none; 0 takes what the context holds.",
+    )
+    max_unread_tokens: int = Field(
+        default=4096,
+        ge=1,
+        description="Tokens a slow reader may leave unread; beyond them the log is no longer "
+        "acknowledged, which makes the target pause that session.",
+    )
+
+
+class StoreSettings(Frozen):
+    """How long things are kept."""
+
+    session_ttl_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Prompt and tokens of a session are forgotten this long after the last write.",
+    )
+    lease_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="A session whose coordinator is silent for this long may be taken over.",
+    )
+    worker_ttl_seconds: float = Field(
+        default=10.0, gt=0, description="A worker that is silent for this long is forgotten."
+    )
+    refresh_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="How often workers that announce themselves to other coordinators are read.",
+    )
+    log_interval_seconds: float = Field(
+        default=0.05,
+        ge=0,
+        description="Pause between two writes of one session's log; tokens gather meanwhile.",
+    )
+    log_patience_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        description="How long the end of a text, or a token of rejection mode, waits for a store "
+        "that is away.",
+    )
+    redis_timeout_seconds: float = Field(
+        default=2.0, gt=0, description="Time for connecting to Redis and for each answer."
+    )
+
+
+class CoordinatorSettings(ServiceSettings):
+    """Everything the coordinator can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="TREEDRAFT_COORDINATOR__")
+
+    redis: str = Field(
+        default="",
+        description="`redis://…` of the session store; empty keeps sessions in this process.",
+    )
+    coordinator_id: str = Field(
+        default="", description="Stable name; empty draws one from host name and chance."
+    )
+    drafters_per_session: int = Field(
+        default=2, ge=0, description="Drafters named to the target for each session."
+    )
+    describe_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Time for asking a new target what it serves."
+    )
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="Time that running requests get when the service stops."
+    )
+    limits: LimitSettings = LimitSettings()
+    store: StoreSettings = StoreSettings()
+    grpc: GrpcSettings = GrpcSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()

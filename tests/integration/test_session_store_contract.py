@@ -1,0 +1,329 @@
+"""One contract, two stores: the embedded one, and Redis in a real redis-server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from redis.asyncio import Redis
+from tests.unit.coordinator.redis_server import redis_server
+
+from treedraft.coordinator.session_store import protocol
+from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
+from treedraft.coordinator.session_store.protocol import SessionStore
+from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
+from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
+from treedraft.core.errors import SessionConflictError, SessionNotFoundError, UnavailableError
+from treedraft.core.sampling import (
+    SamplingParameters,
+    SpeculationOptions,
+    StoppingCriteria,
+    Verification,
+)
+from treedraft.core.session import FinishReason
+from treedraft.core.worker import DrafterAddress, WorkerRegistration, WorkerReport, WorkerRole
+
+SESSION_TTL, LEASE, WORKER_TTL = 600.0, 10.0, 5.0
+MAX_HASH = 2**64 - 1
+
+
+@dataclass
+class Harness:
+    """A store, and a way to let time pass in it."""
+
+    store: SessionStore
+    advance: Callable[[float], Awaitable[None]]
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+async def shift_expiries(redis: Redis, seconds: float) -> None:
+    """Let time pass: what would have run out is removed, the rest runs out sooner."""
+    async for key in redis.scan_iter():
+        left_ms = await redis.pttl(key)
+        if left_ms >= 0:
+            await redis.pexpire(key, max(0, left_ms - round(seconds * 1000)))
+
+
+def redis_store(client: Redis) -> RedisSessionStore:
+    return RedisSessionStore(
+        client, session_ttl_seconds=SESSION_TTL, lease_seconds=LEASE, worker_ttl_seconds=WORKER_TTL
+    )
+
+
+@pytest.fixture(params=["embedded", "redis"])
+async def harness(request) -> AsyncIterator[Harness]:
+    if request.param == "embedded":
+        now = [100.0]
+
+        async def advance(seconds: float) -> None:
+            now[0] += seconds
+
+        yield Harness(
+            EmbeddedSessionStore(
+                session_ttl_seconds=SESSION_TTL,
+                lease_seconds=LEASE,
+                worker_ttl_seconds=WORKER_TTL,
+                clock=lambda: now[0],
+            ),
+            advance,
+        )
+        return
+    client = connect(request.getfixturevalue("redis_url"))
+    await client.flushall()
+    store = redis_store(client)
+    yield Harness(store, lambda seconds: shift_expiries(client, seconds))
+    await store.close()
+
+
+def a_request(session_id: str = "s1", prompt: tuple[int, ...] = (1, 70_000, 3)) -> SessionRequest:
+    return SessionRequest(
+        session_id=session_id,
+        model="smol",
+        fingerprint="f" * 64,
+        prompt_token_ids=prompt,
+        sampling=SamplingParameters(
+            temperature=0.6,
+            top_k=40,
+            logit_bias=((7, -1.5),),
+            seed=MAX_HASH,
+            verification=Verification.REJECTION,
+        ),
+        stopping=StoppingCriteria(
+            max_tokens=9, stop_strings=("é\n",), stop_token_ids=frozenset({4, 5})
+        ),
+        speculation=SpeculationOptions(max_nodes=0),
+        choice=2,
+        tenant="acme",
+    )
+
+
+def a_worker(worker_id: str = "t1", incarnation: str = "a") -> WorkerRegistration:
+    return WorkerRegistration(
+        worker_id=worker_id,
+        incarnation=incarnation,
+        role=WorkerRole.TARGET,
+        endpoint="127.0.0.1:1",
+        model="smol",
+        fingerprint="f",
+        tokenizer_hash="h",
+        max_sessions=8,
+    )
+
+
+async def conflict_of(call: Awaitable[object]) -> str:
+    with pytest.raises(SessionConflictError) as caught:
+        await call
+    return caught.value.reason
+
+
+async def test_a_session_comes_back_as_it_was_kept(harness):
+    placement = SessionPlacement("t1", "a", "host:1", (DrafterAddress("d1", "b", "host:2"),))
+    await harness.store.create(a_request(), owner="c1")
+    await harness.store.place("s1", 1, placement)
+    assert await harness.store.append_tokens("s1", 1, 3, [10, 11]) == 5
+    record = await harness.store.load("s1")
+    assert record.request == a_request()
+    assert (record.epoch, record.owner, record.finish_reason) == (1, "c1", None)
+    assert record.placement == placement
+    assert record.token_ids == (1, 70_000, 3, 10, 11)
+    assert record.output_token_ids == (10, 11)
+
+
+async def test_create_may_be_repeated_but_not_taken(harness):
+    await harness.store.create(a_request(), owner="c1")
+    await harness.store.create(a_request(), owner="c1")
+    assert await conflict_of(harness.store.create(a_request(), owner="c2")) == "SESSION_EXISTS"
+    other = replace(a_request(), choice=3)
+    assert await conflict_of(harness.store.create(other, owner="c1")) == "SESSION_EXISTS"
+
+
+async def test_a_lost_session_is_put_back_at_its_epoch(harness):
+    await harness.store.create(a_request(), owner="c1", epoch=4, output_token_ids=[8])
+    record = await harness.store.load("s1")
+    assert (record.epoch, record.output_token_ids) == (4, (8,))
+    assert await harness.store.append_tokens("s1", 4, 4, [9]) == 5
+
+
+async def test_unknown_sessions_are_said_to_be_unknown(harness):
+    store = harness.store
+    for call in (
+        store.load("no"),
+        store.claim("no", owner="c1"),
+        store.renew("no", 1),
+        store.place("no", 1, SessionPlacement("t", "i", "e")),
+        store.append_tokens("no", 1, 0, [1]),
+        store.finish("no", 1, FinishReason.STOP),
+    ):
+        with pytest.raises(SessionNotFoundError):
+            await call
+
+
+async def test_a_running_lease_keeps_others_out_and_a_lapsed_one_lets_them_in(harness):
+    await harness.store.create(a_request(), owner="c1")
+    assert await conflict_of(harness.store.claim("s1", owner="c2")) == "LEASE_HELD"
+    await harness.advance(LEASE - 1)
+    await harness.store.renew("s1", 1)
+    await harness.advance(LEASE - 1)
+    assert await conflict_of(harness.store.claim("s1", owner="c2")) == "LEASE_HELD"
+    await harness.advance(1.5)
+    assert (await harness.store.load("s1")).owner == ""
+    record = await harness.store.claim("s1", owner="c2")
+    assert (record.epoch, record.owner) == (2, "c2")
+    assert record.request == a_request()
+
+
+async def test_the_owner_may_claim_its_own_session_again(harness):
+    await harness.store.create(a_request(), owner="c1")
+    assert (await harness.store.claim("s1", owner="c1")).epoch == 2
+
+
+async def test_a_late_writer_loses(harness):
+    store = harness.store
+    await store.create(a_request(), owner="c1")
+    await harness.advance(LEASE + 1)
+    await store.claim("s1", owner="c2")
+    assert await conflict_of(store.append_tokens("s1", 1, 3, [10])) == "STALE_EPOCH"
+    assert await conflict_of(store.renew("s1", 1)) == "STALE_EPOCH"
+    assert await conflict_of(store.place("s1", 1, SessionPlacement("t", "i", "e"))) == "STALE_EPOCH"
+    assert await conflict_of(store.finish("s1", 1, FinishReason.STOP)) == "STALE_EPOCH"
+    record = await store.load("s1")
+    assert (record.token_ids, record.placement, record.finish_reason) == (
+        (1, 70_000, 3),
+        None,
+        None,
+    )
+
+
+async def test_only_one_of_many_claims_wins_a_lapsed_lease(harness):
+    await harness.store.create(a_request(), owner="c0")
+    await harness.advance(LEASE + 1)
+    claims = [harness.store.claim("s1", owner=f"c{i}") for i in range(1, 9)]
+    results = await asyncio.gather(*claims, return_exceptions=True)
+    winners = [result for result in results if not isinstance(result, BaseException)]
+    assert [record.epoch for record in winners] == [2]
+    assert (await harness.store.load("s1")).owner == winners[0].owner
+
+
+async def test_an_append_may_be_repeated_but_never_skip_or_rewrite(harness):
+    store = harness.store
+    await store.create(a_request(), owner="c1")
+    assert await store.append_tokens("s1", 1, 3, [10, 11]) == 5
+    assert await store.append_tokens("s1", 1, 3, [10, 11]) == 5
+    assert await store.append_tokens("s1", 1, 4, [11, 12]) == 6
+    assert await store.append_tokens("s1", 1, 3, [10]) == 6
+    assert await conflict_of(store.append_tokens("s1", 1, 7, [13])) == "LOG_GAP"
+    assert await conflict_of(store.append_tokens("s1", 1, 4, [99, 12, 13])) == "LOG_MISMATCH"
+    assert (await store.load("s1")).output_token_ids == (10, 11, 12)
+
+
+async def test_a_finished_session_takes_no_more(harness):
+    store = harness.store
+    await store.create(a_request(), owner="c1")
+    await store.append_tokens("s1", 1, 3, [10])
+    await store.finish("s1", 1, FinishReason.STOP)
+    await store.finish("s1", 1, FinishReason.CANCELLED)
+    await store.renew("s1", 1)
+    assert await store.append_tokens("s1", 1, 3, [10]) == 4
+    assert await conflict_of(store.append_tokens("s1", 1, 4, [11])) == "SESSION_FINISHED"
+    assert await conflict_of(store.claim("s1", owner="c1")) == "SESSION_FINISHED"
+    record = await store.load("s1")
+    assert (record.finish_reason, record.owner) == (FinishReason.STOP, "")
+
+
+async def test_sessions_are_forgotten_in_time_and_kept_while_written(harness):
+    await harness.store.create(a_request("quiet"), owner="c1")
+    await harness.store.create(a_request("busy"), owner="c1")
+    await harness.advance(SESSION_TTL - 1)
+    await harness.store.append_tokens("busy", 1, 3, [1])
+    await harness.advance(2)
+    await harness.store.remove_expired()
+    with pytest.raises(SessionNotFoundError):
+        await harness.store.load("quiet")
+    assert (await harness.store.load("busy")).output_token_ids == (1,)
+
+
+async def test_workers_are_listed_while_they_report(harness):
+    store = harness.store
+    await store.register_worker(a_worker("t2"), WorkerReport(free_kv_blocks=5, added_prefixes=(1,)))
+    await store.register_worker(a_worker("t1"), WorkerReport())
+    await harness.advance(WORKER_TTL - 1)
+    assert await store.report_worker(a_worker("t2"), WorkerReport(num_sessions=3, is_draining=True))
+    await harness.advance(2)
+    await store.remove_expired()
+    (worker,) = await store.list_workers()
+    assert worker.registration == a_worker("t2")
+    assert worker.report == WorkerReport(num_sessions=3, is_draining=True)
+    assert not await store.report_worker(a_worker("t1"), WorkerReport())
+    assert await store.prefix_holders(["t2", "t1"], [1]) == {"t2": 1}
+
+
+async def test_workers_are_listed_by_id(harness):
+    for worker_id in ("t3", "t1", "t2"):
+        await harness.store.register_worker(a_worker(worker_id), WorkerReport())
+    workers = await harness.store.list_workers()
+    assert [worker.registration.worker_id for worker in workers] == ["t1", "t2", "t3"]
+
+
+async def test_a_restarted_worker_is_not_taken_for_its_old_self(harness):
+    store = harness.store
+    old, new = a_worker(incarnation="old"), a_worker(incarnation="new")
+    await store.register_worker(old, WorkerReport(added_prefixes=(1, 2)))
+    await store.register_worker(new, WorkerReport(added_prefixes=(2,)))
+    assert not await store.report_worker(old, WorkerReport(num_sessions=9, added_prefixes=(1,)))
+    await store.remove_worker(old)
+    (worker,) = await store.list_workers()
+    assert worker.registration == new
+    assert worker.report.num_sessions == 0
+    assert await store.prefix_holders(["t1"], [1, 2]) == {}
+    await store.remove_worker(new)
+    assert await store.list_workers() == []
+
+
+async def test_the_directory_counts_leading_pages(harness):
+    store = harness.store
+    await store.register_worker(a_worker("t1"), WorkerReport(added_prefixes=(1, 2, MAX_HASH)))
+    await store.register_worker(a_worker("t2"), WorkerReport(added_prefixes=(2, 3)))
+    assert await store.prefix_holders(["t1", "t2", "t9"], [1, 2, 3]) == {"t1": 2}
+    assert await store.prefix_holders(["t1"], [MAX_HASH, 2, 4]) == {"t1": 2}
+    await store.report_worker(
+        a_worker("t1"), WorkerReport(added_prefixes=(3,), removed_prefixes=(2,))
+    )
+    assert await store.prefix_holders(["t1", "t2"], [1, 2, 3]) == {"t1": 1}
+    assert await store.prefix_holders(["t1", "t2"], [3]) == {"t1": 1, "t2": 1}
+    assert await store.prefix_holders([], [1]) == {}
+    assert await store.prefix_holders(["t1"], []) == {}
+
+
+async def test_an_absent_redis_is_a_clear_error(tmp_path):
+    store = redis_store(connect(f"unix://{tmp_path}/nobody.sock", timeout_seconds=0.2))
+    with pytest.raises(UnavailableError) as caught:
+        await store.load("s1")
+    assert caught.value.reason == protocol.STORE_UNAVAILABLE
+    with pytest.raises(UnavailableError):
+        await store.prefix_holders(["t1"], [1])
+    await store.close()
+
+
+async def test_scripts_survive_a_redis_that_forgot_them(redis_url):
+    client = connect(redis_url)
+    await client.flushall()
+    store = redis_store(client)
+    await store.create(a_request(), owner="c1")
+    await client.script_flush()
+    assert await store.append_tokens("s1", 1, 3, [4]) == 4
+    await store.close()
+
+
+async def test_two_coordinators_share_one_redis(redis_url):
+    first, second = redis_store(connect(redis_url)), redis_store(connect(redis_url))
+    await first.create(a_request("shared"), owner="c1")
+    await first.append_tokens("shared", 1, 3, [5])
+    assert (await second.load("shared")).output_token_ids == (5,)
+    assert await conflict_of(second.claim("shared", owner="c2")) == "LEASE_HELD"
+    await first.close()
+    await second.close()

@@ -1,0 +1,191 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+from tests.unit.coordinator.support import a_spec, encode, output, toy_tokenizer_json
+
+from treedraft.coordinator.relay import SessionRelay
+from treedraft.coordinator.text_output import TextOutput
+from treedraft.core.errors import CancelledError, OverloadedError, TreedraftError, UnavailableError
+from treedraft.core.generation import Delta
+from treedraft.core.sampling import SamplingParameters, Verification
+from treedraft.core.session import FinishReason, SessionFailure, SessionFinish, SessionOutput
+from treedraft.text.tokenizer import Tokenizer
+
+REJECTION = SamplingParameters(seed=7, verification=Verification.REJECTION)
+
+
+class FakeLog:
+    def __init__(self):
+        self.token_ids = []
+
+    def append(self, token_ids):
+        self.token_ids.extend(token_ids)
+
+
+class Setup:
+    def __init__(self, *, stop=(), max_unread=100, **spec):
+        self.spec = a_spec(**spec)
+        self.acknowledged = []
+        self.arrivals = []
+        self.log = FakeLog()
+        self.relay = SessionRelay(
+            self.spec,
+            TextOutput(Tokenizer.from_json(toy_tokenizer_json()), stop),
+            acknowledge=self.acknowledged.append,
+            on_tokens=self.arrivals.append,
+            max_unread_tokens=max_unread,
+        )
+        self.relay.write_to(self.log)
+
+    def deliver(self, base, text, reason=None):
+        self.relay.deliver(output(self.spec, base, encode(text), reason))
+
+    async def read_all(self):
+        events = []
+        while not events or not isinstance(events[-1], SessionFinish):
+            events.append(await self.relay.read(1.0))
+        return events[:-1], events[-1]
+
+
+async def test_tokens_are_shown_as_they_come_and_logged_behind():
+    setup = Setup()
+    setup.deliver(0, "ab")
+    first = await setup.relay.read()
+    assert (first.base_length, first.text, list(first.token_ids)) == (0, "ab", encode("ab"))
+    assert len(first.sources) == 2
+    assert setup.acknowledged == []
+    setup.deliver(2, "c", FinishReason.STOP)
+    deltas, finish = await setup.read_all()
+    assert [(delta.base_length, delta.text) for delta in deltas] == [(2, "c")]
+    assert finish.reason is FinishReason.STOP
+    assert setup.log.token_ids == encode("abc")
+    assert setup.arrivals == [2, 1]
+
+
+async def test_a_slow_reader_gets_everything_at_once():
+    setup = Setup()
+    for index, letter in enumerate("hello"):
+        setup.deliver(index, letter)
+    delta = await setup.relay.read()
+    assert (delta.base_length, delta.text) == (0, "hello")
+
+
+async def test_the_reader_is_woken():
+    setup = Setup()
+    reading = asyncio.create_task(setup.relay.read())
+    await asyncio.sleep(0)
+    assert not reading.done()
+    setup.deliver(0, "x")
+    assert (await reading).text == "x"
+
+
+async def test_rejection_shows_only_what_is_logged():
+    setup = Setup(sampling=REJECTION)
+    setup.deliver(0, "abc", FinishReason.LENGTH)
+    with pytest.raises(CancelledError):
+        await setup.relay.read(0.0)
+    setup.relay.on_logged(3 + 2)
+    assert (await setup.relay.read()).text == "ab"
+    setup.relay.on_logged(3 + 3)
+    deltas, finish = await setup.read_all()
+    assert [delta.text for delta in deltas] == ["c"]
+    assert finish.reason is FinishReason.LENGTH
+
+
+async def test_a_reader_that_stays_behind_holds_the_acknowledgement_back():
+    setup = Setup(max_unread=2)
+    setup.deliver(0, "abcdef")
+    setup.relay.on_logged(3 + 6)
+    assert setup.acknowledged == [3 + 2]
+    await setup.relay.read()
+    assert setup.acknowledged == [3 + 2, 3 + 6]
+
+
+async def test_stop_strings_cut_the_text_wherever_they_fall():
+    setup = Setup(stop=("END",))
+    for base, text in ((0, "one E"), (5, "N"), (6, "D")):
+        setup.deliver(base, text, FinishReason.STOP if text == "D" else None)
+    deltas, _ = await setup.read_all()
+    assert "".join(delta.text for delta in deltas) == "one "
+    assert [token for delta in deltas for token in delta.token_ids] == encode("one END")
+
+
+async def test_what_was_kept_back_comes_at_the_end():
+    setup = Setup(stop=("END",))
+    setup.deliver(0, "one EN")
+    assert (await setup.relay.read()).text == "one "
+    setup.relay.deliver(output(setup.spec, 6, [], FinishReason.LENGTH))
+    deltas, _ = await setup.read_all()
+    assert deltas == [Delta(base_length=6, token_ids=(), sources=(), text="EN")]
+
+
+async def test_half_characters_are_kept_back():
+    setup = Setup()
+    ids = encode("é!")
+    setup.relay.deliver(output(setup.spec, 0, ids[:1]))
+    assert (await setup.relay.read()).text == ""
+    setup.relay.deliver(output(setup.spec, 1, ids[1:], FinishReason.STOP))
+    deltas, _ = await setup.read_all()
+    assert [delta.text for delta in deltas] == ["é!"]
+
+
+async def test_outputs_of_another_epoch_are_ignored():
+    setup = Setup(epoch=2)
+    setup.relay.deliver(replace(output(setup.spec, 0, [5]), epoch=1))
+    with pytest.raises(CancelledError) as caught:
+        await setup.relay.read(0.0)
+    assert caught.value.reason == "DEADLINE_EXCEEDED"
+
+
+async def test_skipped_tokens_are_an_error_after_those_that_came():
+    setup = Setup()
+    setup.deliver(0, "ab")
+    setup.deliver(3, "d")
+    assert (await setup.relay.read()).text == "ab"
+    with pytest.raises(UnavailableError) as caught:
+        await setup.relay.read()
+    assert caught.value.reason == "OUTPUT_GAP"
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [("KV_POOL_FULL", OverloadedError), ("DRAINING", UnavailableError), ("ODD", TreedraftError)],
+)
+async def test_a_failure_of_the_target_becomes_an_error(reason, expected):
+    setup = Setup()
+    setup.deliver(0, "a")
+    failure = SessionFailure(reason, "because")
+    setup.relay.deliver(SessionOutput("s1", 1, 0, failure=failure))
+    assert (await setup.relay.read()).text == "a"
+    with pytest.raises(expected) as caught:
+        await setup.relay.read()
+    assert type(caught.value) is expected
+    assert caught.value.reason == (reason if reason != "ODD" else "INTERNAL")
+
+
+async def test_after_the_end_nothing_changes():
+    setup = Setup()
+    setup.deliver(0, "a", FinishReason.STOP)
+    setup.relay.fail(UnavailableError("late"))
+    setup.deliver(1, "b")
+    deltas, finish = await setup.read_all()
+    assert [delta.text for delta in deltas] == ["a"]
+    assert finish.reason is FinishReason.STOP
+
+
+async def test_a_resumed_session_counts_on():
+    setup = Setup(token_ids=(1, 2, 3, 40, 41), prompt_length=3)
+    setup.relay.deliver(output(setup.spec, 2, encode("z"), FinishReason.STOP))
+    deltas, _ = await setup.read_all()
+    assert [delta.base_length for delta in deltas] == [2]
+    setup.relay.on_logged(6)
+    assert setup.acknowledged == [6]
+
+
+async def test_an_unlogged_end_is_no_good_end_under_rejection():
+    setup = Setup(sampling=REJECTION)
+    setup.deliver(0, "a", FinishReason.STOP)
+    setup.relay.fail(UnavailableError("away", reason="STORE_UNAVAILABLE"))
+    with pytest.raises(UnavailableError):
+        await setup.relay.read(1.0)
