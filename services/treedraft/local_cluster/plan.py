@@ -1,0 +1,155 @@
+"""What a local cluster consists of, and the environment of each of its processes.
+
+Pure functions from a plan to environments, so that what a process is told can
+be read and tested without starting one. What the user has set in the
+environment stays, but for what the plan says and what holds the cluster
+together: ports, endpoint files and the coordinator's address.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+COORDINATOR = "coordinator"
+TARGET = "target"
+DRAFT = "draft"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """How many processes of which kind, on which models.
+
+    `target` and `draft` are hub ids, folders or .gguf files; an empty `draft`
+    leaves the drafters to lookup. Empty `dtype` and `device`, and 0 threads,
+    leave it to the services or to `share_threads`. `settings` are environment
+    variables for all processes.
+    """
+
+    target: str = "default"
+    draft: str = ""
+    redis: str = ""
+    num_targets: int = 1
+    num_drafters: int = 1
+    dtype: str = ""
+    device: str = ""
+    target_threads: int = 0
+    draft_threads: int = 0
+    coordinator_host: str = ""
+    coordinator_port: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """One process: its role, its name in the cluster, and its environment."""
+
+    role: str
+    name: str
+    environment: Mapping[str, str]
+
+    def endpoint_file(self, folder: Path) -> Path:
+        """Return where the process writes its endpoint."""
+        return folder / f"{self.name}.endpoint"
+
+    def log_file(self, folder: Path) -> Path:
+        """Return where its output goes."""
+        return folder / f"{self.name}.log"
+
+
+def num_usable_cores() -> int:
+    """Return the cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def share_threads(num_cores: int, plan: ClusterPlan) -> tuple[int, int]:
+    """Return the threads of each target and of each draft model.
+
+    Busy threads of two processes on one core spin against each other, which
+    costs far more than their number, so cores are dealt out: a quarter to the
+    draft models, if there are any, and the rest to the targets.
+    """
+    num_models = plan.num_drafters if plan.draft else 0
+    for_drafts = max(1, num_cores // 4) if num_models else 0
+    for_targets = max(1, num_cores - for_drafts)
+    return (
+        plan.target_threads or max(1, for_targets // max(1, plan.num_targets)),
+        plan.draft_threads or max(1, for_drafts // max(1, num_models)),
+    )
+
+
+def plan_coordinator(
+    plan: ClusterPlan, folder: Path, environ: Mapping[str, str] = os.environ
+) -> ServicePlan:
+    """Return the plan of the coordinator's process."""
+    held = {"GRPC__PORT": str(plan.coordinator_port)}
+    if plan.coordinator_host:
+        held["GRPC__HOST"] = plan.coordinator_host
+    if plan.redis:
+        held["REDIS"] = plan.redis
+    return _service(COORDINATOR, COORDINATOR, held, plan, folder, environ)
+
+
+def plan_workers(
+    plan: ClusterPlan,
+    coordinator: str,
+    folder: Path,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    num_cores: int,
+) -> list[ServicePlan]:
+    """Return the plans of all targets and drafters, which announce themselves."""
+    target_threads, draft_threads = share_threads(num_cores, plan)
+    chosen = {"DTYPE": plan.dtype, "DEVICE": plan.device}
+    held = {"GRPC__PORT": "0", "WORKER__COORDINATORS": coordinator}
+    held |= {key: value for key, value in chosen.items() if value}
+    targets = [
+        _service(
+            TARGET,
+            f"{TARGET}-{index}",
+            {**held, "MODEL": plan.target},
+            plan,
+            folder,
+            _with_threads(TARGET, target_threads, environ),
+        )
+        for index in range(plan.num_targets)
+    ]
+    drafters = [
+        _service(
+            DRAFT,
+            f"{DRAFT}-{index}",
+            {**held, "MODEL": plan.draft},
+            plan,
+            folder,
+            _with_threads(DRAFT, draft_threads, environ),
+        )
+        for index in range(plan.num_drafters)
+    ]
+    return targets + drafters
+
+
+def _service(
+    role: str,
+    name: str,
+    held: Mapping[str, str],
+    plan: ClusterPlan,
+    folder: Path,
+    environ: Mapping[str, str],
+) -> ServicePlan:
+    endpoint_file = ServicePlan(role, name, {}).endpoint_file(folder)
+    environment = {**environ, **plan.settings, "PYTHONUNBUFFERED": "1"}
+    for key, value in {**held, "GRPC__ENDPOINT_FILE": str(endpoint_file)}.items():
+        environment[f"TREEDRAFT_{role.upper()}__{key}"] = value
+    return ServicePlan(role, name, environment)
+
+
+def _with_threads(role: str, threads: int, environ: Mapping[str, str]) -> dict[str, str]:
+    # Passive: a thread that waits gives its core to the other processes.
+    return {
+        f"TREEDRAFT_{role.upper()}__NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **environ,
+    }
