@@ -6,6 +6,7 @@ Moments arrive on the monotonic clock and are shifted to wall time here.
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from treedraft.core.session import FinishReason, RoundTimes, SessionStatistics
 from treedraft.target.round import Round, StepClock
@@ -81,7 +82,7 @@ class RoundTrace:
             attributes,
             [
                 ChildSpan(part, start + self._to_wall_ns, end + self._to_wall_ns)
-                for part, start, end in zip(parts, moments, moments[1:], strict=True)
+                for part, (start, end) in zip(parts, pairwise(moments), strict=True)
             ],
         )
 

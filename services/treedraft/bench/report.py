@@ -1,0 +1,96 @@
+"""A bench result as JSON, as a Markdown table, and as a part of a document.
+
+The table in README is written by `treedraft bench --update-readme` between two
+marks and by nothing else, so every number there comes from a run and says
+which.
+"""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+from treedraft.bench.plan import PLAIN, SPECULATIVE, TRANSFORMERS
+from treedraft.bench.result import BenchResult
+from treedraft.core.errors import InvalidRequestError
+
+BEGIN_MARK = "<!-- bench:begin -->"
+END_MARK = "<!-- bench:end -->"
+
+_COLUMNS = (
+    "requests at once",
+    "transformers tok/s",
+    "treedraft, plain tok/s",
+    "treedraft, speculative tok/s",
+    "S",
+    "τ",
+    "hit rate",
+    "first token, plain",
+    "first token, speculative",
+)
+
+
+def to_json(result: BenchResult) -> str:
+    """Return all of it: stamp, plan, check, every sample, and the table."""
+    return json.dumps({**asdict(result), "table": markdown(result)}, indent=2, ensure_ascii=False)
+
+
+def markdown(result: BenchResult) -> str:
+    """Return the table with the conditions it was made under."""
+    lines = [_row(_COLUMNS), _row(["---:"] * len(_COLUMNS))]
+    lines += [_row(_cells(result, number)) for number in result.plan.concurrencies]
+    return "\n".join([*lines, "", _conditions(result)])
+
+
+def update_document(path: Path, text: str) -> None:
+    """Replace what is between the two marks of a document.
+
+    Raises:
+        InvalidRequestError: reason NO_MARKS, the document has no such place.
+    """
+    document = path.read_text(encoding="utf-8")
+    pattern = re.compile(f"({re.escape(BEGIN_MARK)}\n).*?({re.escape(END_MARK)})", re.DOTALL)
+    if not pattern.search(document):
+        raise InvalidRequestError(
+            f"{path} has no {BEGIN_MARK} … {END_MARK}", field="path", reason="NO_MARKS"
+        )
+    changed = pattern.sub(lambda match: f"{match[1]}{text}\n{match[2]}", document)
+    path.write_text(changed, encoding="utf-8")
+
+
+def _cells(result: BenchResult, concurrency: int) -> list[str]:
+    speeds = [_speed(result, name, concurrency) for name in (TRANSFORMERS, PLAIN, SPECULATIVE)]
+    rounds = result.mean(SPECULATIVE, concurrency, "tokens_per_round")
+    hit_rate = result.mean(SPECULATIVE, concurrency, "hit_rate")
+    first = [result.mean(name, concurrency, "first_token_ms") for name in (PLAIN, SPECULATIVE)]
+    return [
+        str(concurrency),
+        *speeds,
+        f"{result.speed_up(concurrency):.2f}",
+        "" if rounds is None else f"{rounds:.2f}",
+        "" if hit_rate is None else f"{hit_rate:.0%}",
+        *("" if value is None else f"{value:.0f} ms" for value in first),
+    ]
+
+
+def _speed(result: BenchResult, system: str, concurrency: int) -> str:
+    low, high = result.spread(system, concurrency)
+    return f"{result.speed(system, concurrency):.1f} ({low:.1f}-{high:.1f})"
+
+
+def _conditions(result: BenchResult) -> str:
+    stamp, plan, check = result.stamp, result.plan, result.check
+    drafts = f"draft model {plan.draft}" if plan.draft else "drafts by lookup"
+    versions = ", ".join(f"{name} {version}" for name, version in stamp.packages.items())
+    return (
+        f"Median of {plan.num_repeats} (slowest-fastest); greedy, {plan.num_tokens} tokens each, "
+        f"prompts included in the time; model {plan.target}, {drafts}, {plan.dtype}, "
+        f"{result.num_threads} threads. The same text with speculation as without: "
+        f"{check.speculative_equals_plain} of {check.num_prompts}; as transformers' `generate`: "
+        f"{check.plain_equals_transformers} of {check.num_prompts}. {stamp.machine}; "
+        f"Python {stamp.python}, {versions}; commit {stamp.commit or 'unknown'}, {stamp.time[:10]}."
+    )
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"

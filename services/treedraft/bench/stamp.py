@@ -1,0 +1,90 @@
+"""What a measurement was made on: machine, versions, commit."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from treedraft import __version__
+from treedraft.local_cluster.plan import num_usable_cores
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "grpcio", "protobuf", "numpy")
+_GIBIBYTE = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Everything that a number depends on and that does not show in it."""
+
+    time: str
+    commit: str
+    treedraft: str
+    python: str
+    system: str
+    processor: str
+    num_cores: int
+    memory_gib: float
+    accelerator: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def machine(self) -> str:
+        """Return the machine in a few words."""
+        parts = [self.processor, f"{self.num_cores} cores", f"{self.memory_gib:.0f} GiB"]
+        return ", ".join([*parts, self.accelerator] if self.accelerator else parts)
+
+
+def take_stamp(now: datetime | None = None) -> Stamp:
+    """Describe this machine and this checkout."""
+    return Stamp(
+        time=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        commit=_commit(),
+        treedraft=__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        num_cores=num_usable_cores(),
+        memory_gib=round(_memory_bytes() / _GIBIBYTE, 1),
+        accelerator=_accelerator(),
+        packages={name: metadata.version(name) for name in _PACKAGES},
+    )
+
+
+def _commit() -> str:
+    """Return the commit, with `+changes` if files differ from it; empty outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    )
+    return result.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _accelerator() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""

@@ -1,0 +1,5 @@
+"""`python -m treedraft.cli` is `treedraft`."""
+
+from treedraft.cli import main
+
+main()

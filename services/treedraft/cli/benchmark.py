@@ -1,0 +1,57 @@
+"""`treedraft bench`: the engine without and with speculation, and transformers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+
+from treedraft.bench import report
+from treedraft.bench.plan import BenchPlan
+from treedraft.bench.run import run_bench
+from treedraft.cli import options, terminal
+
+
+def bench(
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File that gets every number.")
+    ] = None,
+    update_readme: Annotated[
+        Path | None, typer.Option(help="Document whose table is replaced.", exists=True)
+    ] = None,
+    target: options.Target = "default",
+    draft: options.Draft = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: options.Device = "",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
+    tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each kind.")] = 3,
+    at_once: Annotated[
+        list[int] | None, typer.Option(min=1, help="Requests at once; may be given repeatedly.")
+    ] = None,
+) -> None:
+    """Measure speed, side by side with transformers' generate on the same weights."""
+    plan = BenchPlan(
+        target=target,
+        draft=draft,
+        dtype=dtype,
+        device=device,
+        num_threads=threads,
+        num_tokens=tokens,
+        num_repeats=repeats,
+        concurrencies=tuple(at_once or BenchPlan().concurrencies),
+    )
+    with terminal.errors_shown(), terminal.progress_shown(terminal.stderr()) as progress:
+        from treedraft.inference.weights import resolve
+
+        folder = resolve(target, progress).folder
+        result = terminal.run(run_bench(plan, folder, progress))
+    if json_file is not None:
+        json_file.write_text(report.to_json(result) + "\n", encoding="utf-8")
+    if update_readme is not None:
+        with terminal.errors_shown():
+            report.update_document(update_readme, report.markdown(result))
+    console = Console(highlight=False)
+    text = report.markdown(result)
+    console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)

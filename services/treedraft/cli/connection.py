@@ -1,0 +1,48 @@
+"""A coordinator to talk to: a running one, or a cluster for as long as it takes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rich.console import Console
+
+from treedraft.cli.terminal import progress_shown
+from treedraft.core.errors import InvalidRequestError, TreedraftError
+from treedraft.local_cluster.cluster import LocalCluster
+from treedraft.local_cluster.plan import ClusterPlan
+from treedraft.rpc.coordinator_client import CoordinatorClient
+
+
+@asynccontextmanager
+async def connected(
+    endpoint: str, plan: ClusterPlan, console: Console
+) -> AsyncIterator[CoordinatorClient]:
+    """Give a client of the endpoint or, if that is empty, of a cluster of its own."""
+    if endpoint:
+        client = CoordinatorClient(endpoint)
+        try:
+            yield client
+        finally:
+            await client.close()
+        return
+    async with started(plan, console) as cluster, connected(cluster.endpoint, plan, console) as own:
+        yield own
+
+
+@asynccontextmanager
+async def started(plan: ClusterPlan, console: Console) -> AsyncIterator[LocalCluster]:
+    """Start a cluster with progress shown; stop it in the end.
+
+    The logs of its processes are kept if an error of theirs ends it.
+    """
+    with progress_shown(console) as progress:
+        cluster = await LocalCluster(plan, progress=progress).__aenter__()
+    keeps_logs = False
+    try:
+        yield cluster
+    except TreedraftError as error:
+        keeps_logs = not isinstance(error, InvalidRequestError)
+        if keeps_logs:
+            console.print(f"logs are kept in {cluster.log_folder}", markup=False)
+        raise
+    finally:
+        await cluster.stop(keeps_logs=keeps_logs)

@@ -1,0 +1,56 @@
+"""Options that several commands share, each with its words in one place."""
+
+from typing import Annotated
+
+import typer
+
+Target = Annotated[
+    str,
+    typer.Option(
+        help="Target model: hub id, folder or .gguf file; `default` fetches SmolLM2-135M-Instruct.",
+        envvar="TREEDRAFT_TARGET__MODEL",
+        rich_help_panel="Own cluster",
+    ),
+]
+Draft = Annotated[
+    str,
+    typer.Option(
+        help="Draft model with the target's tokenizer; without one, drafts come from lookup.",
+        envvar="TREEDRAFT_DRAFT__MODEL",
+        rich_help_panel="Own cluster",
+    ),
+]
+Redis = Annotated[
+    str,
+    typer.Option(
+        help="redis://… of the session store; empty keeps sessions in the coordinator.",
+        envvar="TREEDRAFT_COORDINATOR__REDIS",
+        rich_help_panel="Own cluster",
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16, float16 or auto; empty leaves it to the services.",
+        rich_help_panel="Own cluster",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda, cuda:1 or auto; empty leaves it to the services.",
+        rich_help_panel="Own cluster",
+    ),
+]
+Endpoint = Annotated[
+    str,
+    typer.Option(
+        help="host:port of a running coordinator; without it a cluster is started for the "
+        "command and stopped after it.",
+        envvar="TREEDRAFT_ENDPOINT",
+    ),
+]
+RunningEndpoint = Annotated[
+    str,
+    typer.Option(help="host:port of a running coordinator.", envvar="TREEDRAFT_ENDPOINT"),
+]
