@@ -4,7 +4,6 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import grpc
-import pytest
 from tests.unit.coordinator.cluster import HELLO, a_cluster, ask, failure_of, tokens_of
 from tests.unit.coordinator.support import FakeTarget, a_target, output
 
@@ -26,11 +25,12 @@ async def an_announcement(cluster):
 
 
 async def end_of(call) -> TreedraftError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    try:
         while await call.read() is not grpc.aio.EOF:
             pass
-        raise AssertionError("the stream ended well")
-    return from_rpc_error(caught.value)
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    raise AssertionError("the stream ended well")
 
 
 async def test_a_stream_that_does_not_begin_with_a_registration_is_refused():

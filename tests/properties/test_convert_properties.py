@@ -1,7 +1,7 @@
 """Every value survives the wire: to_proto, bytes, from_proto."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -96,21 +96,7 @@ speculations = st.builds(
 )
 statistics = st.builds(
     SessionStatistics,
-    **dict.fromkeys(
-        (
-            "rounds",
-            "emitted_tokens",
-            "drafted_nodes",
-            "admitted_nodes",
-            "accepted_nodes",
-            "hits",
-            "misses",
-            "dropped_nodes",
-            "cached_prompt_tokens",
-            "preemptions",
-        ),
-        uint32,
-    ),
+    **{item.name: uint32 for item in fields(SessionStatistics) if item.type is int},
     first_token_ms=number,
     decode_ms=number,
     round_ms=st.builds(RoundTimes, *[number] * 6),

@@ -126,9 +126,9 @@ def _show(console: Console, delta: Delta) -> None:
 
 def speed_table(comparisons: Sequence[Comparison]) -> Table:
     """Return speed, τ, hit rate and whether the texts are the same."""
-    table = Table(title="speed", title_justify="left")
+    table = Table(title="speed, tok/s", title_justify="left")
     table.add_column("prompt")
-    for column in ("tokens", "plain tok/s", "speculative tok/s", "ratio", "τ", "hit rate"):
+    for column in ("tokens", "plain", "speculative", "ratio", "τ", "hit rate"):
         table.add_column(column, justify="right")
     table.add_column("identical")
     for comparison in comparisons:

@@ -51,41 +51,50 @@ def make_store(settings: CoordinatorSettings) -> SessionStore:
     )
 
 
-@contextlib.asynccontextmanager
-async def running(
+def build(
     settings: CoordinatorSettings, tracing: Tracing, metrics: Metrics
-) -> AsyncIterator[str]:
-    """Run a coordinator for the time of the context and give its endpoint."""
-    message_mb = settings.grpc.max_message_mb
+) -> tuple[Coordinator, WorkerRegistry]:
+    """Return a coordinator and its register of workers; nothing runs yet."""
+    coordinator_id = settings.coordinator_id or _draw_id()
+    store = make_store(settings)
+
+    def dial(endpoint: str) -> TargetClient:
+        return TargetClient(endpoint, max_message_mb=settings.grpc.max_message_mb)
 
     async def describe(endpoint: str) -> ModelDescription:
-        client = TargetClient(endpoint, max_message_mb=message_mb)
+        client = dial(endpoint)
         try:
             return await client.describe_model(settings.describe_timeout_seconds)
         finally:
             await client.close()
 
-    coordinator_id = settings.coordinator_id or _draw_id()
-    store = make_store(settings)
     registry = WorkerRegistry(
         store,
         ModelCatalog(describe),
         ttl_seconds=settings.store.worker_ttl_seconds,
         clock=time.monotonic,
     )
+    links = TargetLinks(
+        dial, coordinator_id, on_failure=lambda reason: metrics.link_failed("target", reason)
+    )
     coordinator = Coordinator(
         settings,
         coordinator_id=coordinator_id,
         store=store,
         registry=registry,
-        links=TargetLinks(
-            lambda endpoint: TargetClient(endpoint, max_message_mb=message_mb),
-            coordinator_id,
-            on_failure=lambda reason: metrics.link_failed("target", reason),
-        ),
+        links=links,
         tracing=tracing,
         metrics=metrics,
     )
+    return coordinator, registry
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: CoordinatorSettings, tracing: Tracing, metrics: Metrics
+) -> AsyncIterator[str]:
+    """Run a coordinator for the time of the context and give its endpoint."""
+    coordinator, registry = build(settings, tracing, metrics)
     servicer = CoordinatorServicer(coordinator, registry)
     server = RpcServer(settings.grpc, [SERVICE_NAME])
     servicer.add_to(server.grpc)

@@ -193,6 +193,8 @@ class ModelGrower:
         A text under way is evicted only for one that is further along: the
         furthest then always gets to its end, whatever the others do.
         """
+        if self._pool.num_free >= count:
+            return True
         for other in sorted(self._sessions, key=lambda other: other.last_step):
             if self._pool.num_free >= count:
                 break

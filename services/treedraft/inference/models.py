@@ -29,7 +29,7 @@ _SAMPLES_PER_TENSOR = 1024
 _NAMES_IN_CONFIG = frozenset({"_name_or_path", "_model_name_or_path", "architectures"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model ready to run, and what it is.
 

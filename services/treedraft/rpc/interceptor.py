@@ -8,6 +8,7 @@ may contain what no other tenant should read.
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -51,7 +52,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
             wrapped = _wrap_unary(behaviour, method)
         make = _FACTORIES[handler.request_streaming, handler.response_streaming]
-        parse = _tolerant(handler.request_deserializer)
+        parse = handler.request_deserializer
+        if parse and not handler.request_streaming:
+            parse = _tolerant(parse)
         return make(wrapped, parse, handler.response_serializer)
 
 
@@ -68,32 +71,32 @@ class _Malformed:
     """Stands for a request that could not be parsed until a handler can say so."""
 
 
-def _tolerant(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    # gRPC parses before it calls the handler and answers UNKNOWN if that fails.
+def _tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    # gRPC parses a single request before it calls the handler, and answers
+    # UNKNOWN if that fails. In a stream the handler itself meets the error.
     def parse_or_mark(data: bytes) -> Any:
         try:
-            return parse(data) if parse else data
+            return parse(data)
         except DecodeError:
             return _Malformed()
 
-    return parse_or_mark if parse else None
+    return parse_or_mark
 
 
 def _checked(request: Any) -> Any:
     if isinstance(request, _Malformed):
-        raise InvalidRequestError("a message is malformed", reason="MALFORMED_MESSAGE")
-    return request if isinstance(request, Message) else _checked_stream(request)
+        raise _malformed()
+    return request
 
 
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _checked(request)
+def _malformed() -> InvalidRequestError:
+    return InvalidRequestError("a message is malformed", reason="MALFORMED_MESSAGE")
 
 
 def _wrap_unary(behaviour: _Behaviour, method: str) -> _Behaviour:
     async def handle(request: Any, context: Any) -> Any:
         try:
-            return await behaviour(request, context)
+            return await behaviour(_checked(request), context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:
@@ -107,7 +110,7 @@ def _wrap_stream(behaviour: _Behaviour, method: str) -> _Behaviour:
         try:
             # Without this a client that leaves would strand the inner
             # generator, and what its `finally` frees, until garbage collection.
-            async with aclosing(behaviour(request, context)) as responses:
+            async with aclosing(behaviour(_checked(request), context)) as responses:
                 async for response in responses:
                     yield response
         except grpc.aio.AbortError:
@@ -120,7 +123,7 @@ def _wrap_stream(behaviour: _Behaviour, method: str) -> _Behaviour:
 
 def _to_domain(error: Exception, method: str) -> TreedraftError:
     if isinstance(error, DecodeError):
-        return InvalidRequestError("a message is malformed", reason="MALFORMED_MESSAGE")
+        return _malformed()
     if isinstance(error, TreedraftError):
         return error
     _log.error("handler failed", method=method, exc_info=error)

@@ -6,6 +6,7 @@ it. At the door that is an error instead.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -34,11 +35,10 @@ def _reject(message: Message, path: str) -> None:
                 _reject(child, f"{path}{field.name}.")
 
 
-def _messages_of(value: object) -> Iterator[Message]:
-    # Maps of scalars have no messages inside; what they do not know, they drop.
+def _messages_of(value: Any) -> Iterator[Message]:
     if isinstance(value, Message):
         yield value
-    elif hasattr(value, "values"):
-        yield from (item for item in value.values() if isinstance(item, Message))
     else:
-        yield from (item for item in value if isinstance(item, Message))  # type: ignore[attr-defined]
+        # Maps of scalars have no messages inside; what they do not know, they drop.
+        items = value.values() if hasattr(value, "values") else value
+        yield from (item for item in items if isinstance(item, Message))

@@ -52,7 +52,7 @@ async def served(tmp_path, hello=None):
 
 async def until(condition):
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for happens on a thread
             await asyncio.sleep(0.005)
 
 
@@ -127,6 +127,11 @@ async def test_streams_end_well_when_the_drafter_leaves(tmp_path):
         with pytest.raises(UnavailableError):
             await TreeExchange.dial(endpoint, TARGET, timeout_seconds=5)
         await exchange.close()
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr("treedraft.draft.__main__.configure_logging", lambda *_: None)
 
 
 @asynccontextmanager

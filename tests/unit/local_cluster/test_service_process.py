@@ -1,8 +1,10 @@
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -46,7 +48,7 @@ async def test_a_crash_is_told_from_a_stop(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part of it is Linux's")
-async def test_a_service_does_not_outlive_who_started_it(tmp_path):
+def test_a_service_does_not_outlive_who_started_it(tmp_path):
     code = (
         "import os, subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-m', 'treedraft.local_cluster.supervised',"
@@ -63,30 +65,20 @@ async def test_a_service_does_not_outlive_who_started_it(tmp_path):
         text=True,
     )
     with parent:
-        child_id = int(parent.stdout.readline())
-        await asyncio.wait_for(exists(plan.endpoint_file(tmp_path)), 60)
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        deadline = time.monotonic() + 60
+        while not plan.endpoint_file(tmp_path).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         parent.kill()
-    await asyncio.wait_for(is_gone(child_id), 20)
+    try:
+        readable, _, _ = select.select([child], [], [], 30)
+        assert readable, "the service is still there"
+    finally:
+        os.close(child)
 
 
-async def exists(path):
-    while not path.exists():
-        await asyncio.sleep(0.02)
-
-
-async def is_gone(process_id):
-    while True:
-        try:
-            os.kill(process_id, 0)
-        except ProcessLookupError:
-            return
-        with open(f"/proc/{process_id}/stat") as stat:  # noqa: ASYNC230
-            if stat.read().rpartition(")")[2].split()[0] == "Z":
-                return
-        await asyncio.sleep(0.02)
-
-
-async def test_the_last_log_line_is_shown_without_its_frame(tmp_path):
+def test_the_last_log_line_is_shown_without_its_frame(tmp_path):
     plan = ServicePlan("target", "target-0", {})
     process = ServiceProcess(plan, None, tmp_path)
     assert process.last_event() == ""

@@ -9,6 +9,8 @@ import structlog
 from treedraft.core.errors import InvalidRequestError, TreedraftError, UnavailableError
 from treedraft.rpc.channel import open_channel
 from treedraft.rpc.errors import from_rpc_error
+from treedraft.v1 import coordinator_service_pb2 as pb
+from treedraft.v1 import coordinator_service_pb2_grpc as pb_grpc
 
 SERVICE = "treedraft.test.Echo"
 
@@ -26,9 +28,9 @@ def raw_server(**behaviours):
     return (add, None)
 
 
-async def call(endpoint, kind, payload=b"x"):
+async def call(endpoint, kind, payload=b"x", path=""):
     async with open_channel(endpoint) as channel:
-        method = getattr(channel, kind)(f"/{SERVICE}/{kind}")
+        method = getattr(channel, kind)(f"/{path or f'{SERVICE}/{kind}'}")
         request = iter([payload]) if kind.startswith("stream") else payload
         if kind.endswith("stream"):
             return [item async for item in method(request, timeout=5)]
@@ -119,6 +121,35 @@ async def test_a_client_that_leaves_frees_what_the_handler_holds(serving):
         stream.cancel()
         async with asyncio.timeout(5):
             await freed.wait()
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("unary_unary", "ListModels"),
+        ("unary_stream", "Generate"),
+        ("stream_stream", "AnnounceWorker"),
+    ],
+)
+async def test_bytes_that_are_no_message_are_the_callers_fault(serving, kind, method):
+    class Reading(pb_grpc.CoordinatorServiceServicer):
+        async def ListModels(self, request, context):  # noqa: N802 - the name is the RPC's
+            return pb.ListModelsResponse()
+
+        async def Generate(self, request, context):  # noqa: N802 - the name is the RPC's
+            yield pb.GenerateResponse()
+
+        async def AnnounceWorker(self, requests, context):  # noqa: N802 - the name is the RPC's
+            async for _ in requests:
+                yield pb.AnnounceWorkerResponse()
+
+    added = (pb_grpc.add_CoordinatorServiceServicer_to_server, Reading())
+    async with serving(added) as (_, endpoint):
+        path = f"treedraft.v1.CoordinatorService/{method}"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(endpoint, kind, b"\xff\xff\xff", path=path)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert from_rpc_error(caught.value).reason == "MALFORMED_MESSAGE"
 
 
 async def test_an_unknown_method_is_unimplemented(serving):
