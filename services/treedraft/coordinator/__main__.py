@@ -6,14 +6,12 @@ ones get their time, then streams, store and spans.
 
 import asyncio
 import contextlib
-import os
 import secrets
 import socket
 import time
 from collections.abc import AsyncIterator
 
 import structlog
-from pydantic import ValidationError
 
 from treedraft.coordinator.catalog import ModelCatalog
 from treedraft.coordinator.generation import Coordinator
@@ -24,14 +22,14 @@ from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
-from treedraft.core.errors import TreedraftError
 from treedraft.core.model_description import ModelDescription
+from treedraft.rpc.process import run_service, service_telemetry
 from treedraft.rpc.server import RpcServer, wait_for_signal
 from treedraft.rpc.target_client import TargetClient
-from treedraft.settings import check_environment
-from treedraft.telemetry.logging import configure_logging
-from treedraft.telemetry.metrics import Metrics, serve_metrics
+from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import Tracing
+
+_ROLE = "coordinator"
 
 
 def make_store(settings: CoordinatorSettings) -> SessionStore:
@@ -116,35 +114,17 @@ async def running(
 
 async def serve(settings: CoordinatorSettings) -> None:
     """Run the coordinator until SIGTERM or SIGINT."""
-    tracing = Tracing("coordinator", settings.telemetry)
-    metrics = Metrics("coordinator")
-    endpoint = serve_metrics(metrics, port=settings.telemetry.metrics_port)
-    try:
-        async with running(settings, tracing, metrics):
-            await wait_for_signal()
-            structlog.get_logger("treedraft.coordinator").info("stopping")
-    finally:
-        if endpoint is not None:
-            endpoint.close()
-        await asyncio.to_thread(tracing.shutdown)
+    async with (
+        service_telemetry(_ROLE, settings.telemetry, settings.grpc) as telemetry,
+        running(settings, telemetry.tracing, telemetry.metrics),
+    ):
+        await wait_for_signal()
+        structlog.get_logger("treedraft.coordinator").info("stopping")
 
 
 def main(settings: CoordinatorSettings | None = None) -> None:
-    """Run the coordinator, with settings from the environment unless given.
-
-    Raises:
-        SystemExit: it cannot run like that; says why.
-    """
-    try:
-        if settings is None:
-            check_environment(os.environ, CoordinatorSettings)
-            settings = CoordinatorSettings()
-        configure_logging("coordinator", settings.telemetry)
-        asyncio.run(serve(settings))
-    except TreedraftError as error:
-        raise SystemExit(f"coordinator: {error.reason}: {error.message}") from error
-    except ValidationError as error:
-        raise SystemExit(f"coordinator: {error}") from error
+    """Serve until SIGTERM or SIGINT; settings come from the environment unless given."""
+    run_service(_ROLE, CoordinatorSettings, settings, serve)
 
 
 def _draw_id() -> str:

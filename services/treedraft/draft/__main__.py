@@ -1,7 +1,6 @@
 """Runs the draft service: `python -m treedraft.draft`."""
 
 import asyncio
-import os
 import secrets
 import sys
 import threading
@@ -17,12 +16,8 @@ from treedraft.draft.drafter import Drafter
 from treedraft.draft.links import Stop
 from treedraft.draft.service import SERVICE_NAME, DraftServicer
 from treedraft.draft.settings import DraftSettings
-from treedraft.rpc.announcer import Announcer
+from treedraft.rpc.process import announcing, run_service, service_telemetry
 from treedraft.rpc.server import RpcServer, wait_for_signal
-from treedraft.settings import check_environment
-from treedraft.telemetry.logging import configure_logging
-from treedraft.telemetry.metrics import Metrics, serve_metrics
-from treedraft.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from treedraft.draft.assembly import DraftModel
@@ -38,12 +33,9 @@ _log = structlog.get_logger(__name__)
 
 
 def main(settings: DraftSettings | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; read the environment unless given settings."""
-    if settings is None:
-        check_environment(os.environ, DraftSettings)
-        settings = DraftSettings()
+    """Serve until SIGTERM or SIGINT; settings come from the environment unless given."""
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    asyncio.run(serve(settings))
+    run_service(_ROLE, DraftSettings, settings, serve)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +62,25 @@ async def serve(settings: DraftSettings, stop: asyncio.Event | None = None) -> N
             "a drafter needs a model, lookup or both", field="model", reason="NOTHING_TO_DRAFT_WITH"
         )
     worker = _Worker(settings.worker.resolve_id(_ROLE), secrets.token_hex(8))
-    configure_logging(_ROLE, settings.telemetry, worker.incarnation)
-    metrics, tracing = Metrics(_ROLE), Tracing(_ROLE, settings.telemetry, worker.incarnation)
-    metrics_endpoint = serve_metrics(
-        metrics, port=settings.telemetry.metrics_port, host=settings.grpc.host
-    )
-    server, servicer = RpcServer(settings.grpc, [SERVICE_NAME]), DraftServicer()
-    servicer.add_to(server.grpc)
-    endpoint = await server.start()
-    try:
-        model = await _load(settings) if settings.model else None
-        grower = model.grower if model else None
-        drafter = Drafter(settings, grower, tracing=tracing, metrics=metrics)
-        servicer.attach(_hello(settings, worker, model), drafter)
-        registration = _registration(settings, worker, model, endpoint)
-        await _serve(settings, server, servicer, drafter, registration, stop or asyncio.Event())
-    finally:
-        await server.stop()
-        await asyncio.to_thread(tracing.shutdown)
-        if metrics_endpoint:
-            metrics_endpoint.close()
+    async with service_telemetry(
+        _ROLE, settings.telemetry, settings.grpc, worker.incarnation
+    ) as telemetry:
+        server, servicer = RpcServer(settings.grpc, [SERVICE_NAME]), DraftServicer()
+        servicer.add_to(server.grpc)
+        endpoint = await server.start()
+        try:
+            model = await _load(settings) if settings.model else None
+            drafter = Drafter(
+                settings,
+                model.grower if model else None,
+                tracing=telemetry.tracing,
+                metrics=telemetry.metrics,
+            )
+            servicer.attach(_hello(settings, worker, model), drafter)
+            registration = _registration(settings, worker, model, endpoint)
+            await _serve(settings, server, servicer, drafter, registration, stop or asyncio.Event())
+        finally:
+            await server.stop()
 
 
 async def _load(settings: DraftSettings) -> "DraftModel":
@@ -118,23 +109,14 @@ async def _serve(
     drafter.start(on_end)
     await server.set_serving(True)
     _log.info("ready", model=registration.model, endpoint=registration.endpoint)
-    announcers = [
-        Announcer(
-            address, registration, lambda: drafter.report, settings.worker.report_interval_seconds
-        )
-        for address in settings.worker.coordinators
-    ]
-    tasks = [asyncio.create_task(announcer.run()) for announcer in announcers]
     try:
-        await wait_for_signal(stop)
-        if has_ended.is_set():
-            raise UnavailableError("the drafter broke down", reason="DRAFTER_FAILED")
+        async with announcing(settings.worker, registration, lambda: drafter.report):
+            await wait_for_signal(stop)
+            if has_ended.is_set():
+                raise UnavailableError("the drafter broke down", reason="DRAFTER_FAILED")
+            drafter.drain()
     finally:
-        drafter.drain()
         await server.set_serving(False)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         servicer.end_streams()
         drafter.post(Stop())
         await asyncio.to_thread(drafter.join, _JOIN_SECONDS)

@@ -1,29 +1,26 @@
 """Runs the target service: `python -m treedraft.target`."""
 
 import asyncio
-import os
 import secrets
 import sys
+import threading
 
 import structlog
 import torch
 
+from treedraft.core.errors import UnavailableError
 from treedraft.core.exchange import Hello
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.worker import WorkerRegistration, WorkerRole
 from treedraft.inference.models import load_model
-from treedraft.rpc.announcer import Announcer
+from treedraft.rpc.process import ServiceTelemetry, announcing, run_service, service_telemetry
 from treedraft.rpc.server import RpcServer, wait_for_signal
-from treedraft.settings import check_environment
 from treedraft.target.assembly import assemble
 from treedraft.target.draft_links import DraftLinks
 from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews, Stop
 from treedraft.target.service import SERVICE_NAME, TargetBackend, TargetServicer
 from treedraft.target.settings import TargetSettings
-from treedraft.telemetry.logging import configure_logging
-from treedraft.telemetry.metrics import Metrics, serve_metrics
-from treedraft.telemetry.tracing import Tracing
 
 _ROLE = "target"
 # Two threads share the interpreter; the default of 5 ms would let the engine
@@ -35,68 +32,75 @@ _log = structlog.get_logger(__name__)
 
 def main(settings: TargetSettings | None = None) -> None:
     """Serve until SIGTERM or SIGINT; settings come from the environment unless given."""
-    if settings is None:
-        check_environment(os.environ, TargetSettings)
-        settings = TargetSettings()
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    asyncio.run(serve(settings))
+    run_service(_ROLE, TargetSettings, settings, serve)
 
 
 async def serve(settings: TargetSettings) -> None:
-    """Listen, load the model, serve, drain."""
+    """Listen, load the model, serve, drain.
+
+    Raises:
+        UnavailableError: the address cannot be had, or the engine broke down.
+        UnsupportedModelError: the model cannot be verified by a tree.
+    """
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
     worker_id, incarnation = settings.worker.resolve_id(_ROLE), secrets.token_hex(8)
-    configure_logging(_ROLE, settings.telemetry, incarnation)
-    metrics = Metrics(_ROLE)
-    tracing = Tracing(_ROLE, settings.telemetry, incarnation)
-    metrics_endpoint = serve_metrics(
-        metrics, port=settings.telemetry.metrics_port, host=settings.grpc.host
-    )
-    server, servicer = RpcServer(settings.grpc, [SERVICE_NAME]), TargetServicer()
-    servicer.add_to(server.grpc)
-    endpoint = await server.start()
-    _log.info("listening", endpoint=endpoint, worker_id=worker_id)
-    try:
-        backend = await _load(settings, tracing, metrics, servicer, worker_id, incarnation)
-        await server.set_serving(True)
-        registration = _registration(
-            settings, backend.description, worker_id, incarnation, endpoint
-        )
-        announcers = [
-            asyncio.create_task(
-                Announcer(
-                    coordinator,
-                    registration,
-                    lambda: backend.engine.report,
-                    settings.worker.report_interval_seconds,
-                ).run()
+    async with service_telemetry(
+        _ROLE, settings.telemetry, settings.grpc, incarnation
+    ) as telemetry:
+        server, servicer = RpcServer(settings.grpc, [SERVICE_NAME]), TargetServicer()
+        servicer.add_to(server.grpc)
+        endpoint = await server.start()
+        _log.info("listening", endpoint=endpoint, worker_id=worker_id)
+        try:
+            backend = await _load(settings, telemetry, servicer, worker_id, incarnation)
+            registration = _registration(
+                settings, backend.description, worker_id, incarnation, endpoint
             )
-            for coordinator in settings.worker.coordinators
-        ]
-        await wait_for_signal()
-        await server.set_serving(False)
-        await _drain(backend.engine, settings.drain_seconds)
-        for task in announcers:
-            task.cancel()
-        await asyncio.gather(*announcers, return_exceptions=True)
-        await backend.links.close()
+            await _serve(settings, server, backend, registration)
+        finally:
+            servicer.end_streams()
+            await server.stop()
+
+
+async def _serve(
+    settings: TargetSettings,
+    server: RpcServer,
+    backend: TargetBackend,
+    registration: WorkerRegistration,
+) -> None:
+    """Run sessions until told to stop, then let the running ones end."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    has_ended = threading.Event()
+
+    def on_end() -> None:
+        has_ended.set()
+        loop.call_soon_threadsafe(stop.set)
+
+    engine = backend.engine
+    engine.start(on_end)
+    await server.set_serving(True)
+    try:
+        async with announcing(settings.worker, registration, lambda: engine.report):
+            await wait_for_signal(stop)
+            if has_ended.is_set():
+                raise UnavailableError("the engine broke down", reason="ENGINE_FAILED")
+            await server.set_serving(False)
+            await _drain(engine, settings.drain_seconds)
     finally:
-        await server.stop()
-        await asyncio.to_thread(tracing.shutdown)
-        if metrics_endpoint:
-            metrics_endpoint.close()
+        await server.set_serving(False)
+        await backend.links.close()
 
 
 async def _load(
     settings: TargetSettings,
-    tracing: Tracing,
-    metrics: Metrics,
+    telemetry: ServiceTelemetry,
     servicer: TargetServicer,
     worker_id: str,
     incarnation: str,
 ) -> TargetBackend:
-    """Load and warm the model off the event loop, and start the engine."""
+    """Load and warm the model off the event loop."""
     loop = asyncio.get_running_loop()
 
     def publish(news: EngineNews) -> None:
@@ -110,7 +114,12 @@ async def _load(
         device=settings.device,
     )
     parts = await asyncio.to_thread(
-        assemble, model, settings, tracing=tracing, metrics=metrics, publish=publish
+        assemble,
+        model,
+        settings,
+        tracing=telemetry.tracing,
+        metrics=telemetry.metrics,
+        publish=publish,
     )
     description = parts.description
     hello = Hello(
@@ -124,12 +133,11 @@ async def _load(
         hello,
         settings.drafting,
         post=parts.engine.post,
-        metrics=metrics,
+        metrics=telemetry.metrics,
         max_message_mb=settings.grpc.max_message_mb,
     )
     backend = TargetBackend(description, parts.engine, links)
     servicer.attach(backend)
-    parts.engine.start()
     _log.info("ready", model=description.model, device=str(model.device), dtype=str(model.dtype))
     return backend
 

@@ -92,6 +92,7 @@ class Engine:
         self._is_stopped = False
         self._report = report(scheduler)
         self._report_ns = 0
+        self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
@@ -99,8 +100,10 @@ class Engine:
         """How the worker was when last looked at; safe to read from any thread."""
         return self._report
 
-    def start(self) -> None:
-        """Begin to run sessions."""
+    def start(self, on_end: Callable[[], None] | None = None) -> None:
+        """Begin to run sessions; the thread calls `on_end` when it ends, for whatever reason."""
+        if on_end:
+            self._on_end = on_end
         self._thread.start()
 
     def post(self, event: EngineEvent) -> None:
@@ -113,26 +116,33 @@ class Engine:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._is_stopped:
-            self._take_events()
-            self._end_expired()
-            passes = self._scheduler.plan()
-            if passes:
-                try:
-                    outcomes = self._runner.run(
-                        passes, self._take_draft_events, self._announce_commits
-                    )
-                    for outcome in outcomes:
-                        self._settle(outcome)
-                except Exception:
-                    # Whatever it was, the KV of these sessions is not to be
-                    # trusted any more; all others are untouched.
-                    _log.exception("pass failed", sessions=len(passes))
-                    for session_pass in passes:
-                        self._fail(session_pass.session, "INTERNAL", "the pass failed")
+        try:
+            while not self._is_stopped:
+                self._step()
+            for _, session in list(self._sessions.values()):
+                self._finish(session, FinishReason.CANCELLED)
             self._tell()
-        for _, session in list(self._sessions.values()):
-            self._finish(session, FinishReason.CANCELLED)
+        except Exception:
+            _log.exception("the engine broke down")
+        finally:
+            self._on_end()
+
+    def _step(self) -> None:
+        """Take in what has arrived, run a pass if there is one to run, tell."""
+        self._take_events()
+        self._end_expired()
+        passes = self._scheduler.plan()
+        if passes:
+            try:
+                outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
+                for outcome in outcomes:
+                    self._settle(outcome)
+            except Exception:
+                # Whatever it was, the KV of these sessions is not to be
+                # trusted any more; all others are untouched.
+                _log.exception("pass failed", sessions=len(passes))
+                for session_pass in passes:
+                    self._fail(session_pass.session, "INTERNAL", "the pass failed")
         self._tell()
 
     # Taking in.

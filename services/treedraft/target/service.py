@@ -61,6 +61,11 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
         """Serve from now on."""
         self._backend = backend
 
+    def end_streams(self) -> None:
+        """End all streams, so that the server need not wait for them."""
+        for frames in self._streams.values():
+            frames.put_nowait(None)
+
     def _ready(self) -> TargetBackend:
         if self._backend is None:
             raise UnavailableError("the model is still loading", reason="NOT_READY")
@@ -84,7 +89,8 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
         try:
             while (outputs := await frames.get()) is not None:
                 yield convert.outputs_to_proto(outputs)
-            await reader  # raises what ended the reading
+            if reader.done():
+                await reader  # raises what ended the reading
         finally:
             reader.cancel()
             del self._streams[stream_id]

@@ -131,7 +131,7 @@ async def test_streams_end_well_when_the_drafter_leaves(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _logging_stays_as_it_is(monkeypatch):
-    monkeypatch.setattr("treedraft.draft.__main__.configure_logging", lambda *_: None)
+    monkeypatch.setattr("treedraft.rpc.process.configure_logging", lambda *_: None)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.unit.inference.tiny_models import TinyModel, build, llama_config, tiny_model
+from tests.unit.inference.tiny_models import SIZES, TinyModel, build, tiny_model
 from tests.unit.inference.tiny_segments import (
     assert_same,
     chunk,
@@ -10,7 +10,7 @@ from tests.unit.inference.tiny_segments import (
     tree_of,
     tree_pass,
 )
-from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM
 
 from treedraft.core.errors import UnsupportedModelError
 from treedraft.core.token_tree import ROOT
@@ -165,18 +165,8 @@ def test_a_model_with_other_attention_is_refused():
         Runner(other, model.pool(8))
 
 
-def test_rotary_angles_that_depend_on_the_batch_are_refused():
-    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    model = build(llama_config(rope_parameters=rope), LlamaForCausalLM, torch.float32)
-    with pytest.raises(UnsupportedModelError, match="dynamic"):
-        Runner(model, model.pool(8))
-
-
 def test_a_sliding_window_is_refused_where_it_would_hide_keys():
-    sizes = llama_config().to_dict()
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    names += ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")
-    config = MistralConfig(**{name: sizes[name] for name in names}, sliding_window=16)
+    config = MistralConfig(**SIZES, sliding_window=16)
     model = build(config, MistralForCausalLM, torch.float32)
     runner = Runner(model, model.pool(NUM_SLOTS))
     assert_same(

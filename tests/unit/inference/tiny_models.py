@@ -19,7 +19,7 @@ from transformers import (
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.tree_attention import ATTENTION_NAME
 
-_SIZES = {
+SIZES = {
     "vocab_size": 97,
     "hidden_size": 48,
     "intermediate_size": 80,
@@ -85,18 +85,13 @@ def tiny_model(architecture: str = "llama", dtype: torch.dtype = torch.float32) 
     """Return the model of an architecture."""
     match architecture:
         case "llama":
-            return build(LlamaConfig(**_SIZES), LlamaForCausalLM, dtype)
+            return build(LlamaConfig(**SIZES), LlamaForCausalLM, dtype)
         case "qwen2":
-            return build(Qwen2Config(**_SIZES), Qwen2ForCausalLM, dtype)
+            return build(Qwen2Config(**SIZES), Qwen2ForCausalLM, dtype)
         case "granite":  # scales scores, residuals and logits by factors of its own
             config = GraniteConfig(
-                **_SIZES, logits_scaling=3.0, attention_multiplier=0.2, residual_multiplier=0.7
+                **SIZES, logits_scaling=3.0, attention_multiplier=0.2, residual_multiplier=0.7
             )
             return build(config, GraniteForCausalLM, dtype)
         case _:
             raise ValueError(architecture)
-
-
-def llama_config(**changes: object) -> LlamaConfig:
-    """Return the configuration of the small Llama with changes."""
-    return LlamaConfig(**(_SIZES | changes))

@@ -1,0 +1,97 @@
+"""What every service process does around its own work.
+
+Read the settings, refuse what cannot be run with one clear line, keep
+telemetry for as long as the service lives.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from treedraft.core.errors import TreedraftError
+from treedraft.core.worker import WorkerRegistration, WorkerReport
+from treedraft.rpc.announcer import Announcer
+from treedraft.settings import (
+    GrpcSettings,
+    ServiceSettings,
+    TelemetrySettings,
+    WorkerSettings,
+    check_environment,
+)
+from treedraft.telemetry.logging import configure_logging
+from treedraft.telemetry.metrics import Metrics, serve_metrics
+from treedraft.telemetry.tracing import Tracing
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def run_service(
+    role: str,
+    settings_class: type[Settings],
+    settings: Settings | None,
+    serve: Callable[[Settings], Coroutine[Any, Any, None]],
+) -> None:
+    """Run a service to its end, with settings from the environment unless given.
+
+    Raises:
+        SystemExit: it cannot run like that; says why in one line.
+    """
+    try:
+        if settings is None:
+            check_environment(os.environ, settings_class)
+            settings = settings_class()
+        asyncio.run(serve(settings))
+    except TreedraftError as error:
+        raise SystemExit(f"{role}: {error.reason}: {error.message}") from error
+    except ValidationError as error:
+        raise SystemExit(f"{role}: INVALID_SETTING: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTelemetry:
+    """Where a service writes its spans and counts."""
+
+    tracing: Tracing
+    metrics: Metrics
+
+
+@contextlib.asynccontextmanager
+async def service_telemetry(
+    role: str, telemetry: TelemetrySettings, grpc: GrpcSettings, incarnation: str = ""
+) -> AsyncIterator[ServiceTelemetry]:
+    """Keep logs, metrics and traces for the time of the context, and flush them at its end."""
+    configure_logging(role, telemetry, incarnation)
+    metrics, tracing = Metrics(role), Tracing(role, telemetry, incarnation)
+    endpoint = serve_metrics(metrics, port=telemetry.metrics_port, host=grpc.host)
+    try:
+        yield ServiceTelemetry(tracing, metrics)
+    finally:
+        await asyncio.to_thread(tracing.shutdown)
+        if endpoint:
+            endpoint.close()
+
+
+@contextlib.asynccontextmanager
+async def announcing(
+    settings: WorkerSettings,
+    registration: WorkerRegistration,
+    report: Callable[[], WorkerReport],
+) -> AsyncIterator[None]:
+    """Announce a worker to all its coordinators for the time of the context."""
+    tasks = [
+        asyncio.create_task(
+            Announcer(address, registration, report, settings.report_interval_seconds).run()
+        )
+        for address in settings.coordinators
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
