@@ -78,7 +78,7 @@ def philox4x32(
 
 
 def uniform_bits(
-    pairs: Array, positions: Array, *, seed: int, domain: Domain, choice: int = 0
+    pairs: Array, positions: Array, *, seed: int, domain: Domain, choice: int | Array = 0
 ) -> tuple[Array, Array]:
     """Return 53 random bits each for tokens `2 * pair` and `2 * pair + 1`.
 
@@ -90,7 +90,7 @@ def uniform_bits(
         positions: index that the drawn token will occupy, broadcastable to `pairs`.
         seed: unsigned 64-bit key.
         domain: what the noise is for.
-        choice: which of several answers to one prompt this is.
+        choice: which of several answers to one prompt this is, in [0, 2**32).
     """
     zero = positions & 0
     words = philox4x32(
@@ -108,7 +108,7 @@ def uniform(
     *,
     seed: int,
     domain: Domain,
-    choice: int = 0,
+    choice: int | npt.NDArray[np.int64] = 0,
 ) -> npt.NDArray[np.float64]:
     """Return uniform numbers in the open interval (0, 1), one per (token, position)."""
     even, odd = uniform_bits(token_ids >> 1, positions, seed=seed, domain=domain, choice=choice)
@@ -130,7 +130,7 @@ def gumbel(
     *,
     seed: int,
     domain: Domain = Domain.COUPLED_DRAW,
-    choice: int = 0,
+    choice: int | npt.NDArray[np.int64] = 0,
 ) -> npt.NDArray[np.float64]:
     """Return standard Gumbel noise, one number per (token, position).
 

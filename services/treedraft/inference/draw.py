@@ -32,7 +32,7 @@ from treedraft.inference.law import (
 )
 
 # Distances below the best score that are tried in turn when looking for the top few.
-_TOP_DEPTHS = (8.0, 32.0, math.inf)
+_TOP_DEPTHS = (8.0, 12.0, 16.0, 24.0, math.inf)
 _CHUNK_PAIRS = 8192  # keeps the generator's temporaries in the cache
 # Up to this many tokens get noise by themselves, without a row over the vocabulary.
 _MAX_SINGLE_TOKENS = 2048
@@ -165,27 +165,30 @@ def noise_of_tokens(
     The drafter's own draws differ by branch as well as by position, and
     nothing else ever does.
     """
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
-        groups.setdefault((seed_of(row), row.choice), []).append(index)
+        groups.setdefault(seed_of(row), []).append(index)
     result: list[npt.NDArray[np.float64]] = [np.empty(0)] * len(rows)
-    for (seed, choice), members in groups.items():
+    for seed, members in groups.items():
         lengths = [len(token_ids[index]) for index in members]
-        counters = [
-            rows[index].position ^ (rows[index].branch if domain is Domain.DRAFT_SAMPLING else 0)
-            for index in members
-        ]
+        positions = np.array([rows[index].position for index in members])
+        choices = np.array([_choice(rows[index], domain) for index in members])
         noise = gumbel(
             np.concatenate([token_ids[index] for index in members]),
-            np.repeat(np.array(counters), lengths),
+            np.repeat(positions, lengths),
             seed=seed,
             domain=domain,
-            choice=choice,
+            choice=np.repeat(choices, lengths),
         )
         ends = np.cumsum(lengths).tolist()
         for index, length, end in zip(members, lengths, ends, strict=True):
             result[index] = noise[end - length : end]
     return result
+
+
+def _choice(row: LawRow, domain: Domain) -> int:
+    branch = row.branch if domain is Domain.DRAFT_SAMPLING else 0
+    return (row.choice + branch) & 0xFFFFFFFF
 
 
 def draw_on_device(target_logits: Tensor, rows: Sequence[LawRow]) -> Tensor:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from treedraft.core.noise import gumbel
+from treedraft.core.noise import Domain, gumbel
 from treedraft.core.sampling import SamplingParameters
 from treedraft.core.token_tree import Growth, SiblingLaw, TokenSource
 from treedraft.inference.draft_sampler import draft_children, draft_siblings
+from treedraft.inference.draw import noise_of_tokens
 from treedraft.inference.sampler import (
     LawRow,
     NoiseRows,
@@ -140,6 +141,19 @@ def test_siblings_of_two_branches_are_drawn_apart():
         agreements += first == second
     chance = float((torch.softmax(logits[0].double(), dim=-1) ** 2).sum())
     assert agreements / 200 < chance + 4 * math.sqrt(chance / 200)
+
+
+def test_no_branch_shares_noise_with_another_position():
+    token_ids = [np.arange(8)]
+    sampling = SamplingParameters(seed=3)
+    seen = {
+        noise_of_tokens(
+            [LawRow(sampling, position, branch=branch)], token_ids, domain=Domain.DRAFT_SAMPLING
+        )[0].tobytes()
+        for position in range(16)
+        for branch in range(16)
+    }
+    assert len(seen) == 16 * 16
 
 
 def test_drafting_noise_is_not_the_noise_of_the_target():
