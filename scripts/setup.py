@@ -12,6 +12,7 @@ torch would bring it, the CPU build comes from PyTorch's own index instead
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -77,25 +78,43 @@ def is_usable() -> bool:
 def install() -> None:
     """Install torch in the CPU build, then treedraft with all its parts."""
     constrained = ("-c", ROOT / "constraints.txt")
-    torch_options: tuple[str, ...] = ()
     if torch_source() == "cpu" and needs_cuda(constrained):
-        say(f"PyPI's torch needs CUDA; taking the CPU build from {TORCH_CPU_INDEX}")
-        torch_options = (
-            "--index-url",
-            TORCH_CPU_INDEX,
-            "--extra-index-url",
-            "https://pypi.org/simple",
-        )
-    say("installing torch (about 200 MB)")
-    pip("install", *constrained, *torch_options, "torch")
-    say("installing treedraft, its services and its tools")
+        install_cpu_torch(constrained)
+    say("installing treedraft, its services and its tools (torch is about 200 MB)")
     pip("install", *constrained, "-e", f"{ROOT}[inference,dev]")
+
+
+def install_cpu_torch(constrained: tuple[str | Path, ...]) -> None:
+    """Install torch from PyTorch's own index.
+
+    The version is named with its `+cpu`: if that index is out of reach, nothing
+    else will do, and CUDA least of all.
+    """
+    say(f"PyPI's torch needs CUDA; taking the CPU build from {TORCH_CPU_INDEX}")
+    pins = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    try:
+        pip("install", *constrained, "--extra-index-url", TORCH_CPU_INDEX, f"torch=={pins[0]}+cpu")
+    except subprocess.CalledProcessError:
+        say(f"no CPU build of torch for Python {sys.version.split()[0]} can be reached. Either")
+        say("- use another Python: make setup PYTHON=python3.11")
+        say("- name a package index that has one: PIP_EXTRA_INDEX_URL=… make setup")
+        say("- take PyPI's build, with gigabytes of CUDA: TREEDRAFT_TORCH=pypi make setup")
+        raise
 
 
 def needs_cuda(constrained: tuple[str | Path, ...]) -> bool:
     """Ask pip, without installing anything, whether torch would bring CUDA."""
     say("looking up torch")
-    command: list[str | Path] = [python(), "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-"]
+    command: list[str | Path] = [
+        python(),
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--quiet",
+        "--report",
+        "-",
+    ]
     answer = subprocess.run(
         [*command, *constrained, "torch"], stdout=subprocess.PIPE, check=True, cwd=ROOT
     )

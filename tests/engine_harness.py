@@ -4,6 +4,7 @@ The engine is the real one, on its own thread, with a real (toy) model; only
 the network is left out: a test is the event loop and the drafter.
 """
 
+import os
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ from treedraft.telemetry.tracing import Tracing
 
 FAKE_DRAFTER = DrafterAddress("drafter-0", "incarnation-0", "fake:1")
 TIE_TOLERANCE = 1e-3
+# `TEST_DEVICE=cuda make test` runs the exactness suites on an accelerator.
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
 
 Drafter = Callable[[TargetFrame], Sequence[DraftFrame]]
 
@@ -167,7 +170,7 @@ class EngineHarness:
 
 
 def load_toy(folder: Path) -> LoadedModel:
-    return load_model(str(folder), dtype="float32", device="cpu")
+    return load_model(str(folder), dtype="float32", device=DEVICE)
 
 
 @dataclass

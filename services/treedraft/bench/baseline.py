@@ -12,6 +12,7 @@ from typing import Self
 
 from treedraft.core.errors import UnavailableError
 from treedraft.core.generation import ChatMessage
+from treedraft.local_cluster.plan import thread_environment
 
 _LINE_BYTES = 1 << 24
 
@@ -36,7 +37,8 @@ class TransformersBaseline:
 
     async def __aenter__(self) -> Self:
         """Start the process and wait until its model is loaded."""
-        environment = {"OMP_NUM_THREADS": str(self._num_threads)} if self._num_threads else {}
+        # As the engine's: a comparison of thread policies is not what is wanted.
+        environment = thread_environment(self._num_threads)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -87,7 +87,8 @@ def _conditions(result: BenchResult) -> str:
         f"prompts included in the time; model {plan.target}, {drafts}, {plan.dtype}, "
         f"{result.num_threads} threads. The same text with speculation as without: "
         f"{check.speculative_equals_plain} of {check.num_prompts}; as transformers' `generate`: "
-        f"{check.plain_equals_transformers} of {check.num_prompts}. {stamp.machine}; "
+        f"{check.plain_equals_transformers} of {check.num_prompts}. {stamp.machine}, "
+        f"load {stamp.load_before:.1f} before the run; "
         f"Python {stamp.python}, {versions}; commit {stamp.commit or 'unknown'}, {stamp.time[:10]}."
     )
 

@@ -129,10 +129,11 @@ async def run_bench(plan: BenchPlan, folder: Path, progress: Progress) -> BenchR
     """Measure everything that the plan names.
 
     Args:
-        plan: what to measure.
+        plan: what to measure; `target` is only a name here.
         folder: of the target's weights, which all systems load.
         progress: told in words what is measured.
     """
+    stamp = take_stamp()
     cluster_plan = ClusterPlan(
         target=str(folder),
         draft=plan.draft,
@@ -154,7 +155,7 @@ async def run_bench(plan: BenchPlan, folder: Path, progress: Progress) -> BenchR
         for number, (repeat, concurrency, system) in enumerate(steps):
             progress(f"measuring {number + 1}/{len(steps)}: {system}, {concurrency} at once")
             samples.append(await bench.measure(system, concurrency, repeat))
-    return BenchResult(take_stamp(), plan, num_threads, check, tuple(samples))
+    return BenchResult(stamp, plan, num_threads, check, tuple(samples))
 
 
 @asynccontextmanager

@@ -18,7 +18,11 @@ _GIBIBYTE = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Everything that a number depends on and that does not show in it."""
+    """Everything that a number depends on and that does not show in it.
+
+    `load_before` is the machine's load average over the last minute: numbers
+    of a machine that was busy with something else are worth little.
+    """
 
     time: str
     commit: str
@@ -28,6 +32,7 @@ class Stamp:
     processor: str
     num_cores: int
     memory_gib: float
+    load_before: float
     accelerator: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
 
@@ -39,7 +44,7 @@ class Stamp:
 
 
 def take_stamp(now: datetime | None = None) -> Stamp:
-    """Describe this machine and this checkout."""
+    """Describe this machine and this checkout; to be called before the measurements."""
     return Stamp(
         time=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
         commit=_commit(),
@@ -49,6 +54,7 @@ def take_stamp(now: datetime | None = None) -> Stamp:
         processor=_processor(),
         num_cores=num_usable_cores(),
         memory_gib=round(_memory_bytes() / _GIBIBYTE, 1),
+        load_before=round(os.getloadavg()[0], 2),
         accelerator=_accelerator(),
         packages={name: metadata.version(name) for name in _PACKAGES},
     )

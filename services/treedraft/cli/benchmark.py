@@ -1,10 +1,10 @@
 """`treedraft bench`: the engine without and with speculation, and transformers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markdown import Markdown
 
 from treedraft.bench import report
@@ -45,13 +45,14 @@ def bench(
     with terminal.errors_shown(), terminal.progress_shown(terminal.stderr()) as progress:
         from treedraft.inference.weights import resolve
 
-        folder = resolve(target, progress).folder
-        result = terminal.run(run_bench(plan, folder, progress))
+        files = resolve(target, progress)
+        plan = replace(plan, target=files.name)
+        result = terminal.run(run_bench(plan, files.folder, progress))
     if json_file is not None:
         json_file.write_text(report.to_json(result) + "\n", encoding="utf-8")
     if update_readme is not None:
         with terminal.errors_shown():
             report.update_document(update_readme, report.markdown(result))
-    console = Console(highlight=False)
+    console = terminal.stdout()
     text = report.markdown(result)
     console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)

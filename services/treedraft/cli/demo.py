@@ -69,7 +69,7 @@ def demo(
 
 
 async def _demo(plan: ClusterPlan, query: GenerateQuery) -> list[Comparison]:
-    console = Console(highlight=False)
+    console = terminal.stdout()
     async with started(plan, terminal.stderr()) as cluster:
         names = ", ".join(
             f"{name} (process {process.process_id}, {process.endpoint})"

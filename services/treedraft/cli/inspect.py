@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from treedraft import __version__
@@ -26,7 +25,7 @@ _SHOWN_PACKAGES = ("torch", "transformers", "grpcio", "protobuf", "tokenizers", 
 def models(endpoint: options.RunningEndpoint = f"127.0.0.1:{DEFAULT_PORT}") -> None:
     """List the models that a coordinator serves, and its workers."""
     served, cluster = terminal.run(_look(endpoint))
-    console = Console(highlight=False)
+    console = terminal.stdout()
     table = Table("model", "context", "targets", "drafters", box=None, padding=(0, 2, 0, 0))
     for model in served:
         numbers = (model.context_length, model.num_targets, model.num_drafters)
@@ -69,7 +68,7 @@ def trace(
 ) -> None:
     """Draw where the time of a request went, over all services."""
     path = store_path(TelemetrySettings(store_path=store))
-    console = Console(highlight=False)
+    console = terminal.stdout()
     with terminal.errors_shown():
         if not trace_id:
             console.print(_recent(path))

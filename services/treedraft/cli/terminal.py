@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from treedraft.core.errors import TreedraftError
 from treedraft.local_cluster.cluster import Progress
@@ -21,9 +22,25 @@ _Result = TypeVar("_Result")
 INTERRUPTED = 128 + signal.SIGINT
 
 
+# Where there is no terminal, lines are as long as a table needs them.
+_WIDTH_OF_FILES = 160
+
+
+def stdout() -> Console:
+    """Return the console for results."""
+    return _console(is_stderr=False)
+
+
 def stderr() -> Console:
     """Return the console for everything that is not the result."""
-    return Console(stderr=True, highlight=False)
+    return _console(is_stderr=True)
+
+
+def _console(*, is_stderr: bool) -> Console:
+    console = Console(stderr=is_stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_FILES
+    return console
 
 
 @contextmanager
@@ -34,7 +51,7 @@ def progress_shown(console: Console) -> Iterator[Progress]:
     """
     if console.is_terminal:
         with console.status("starting") as status:
-            yield lambda text: status.update(_first_line(text, console.width))
+            yield lambda text: status.update(escape(_first_line(text, console.width)))
         return
     shown = ""
 
@@ -78,5 +95,4 @@ def failure(message: str) -> typer.Exit:
 
 def _first_line(text: str, width: int) -> str:
     line = text.splitlines()[0] if text else ""
-    # Brackets are markup to a status line.
-    return line[: max(20, width - 4)].replace("[", "\\[")
+    return line[: max(20, width - 4)]

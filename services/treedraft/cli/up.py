@@ -6,7 +6,6 @@ import signal
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from treedraft.cli import options, terminal
@@ -46,7 +45,7 @@ def up(
 async def _up(plan: ClusterPlan) -> None:
     console = terminal.stderr()
     async with started(plan, console) as cluster:
-        Console(highlight=False).print(_endpoints(cluster))
+        terminal.stdout().print(_endpoints(cluster))
         console.print(f'treedraft generate --endpoint {cluster.endpoint} "…"    Ctrl-C stops')
         await _until_told(cluster)
         console.print("stopping")

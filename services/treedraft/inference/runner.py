@@ -38,9 +38,6 @@ Slots = Sequence[int] | npt.NDArray[np.int64]
 # Kernels on CUDA read a mask in place only if its rows are aligned.
 _MASK_ALIGNMENT = 16
 
-# Rotary embeddings whose angles depend on the longest text of the pass.
-_UNSTABLE_ROPE = frozenset({"dynamic", "longrope"})
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -284,13 +281,3 @@ def _check_module(module: torch.nn.Module) -> None:
         )
     if "logits_to_keep" not in inspect.signature(module.forward).parameters:
         raise UnsupportedModelError(f"{name} cannot give the logits of chosen rows")
-    for part in module.modules():
-        kinds = getattr(part, "rope_type", "")
-        for kind in kinds.values() if isinstance(kinds, dict) else [kinds]:
-            if kind not in _UNSTABLE_ROPE:
-                continue
-            raise UnsupportedModelError(
-                f"{name} has rotary embeddings of type {kind}, which change with the longest "
-                "text of a pass",
-                reason="UNSUPPORTED_ATTENTION",
-            )

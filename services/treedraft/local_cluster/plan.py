@@ -80,6 +80,15 @@ def share_threads(num_cores: int, plan: ClusterPlan) -> tuple[int, int]:
     )
 
 
+def thread_environment(num_threads: int) -> dict[str, str]:
+    """Return the environment of any process that runs a model beside others.
+
+    Passive: a thread that waits gives its core away instead of spinning. With
+    other work on the machine, spinning makes a pass several times slower.
+    """
+    return {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
 def plan_coordinator(
     plan: ClusterPlan, folder: Path, environ: Mapping[str, str] = os.environ
 ) -> ServicePlan:
@@ -146,10 +155,5 @@ def _service(
 
 
 def _with_threads(role: str, threads: int, environ: Mapping[str, str]) -> dict[str, str]:
-    # Passive: a thread that waits gives its core to the other processes.
-    return {
-        f"TREEDRAFT_{role.upper()}__NUM_THREADS": str(threads),
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **environ,
-    }
+    own = {f"TREEDRAFT_{role.upper()}__NUM_THREADS": str(threads)}
+    return {**own, **thread_environment(threads), **environ}

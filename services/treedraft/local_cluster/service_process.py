@@ -73,7 +73,7 @@ class ServiceProcess:
         if not self.is_running and not self._is_expected_to_end:
             raise UnavailableError(
                 f"{self.name} ended with status {self._process.returncode}; its last lines:\n"
-                + self.log_tail(),
+                + self._last_words(),
                 reason="SERVICE_DIED",
             )
 
@@ -98,6 +98,11 @@ class ServiceProcess:
             text = log.read().decode(errors="replace")
         lines = [line for line in _ESCAPES.sub("", text).splitlines() if line.strip()]
         return "\n".join(lines[-num_lines:])
+
+    def _last_words(self) -> str:
+        # A line without a traceback before it says all there is to say.
+        tail = self.log_tail()
+        return tail if "Traceback" in tail else self.log_tail(3)
 
     def last_event(self) -> str:
         """Return what its last log line says, without time, level and details."""

@@ -3,7 +3,8 @@
 `python -m treedraft.local_cluster.supervised target` is `python -m
 treedraft.target`, except that on Linux the kernel ends the process when the
 one that started it dies, even by SIGKILL: a cluster on a laptop must not leave
-processes behind that hold memory and cores.
+processes behind that hold memory and cores. An error of the domain ends it
+with one line instead of a traceback.
 """
 
 import ctypes
@@ -11,6 +12,8 @@ import os
 import runpy
 import signal
 import sys
+
+from treedraft.core.errors import TreedraftError
 
 _PR_SET_PDEATHSIG = 1
 _ROLES = ("coordinator", "draft", "target")
@@ -32,7 +35,11 @@ def main() -> None:
         sys.exit(f"no service is called {role}")
     end_with_parent(parent_id)
     sys.argv = [f"treedraft.{role}"]
-    runpy.run_module(f"treedraft.{role}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"treedraft.{role}", run_name="__main__", alter_sys=True)
+    except TreedraftError as error:
+        # The last line of the log is what the one who started it shows.
+        sys.exit(f"{error.message} ({error.reason})")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ STAMP = Stamp(
     processor="A processor",
     num_cores=2,
     memory_gib=8.0,
+    load_before=0.25,
     packages={"torch": "2.13.0"},
 )
 SPEEDS = {TRANSFORMERS: (10.0, 11.0, 9.0), PLAIN: (20.0, 25.0, 15.0), SPECULATIVE: (30.0,) * 3}
@@ -63,7 +64,7 @@ def test_the_table_has_a_line_per_load_and_its_conditions(result):
         "| 100 ms | 100 ms |"
     )
     assert lines[3].startswith("| 8 |")
-    for word in ("6 of 6", "5 of 6", "A processor, 2 cores, 8 GiB", "torch 2.13.0", "abc123"):
+    for word in ("6 of 6", "5 of 6", "A processor, 2 cores, 8 GiB", "load 0.2 before", "abc123"):
         assert word in lines[-1]
 
 

@@ -80,3 +80,8 @@ def test_every_variable_is_one_that_a_service_reads(tmp_path):
     coordinator = services[0].environment
     assert coordinator["TREEDRAFT_COORDINATOR__REDIS"] == "redis://r"
     assert coordinator["TREEDRAFT_COORDINATOR__GRPC__PORT"] == "5"
+
+
+def test_no_model_spins_while_it_waits(tmp_path):
+    for worker in workers_of(ClusterPlan(draft="m"), tmp_path):
+        assert worker.environment["OMP_WAIT_POLICY"] == "PASSIVE"
