@@ -18,6 +18,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from treedraft.core.errors import InvalidRequestError, UnsupportedModelError
 from treedraft.inference.downloads import Progress
 from treedraft.inference.gguf_conversion import without_progress_bars
+from treedraft.inference.prepacked import can_prepack, prepack_linears
 from treedraft.inference.support import check_supported, probe_module
 from treedraft.inference.tree_attention import ATTENTION_NAME
 from treedraft.inference.weights import ModelFiles, be_silent, resolve
@@ -93,11 +94,15 @@ def load_model(
     text_config = module.config.get_text_config(decoder=True)
     probe_module(module, text_config.num_hidden_layers)
     tokenizer_json = _tokenizer_json(tokenizer)
+    fingerprint = _fingerprint(module, torch_dtype, torch_device)
+    vocab_size = int(module.get_output_embeddings().weight.shape[0])  # type: ignore[no-untyped-call]
+    if can_prepack(torch_device, torch_dtype):
+        prepack_linears(module)
     return LoadedModel(
         name=name or files.name,
         module=module,
         config=module.config,
-        fingerprint=_fingerprint(module, torch_dtype, torch_device),
+        fingerprint=fingerprint,
         device=torch_device,
         dtype=torch_dtype,
         tokenizer_json=tokenizer_json,
@@ -106,7 +111,7 @@ def load_model(
         chat_template=_chat_template(tokenizer),
         special_tokens=_special_tokens(tokenizer),
         adds_bos=_adds_bos(tokenizer),
-        vocab_size=int(module.get_output_embeddings().weight.shape[0]),  # type: ignore[no-untyped-call]
+        vocab_size=vocab_size,
         context_length=int(text_config.max_position_embeddings),
         num_layers=int(text_config.num_hidden_layers),
         **_head_shape(text_config),
@@ -241,7 +246,8 @@ def _fingerprint(module: PreTrainedModel, dtype: torch.dtype, device: torch.devi
     """
     settings = {k: v for k, v in module.config.to_dict().items() if k not in _NAMES_IN_CONFIG}
     torch_release = ".".join(torch.__version__.split(".")[:2])
-    kernels = [str(dtype), device.type, f"torch-{torch_release}", ATTENTION_NAME]
+    linear = "packed" if can_prepack(device, dtype) else "plain"
+    kernels = [str(dtype), device.type, f"torch-{torch_release}", ATTENTION_NAME, linear]
     digest = hashlib.sha256(json.dumps([settings, kernels], sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):
         numbers = tensor.reshape(-1)

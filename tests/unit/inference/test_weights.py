@@ -48,6 +48,7 @@ def write_gguf(path):
     writer.add_token_list(tokens)
     writer.add_token_types([3] + [1] * (VOCAB - 1))
     writer.add_token_merges(["1 2", "Ġ 1"])
+    writer.add_bos_token_id(0)  # transformers before 5.20 needs one
     writer.add_eos_token_id(0)
     shapes = {
         "token_embd": (VOCAB, HIDDEN),
