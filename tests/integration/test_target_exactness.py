@@ -255,7 +255,9 @@ def test_rejection_sampling_runs_through_the_engine(llama):
     specs = [spec(prompt(5, llama), sampling=law, max_tokens=60)]
     texts = plain(llama, spec(prompt(5, llama), max_tokens=60))
     drafter = drafter_for(llama, specs, texts, with_laws=True, width=2)
-    with EngineHarness(llama, target_settings(), drafter) as harness:
+    # In step with its log, so that the drafter's answer is there before each pass.
+    in_step = target_settings(max_unlogged_tokens=0)
+    with EngineHarness(llama, in_step, drafter) as harness:
         [result] = harness.run(*specs)
     statistics = result.finish.statistics
     assert len(result.token_ids) == 60

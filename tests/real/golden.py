@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,9 @@ async def answer(
     sampling: SamplingParameters,
     speculation: SpeculationOptions | None = None,
     ignore_eos: bool = False,
+    on_tokens: Callable[[int], None] = lambda _: None,
 ) -> Answer:
-    """Generate after a prompt of token ids."""
+    """Generate after a prompt of token ids; `on_tokens` is told how many there are."""
     query = GenerateQuery(
         token_ids=tuple(prompt),
         sampling=sampling,
@@ -70,6 +71,7 @@ async def answer(
         if isinstance(event, Delta):
             assert event.base_length == len(token_ids)
             token_ids.extend(event.token_ids)
+            on_tokens(len(token_ids))
         elif isinstance(event, Finished):
             statistics = event.statistics
     return Answer(token_ids, statistics)

@@ -111,8 +111,9 @@ class TargetSettings(ServiceSettings):
     )
     max_unlogged_tokens: int = Field(
         default=4096,
-        ge=1,
-        description="A session that is this far ahead of its log pauses until the log catches up.",
+        ge=0,
+        description="A session that is this far ahead of its log pauses until the log catches up; "
+        "0 logs every round before the next one.",
     )
     drain_seconds: float = Field(
         default=30.0, ge=0, description="Time that running sessions get when the service stops."
