@@ -66,7 +66,9 @@ def main() -> None:
     for kind, prompts in PROMPTS.items():
         for prompt in prompts:
             started = time.monotonic()
-            cases.append({"kind": kind, "prompt": prompt, **continue_greedily(model, tokenizer, prompt)})
+            cases.append(
+                {"kind": kind, "prompt": prompt, **continue_greedily(model, tokenizer, prompt)}
+            )
             print(f"{len(cases):2d} {kind:9s} {time.monotonic() - started:5.1f} s  {prompt[:50]}")
     stamp = {
         "model": model.config._name_or_path.rsplit("/", 1)[-1],
