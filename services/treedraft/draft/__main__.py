@@ -16,7 +16,7 @@ from treedraft.draft.drafter import Drafter
 from treedraft.draft.links import Stop
 from treedraft.draft.service import SERVICE_NAME, DraftServicer
 from treedraft.draft.settings import DraftSettings
-from treedraft.rpc.process import announcing, run_service, service_telemetry
+from treedraft.rpc.process import announcing, on_passing_thread, run_service, service_telemetry
 from treedraft.rpc.server import RpcServer, wait_for_signal
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ async def _load(settings: DraftSettings) -> "DraftModel":
     # Here, because a drafter that only looks up needs no torch.
     from treedraft.draft.assembly import load_draft_model
 
-    return await asyncio.to_thread(load_draft_model, settings)
+    return await on_passing_thread(lambda: load_draft_model(settings))
 
 
 async def _serve(

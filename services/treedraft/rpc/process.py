@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from treedraft.telemetry.logging import configure_logging
 from treedraft.telemetry.metrics import Metrics, serve_metrics
 from treedraft.telemetry.tracing import Tracing
 
+Result = TypeVar("Result")
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
 
@@ -74,6 +76,17 @@ async def service_telemetry(
         await asyncio.to_thread(tracing.shutdown)
         if endpoint:
             endpoint.close()
+
+
+async def on_passing_thread(work: Callable[[], Result]) -> Result:
+    """Do blocking work on a thread that ends with it.
+
+    For loading models: OpenMP keeps a pool of workers for every thread that has
+    ever computed, and with more of them than cores it lets them sleep between
+    any two steps, which costs a third of a pass. Only the engine's may stay.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 @contextlib.asynccontextmanager

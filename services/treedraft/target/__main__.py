@@ -13,9 +13,15 @@ from treedraft.core.exchange import Hello
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.worker import WorkerRegistration, WorkerRole
 from treedraft.inference.models import load_model
-from treedraft.rpc.process import ServiceTelemetry, announcing, run_service, service_telemetry
+from treedraft.rpc.process import (
+    ServiceTelemetry,
+    announcing,
+    on_passing_thread,
+    run_service,
+    service_telemetry,
+)
 from treedraft.rpc.server import RpcServer, wait_for_signal
-from treedraft.target.assembly import assemble
+from treedraft.target.assembly import TargetParts, assemble
 from treedraft.target.draft_links import DraftLinks
 from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews, Stop
@@ -106,21 +112,19 @@ async def _load(
     def publish(news: EngineNews) -> None:
         loop.call_soon_threadsafe(servicer.pass_on, news)
 
-    model = await asyncio.to_thread(
-        load_model,
-        settings.model,
-        name=settings.model_name,
-        dtype=settings.dtype,
-        device=settings.device,
-    )
-    parts = await asyncio.to_thread(
-        assemble,
-        model,
-        settings,
-        tracing=telemetry.tracing,
-        metrics=telemetry.metrics,
-        publish=publish,
-    )
+    def load() -> TargetParts:
+        model = load_model(
+            settings.model,
+            name=settings.model_name,
+            dtype=settings.dtype,
+            device=settings.device,
+            progress=_log.info,
+        )
+        return assemble(
+            model, settings, tracing=telemetry.tracing, metrics=telemetry.metrics, publish=publish
+        )
+
+    parts = await on_passing_thread(load)
     description = parts.description
     hello = Hello(
         worker_id=worker_id,
@@ -138,7 +142,7 @@ async def _load(
     )
     backend = TargetBackend(description, parts.engine, links)
     servicer.attach(backend)
-    _log.info("ready", model=description.model, device=str(model.device), dtype=str(model.dtype))
+    _log.info("ready", model=description.model, device=settings.device, dtype=settings.dtype)
     return backend
 
 

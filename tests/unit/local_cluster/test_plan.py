@@ -82,6 +82,6 @@ def test_every_variable_is_one_that_a_service_reads(tmp_path):
     assert coordinator["TREEDRAFT_COORDINATOR__GRPC__PORT"] == "5"
 
 
-def test_no_model_spins_while_it_waits(tmp_path):
+def test_no_model_spins_for_long_while_it_waits(tmp_path):
     for worker in workers_of(ClusterPlan(draft="m"), tmp_path):
-        assert worker.environment["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert 0 < int(worker.environment["GOMP_SPINCOUNT"]) <= 10_000
