@@ -71,7 +71,7 @@ def main() -> None:
             )
             print(f"{len(cases):2d} {kind:9s} {time.monotonic() - started:5.1f} s  {prompt[:50]}")
     stamp = {
-        "model": model.config._name_or_path.rsplit("/", 1)[-1],
+        "model": arguments.model.resolve().name,
         "dtype": "float32",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
