@@ -31,18 +31,18 @@ weights: setup ## Fetch the default model into the cache folder (98 MB)
 
 .PHONY: test
 test: setup ## Run the test suite (no weights needed)
-	$(PYTEST) -m "not real_model" $(ARGS)
+	$(PYTEST) -m "not real_model and not statistical" $(ARGS)
 
 .PHONY: test-statistical
-test-statistical: setup ## Run only the tests that compare draws with a law
+test-statistical: setup ## Compare 200,000 draws a case with the law they should follow (minutes)
 	$(PYTEST) -m statistical $(ARGS)
 
 .PHONY: test-real
-test-real: setup weights ## Run the tests on the default model's weights (slow)
-	$(PYTEST) -m real_model --timeout 3600 $(ARGS)
+test-real: setup weights ## Compare the default model's texts with transformers' and with each other (minutes)
+	$(PYTEST) -m real_model --timeout 1800 $(ARGS)
 
 .PHONY: test-all
-test-all: test test-real ## Run everything
+test-all: test test-statistical test-real ## Run everything
 
 .PHONY: golden
 golden: weights ## Write anew what transformers' generate says (slow; only for new weights)

@@ -4,14 +4,13 @@
 
 Needs nothing but Python 3.11 or newer. Run again it returns at once, unless the
 interpreter, the dependencies or this script have changed since. The versions
-are those of constraints.txt. CUDA is never fetched by accident: where PyPI's
-torch would bring it, the CPU build comes from PyTorch's own index instead
-(`TREEDRAFT_TORCH=pypi` takes PyPI's build after all, for a machine with a GPU).
+are those of constraints.txt. Where torch would bring gigabytes of CUDA, the CPU
+build is taken instead if a configured package index has it
+(`PIP_EXTRA_INDEX_URL=… make setup`); if none has, set-up says so and goes on.
 """
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "treedraft-setup"
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MIN_PYTHON = (3, 11)
 
 
@@ -47,7 +45,7 @@ def main() -> int:
 
 def fingerprint() -> str:
     """Name everything that a finished set-up depends on."""
-    digest = hashlib.sha256(f"{ROOT} {sys.version_info[:2]} {torch_source()}".encode())
+    digest = hashlib.sha256(f"{ROOT} {sys.version_info[:2]}".encode())
     for name in ("pyproject.toml", "constraints.txt", "scripts/setup.py"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
@@ -76,30 +74,22 @@ def is_usable() -> bool:
 
 
 def install() -> None:
-    """Install torch in the CPU build, then treedraft with all its parts."""
+    """Install torch in the CPU build if there is one, then treedraft with all its parts."""
     constrained = ("-c", ROOT / "constraints.txt")
-    if torch_source() == "cpu" and needs_cuda(constrained):
+    if needs_cuda(constrained):
         install_cpu_torch(constrained)
     say("installing treedraft, its services and its tools (torch is about 200 MB)")
     pip("install", *constrained, "-e", f"{ROOT}[inference,dev]")
 
 
 def install_cpu_torch(constrained: tuple[str | Path, ...]) -> None:
-    """Install torch from PyTorch's own index.
-
-    The version is named with its `+cpu`: if that index is out of reach, nothing
-    else will do, and CUDA least of all.
-    """
-    say(f"PyPI's torch needs CUDA; taking the CPU build from {TORCH_CPU_INDEX}")
+    """Install torch without CUDA, from whatever index is configured and has it."""
     pins = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     try:
-        pip("install", *constrained, "--extra-index-url", TORCH_CPU_INDEX, f"torch=={pins[0]}+cpu")
+        pip("install", *constrained, f"torch=={pins[0]}+cpu")
     except subprocess.CalledProcessError:
-        say(f"no CPU build of torch for Python {sys.version.split()[0]} can be reached. Either")
-        say("- use another Python: make setup PYTHON=python3.11")
-        say("- name a package index that has one: PIP_EXTRA_INDEX_URL=… make setup")
-        say("- take PyPI's build, with gigabytes of CUDA: TREEDRAFT_TORCH=pypi make setup")
-        raise
+        say("no configured package index has a CPU build of torch; the one that comes with CUDA")
+        say("takes gigabytes. To do without: PIP_EXTRA_INDEX_URL=<index of CPU builds> make setup")
 
 
 def needs_cuda(constrained: tuple[str | Path, ...]) -> bool:
@@ -121,11 +111,6 @@ def needs_cuda(constrained: tuple[str | Path, ...]) -> bool:
     installs = json.loads(answer.stdout)["install"]
     names = [item["metadata"]["name"].lower() for item in installs]
     return any(name.startswith(("nvidia-", "cuda-")) for name in names)
-
-
-def torch_source() -> str:
-    """Return `cpu` or, where the environment says so, `pypi`."""
-    return os.environ.get("TREEDRAFT_TORCH", "cpu")
 
 
 def pip(*arguments: str | Path) -> None:

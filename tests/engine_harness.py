@@ -107,6 +107,7 @@ class EngineHarness:
             publish=self._news.put,
         )
         self.engine, self.pool = self.parts.engine, self.parts.pool
+        self.acknowledges = True
         self.refused_links: dict[str, str] = {}
         self.results: dict[str, SessionResult] = {}
         self.on_output: Callable[[str, SessionResult], None] = lambda *_: None
@@ -162,7 +163,9 @@ class EngineHarness:
                 result.finish = output.finish or result.finish
                 result.failure = output.failure or result.failure
                 length = output.base_length + len(output.token_ids)
-                self.engine.post(AcknowledgeLog(LogAcknowledgement(output.session_id, length)))
+                if self.acknowledges:
+                    acknowledgement = LogAcknowledgement(output.session_id, length)
+                    self.engine.post(AcknowledgeLog(acknowledgement))
                 self.on_output(output.session_id, result)
         for endpoint, frame in news.frames.items():
             for answer in self.drafter(frame) if self.drafter else ():

@@ -1,6 +1,7 @@
 """Whatever drafters do, the target says what it would have said alone."""
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from tests.engine_harness import (
 )
 from tests.scripted_drafters import GuessingDrafter
 
-from treedraft.core.exchange import DraftFrame
+from treedraft.core.exchange import DraftFrame, LogAcknowledgement
 from treedraft.core.sampling import (
     SamplingParameters,
     SpeculationOptions,
@@ -27,6 +28,7 @@ from treedraft.core.sampling import (
 from treedraft.core.session import FinishReason
 from treedraft.core.token_tree import Growth, TokenSource
 from treedraft.inference.toy import make_toy_model
+from treedraft.target.events import AcknowledgeLog
 from treedraft.target.settings import BudgetSettings, KVSettings, TargetSettings
 
 GREEDY = SamplingParameters(temperature=0.0, seed=1)
@@ -350,6 +352,26 @@ def test_a_stale_tree_is_dropped_and_counted(llama):
     assert result.finish.statistics.dropped_nodes > 0
     assert wrong not in texts["s"][:1]
     assert not harness.refused_links
+
+
+def test_a_session_whose_log_is_behind_pauses_and_does_not_spin(llama, monkeypatch):
+    one = spec(prompt(6, llama), max_tokens=30)
+    with EngineHarness(llama, target_settings(max_unlogged_tokens=4)) as harness:
+        plans = []
+        scheduler = harness.engine._scheduler
+        plan = scheduler.plan
+        monkeypatch.setattr(scheduler, "plan", lambda: plans.append(1) or plan())
+        harness.acknowledges = False
+        harness.start(one)
+        harness.pump(lambda: len(harness.results["s"].token_ids) == 5)
+        before = len(plans)
+        time.sleep(0.3)
+        assert len(harness.results["s"].token_ids) == 5
+        assert len(plans) - before < 40, "the engine spins while there is nothing to do"
+        harness.acknowledges = True
+        harness.engine.post(AcknowledgeLog(LogAcknowledgement("s", len(one.token_ids) + 5)))
+        harness.pump(lambda: harness.results["s"].is_over)
+    assert len(harness.results["s"].token_ids) == 30
 
 
 def test_cancelling_frees_all_pages(llama):

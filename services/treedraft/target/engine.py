@@ -46,7 +46,8 @@ from treedraft.target.step import PassRunner
 from treedraft.telemetry.metrics import Metrics
 
 _REPORT_INTERVAL_NS = 250_000_000
-# How long to sleep when sessions exist but none may run (a log is behind).
+# How long to sleep when sessions exist but none may run: a log is behind, and
+# a deadline may pass.
 _PAUSE_SECONDS = 0.02
 
 _log = structlog.get_logger(__name__)
@@ -90,6 +91,7 @@ class Engine:
         self._outputs: dict[int, list[SessionOutput]] = defaultdict(list)
         self._is_draining = False
         self._is_stopped = False
+        self._is_idle = True  # the last plan was empty: nothing to do until something arrives
         self._report = report(scheduler)
         self._report_ns = 0
         self._on_end: Callable[[], None] = lambda: None
@@ -132,6 +134,7 @@ class Engine:
         self._take_events()
         self._end_expired()
         passes = self._scheduler.plan()
+        self._is_idle = not passes
         if passes:
             try:
                 outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
@@ -151,7 +154,7 @@ class Engine:
         deferred, self._deferred = self._deferred, []
         for event in deferred:
             self._take_control(event)
-        if not self._scheduler.num_running:
+        if self._is_idle:
             self._refresh_report(force=True)
             self._wait_for_event()
         while not self._inbox.empty():
