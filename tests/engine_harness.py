@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from treedraft.core.exchange import DraftFrame, LogAcknowledgement, TargetFrame
+from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import SessionFailure, SessionFinish, SessionSpec
-from treedraft.core.token_tree import TokenSource
 from treedraft.core.worker import DrafterAddress
 from treedraft.inference.models import LoadedModel, load_model
 from treedraft.inference.sampler import LawRow, SessionCounts, TokenHistory, tie_margin

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from treedraft.core.exchange import DraftFrame, ReopenRequest, SessionRefusal, TargetFrame
-from treedraft.core.token_tree import Growth, SiblingLaw, TokenSource
+from treedraft.core.growth import Growth, SiblingLaw, TokenSource
 
 
 @dataclass

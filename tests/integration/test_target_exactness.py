@@ -19,6 +19,7 @@ from tests.engine_harness import (
 from tests.scripted_drafters import GuessingDrafter
 
 from treedraft.core.exchange import DraftFrame, LogAcknowledgement
+from treedraft.core.growth import Growth, TokenSource
 from treedraft.core.sampling import (
     SamplingParameters,
     SpeculationOptions,
@@ -26,7 +27,6 @@ from treedraft.core.sampling import (
     Verification,
 )
 from treedraft.core.session import FinishReason
-from treedraft.core.token_tree import Growth, TokenSource
 from treedraft.inference.toy import make_toy_model
 from treedraft.target.events import AcknowledgeLog
 from treedraft.target.settings import BudgetSettings, KVSettings, TargetSettings

@@ -26,6 +26,7 @@ from treedraft.core.generation import (
     ServedModel,
     Started,
 )
+from treedraft.core.growth import Growth, SiblingLaw, TokenSource
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.sampling import (
     SamplingParameters,
@@ -43,7 +44,6 @@ from treedraft.core.session import (
     SessionSpec,
     SessionStatistics,
 )
-from treedraft.core.token_tree import Growth, SiblingLaw, TokenSource
 from treedraft.core.worker import (
     ClusterDescription,
     DrafterAddress,

@@ -14,8 +14,9 @@ from tests.unit.inference.tiny_segments import (
     tree_pass,
 )
 
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import ROOT
 from treedraft.core.prefix import page_hashes
-from treedraft.core.token_tree import ROOT, FlatTree
 from treedraft.inference.block_pool import BlockPool, slots_of
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.runner import Runner

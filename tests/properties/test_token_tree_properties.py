@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treedraft.core.errors import InvalidGrowthError
-from treedraft.core.token_tree import ROOT, Growth, TokenSource, TokenTree
+from treedraft.core.growth import ROOT, Growth, TokenSource
+from treedraft.core.token_tree import TokenTree
 
 MODEL, LOOKUP = TokenSource.DRAFT_MODEL, TokenSource.LOOKUP
 TOKENS = st.integers(0, 2)

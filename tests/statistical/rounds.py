@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from scipy import stats
 
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
 from treedraft.core.noise import Domain, uniform
 from treedraft.core.sampling import SamplingParameters
-from treedraft.core.token_tree import ROOT, FlatTree, SiblingLaw, TokenSource
 from treedraft.inference.draft_sampler import draft_children, draft_siblings
 from treedraft.inference.sampler import LawRow, branch_of, coupled_draw, target_probs
 from treedraft.target.verification import Walk, coupled_walk, rejection_walk

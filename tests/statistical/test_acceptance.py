@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.statistical.rounds import build
 
+from treedraft.core.growth import SiblingLaw
 from treedraft.core.noise import uniform
 from treedraft.core.sampling import SamplingParameters
-from treedraft.core.token_tree import SiblingLaw
 from treedraft.inference.draft_sampler import draft_children, draft_siblings
 from treedraft.inference.law import LawRow
 from treedraft.inference.sampler import coupled_draw, target_probs

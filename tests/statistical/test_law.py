@@ -23,9 +23,10 @@ from tests.statistical.rounds import (
     run_rounds,
 )
 
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import SiblingLaw
 from treedraft.core.noise import Domain
 from treedraft.core.sampling import SamplingParameters
-from treedraft.core.token_tree import FlatTree, SiblingLaw
 from treedraft.inference.law import LawRow
 from treedraft.target.verification import Walk, rejection_walk
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from treedraft.core.errors import UnavailableError
 from treedraft.core.generation import Delta, Finished, GenerateQuery, Started
-from treedraft.core.token_tree import TokenSource
+from treedraft.core.growth import TokenSource
 from treedraft.rpc.coordinator_client import CoordinatorClient
 
 

@@ -13,9 +13,9 @@ from treedraft.bench.answer import Answer, ask
 from treedraft.cli import options, terminal
 from treedraft.cli.connection import started
 from treedraft.core.generation import ChatMessage, Delta, GenerateQuery
+from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import SessionStatistics
-from treedraft.core.token_tree import TokenSource
 from treedraft.local_cluster.plan import ClusterPlan
 from treedraft.rpc.coordinator_client import CoordinatorClient
 from treedraft.telemetry.names import ROUND_PARTS

@@ -17,9 +17,9 @@ from treedraft.coordinator.session_log import SessionLog
 from treedraft.coordinator.text_output import TextOutput
 from treedraft.core.errors import CancelledError, TreedraftError, UnavailableError
 from treedraft.core.generation import Delta
+from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import Verification
 from treedraft.core.session import SessionFinish, SessionOutput, SessionSpec
-from treedraft.core.token_tree import TokenSource
 
 
 class SessionRelay:

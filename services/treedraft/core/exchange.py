@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treedraft.core.errors import IncompatiblePeerError
+from treedraft.core.growth import Growth
 from treedraft.core.session import DraftSpec, SessionSpec
-from treedraft.core.token_tree import Growth
 
 PROTOCOL_VERSION = 1
 MIN_PROTOCOL_VERSION = 1

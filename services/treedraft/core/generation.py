@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import FinishReason, SessionStatistics
-from treedraft.core.token_tree import TokenSource
 
 
 @dataclass(frozen=True, slots=True)

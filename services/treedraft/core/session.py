@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
-from treedraft.core.token_tree import TokenSource
 from treedraft.core.worker import DrafterAddress
 
 

@@ -1,12 +1,8 @@
-"""Token trees: what a drafter grows, what a target admits to a pass.
+"""The living tree of one session, on either side of the exchange.
 
-Three shapes of the same thing:
-
-- `Growth`: new nodes as they travel, flat arrays, parents first.
-- `TokenTree`: the living tree of one session on either side, with stable node
-  ids, grafted onto as growth arrives and re-rooted as tokens are committed.
-- `FlatTree`: the nodes admitted to one pass, in the order of its rows, best
-  path first so that the common walk ends in a truncation.
+It has stable node ids, is grafted onto as growth arrives and re-rooted as
+tokens are committed; `growth` is how new nodes travel and `flat_tree` what a
+target admits to a pass.
 
 Invariants: the tree hangs under the root at `base_length`, so a child of the
 root is a guess for the token at that index; (parent, token) is unique; a
@@ -14,163 +10,14 @@ child's score never exceeds its parent's. A score counts from the root it was
 grown under, so when the root moves the scores of what lives on move with it.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-
-import numpy as np
-import numpy.typing as npt
 
 from treedraft.core.errors import InvalidGrowthError
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import ROOT, Growth, TokenSource
 
-ROOT = -1
 _MAX_ALIASES = 512
-# Scores cross the wire as float32; a parent and a child of probability 1 may
-# round apart by this much.
-_SCORE_SLACK = 1e-4
-
-
-class TokenSource(Enum):
-    """Who proposed a token."""
-
-    DRAFT_MODEL = "draft_model"
-    LOOKUP = "lookup"
-    TARGET = "target"
-
-
-@dataclass(frozen=True, slots=True)
-class SiblingLaw:
-    """The law that the children of one node were drawn from (rejection mode).
-
-    Truncated and renormalised before the draw, so it is exactly that law. The
-    children are numbered in the order in which they were drawn.
-    """
-
-    first_child_id: int
-    num_children: int
-    token_ids: tuple[int, ...]
-    probabilities: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """New nodes of one session, parents first.
-
-    `parent_offsets[i]` is own id minus parent's id, 0 for a child of the root
-    at `base_length`. Node `i` has the id `first_node_id + i`.
-    """
-
-    session_number: int
-    base_length: int
-    first_node_id: int
-    parent_offsets: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    scores: tuple[float, ...]
-    sources: tuple[TokenSource, ...]
-    sibling_laws: tuple[SiblingLaw, ...] = ()
-    draft_us: int = 0
-    held_us: int = 0
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of nodes in the message."""
-        return len(self.token_ids)
-
-    def check(self, vocab_size: int) -> None:
-        """Raise InvalidGrowthError unless this is a well-formed piece of a tree.
-
-        Whether parents in earlier messages exist only the tree can tell.
-        """
-        count = len(self.token_ids)
-        if not len(self.parent_offsets) == len(self.scores) == len(self.sources) == count:
-            raise InvalidGrowthError("arrays of a growth differ in length")
-        if self.base_length < 1 or self.first_node_id < 0:
-            raise InvalidGrowthError("growth without a base or with a negative node id")
-        for index in range(count):
-            self._check_node(index, vocab_size)
-        for law in self.sibling_laws:
-            self._check_law(law, vocab_size)
-
-    def _check_node(self, index: int, vocab_size: int) -> None:
-        offset = self.parent_offsets[index]
-        if not 0 <= offset <= self.first_node_id + index:
-            raise InvalidGrowthError(f"node {index} has a parent that cannot exist")
-        if not 0 <= self.token_ids[index] < vocab_size:
-            raise InvalidGrowthError(f"token {self.token_ids[index]} is outside the vocabulary")
-        score = self.scores[index]
-        if not (math.isfinite(score) and score <= 0.0):
-            raise InvalidGrowthError(f"score {score} is no log-probability")
-        if 0 < offset <= index and score > self.scores[index - offset] + _SCORE_SLACK:
-            raise InvalidGrowthError(f"node {index} scores above its parent")
-
-    def _check_law(self, law: SiblingLaw, vocab_size: int) -> None:
-        first = law.first_child_id - self.first_node_id
-        if law.num_children < 1 or first < 0 or first + law.num_children > self.num_nodes:
-            raise InvalidGrowthError("a sibling law names children that were not sent")
-        support = dict(zip(law.token_ids, law.probabilities, strict=False))
-        if len(law.token_ids) != len(law.probabilities) or len(support) != len(law.token_ids):
-            raise InvalidGrowthError("a sibling law is no map from tokens to probabilities")
-        if not all(0 <= token < vocab_size for token in support):
-            raise InvalidGrowthError("a sibling law has tokens outside the vocabulary")
-        if not all(0.0 < p <= 1.0 + _SCORE_SLACK for p in support.values()):
-            raise InvalidGrowthError("a sibling law has probabilities outside (0, 1]")
-        if abs(sum(support.values()) - 1.0) > 1e-3:
-            raise InvalidGrowthError("a sibling law does not sum to 1")
-        children = range(first, first + law.num_children)
-        parents = {
-            law.first_child_id + i - self.parent_offsets[c] if self.parent_offsets[c] else ROOT
-            for i, c in enumerate(children)
-        }
-        if len(parents) != 1 or not all(self.token_ids[c] in support for c in children):
-            raise InvalidGrowthError("a sibling law does not fit its children")
-
-
-@dataclass(frozen=True, slots=True)
-class FlatTree:
-    """The drafted nodes of one pass, parents before children.
-
-    Row 0 of the pass is the root (the last committed token); node `i` is row
-    `i + 1`. `parents[i]` is a node index or ROOT; `depths[i]` counts from 1.
-    """
-
-    node_ids: tuple[int, ...] = ()
-    token_ids: tuple[int, ...] = ()
-    parents: tuple[int, ...] = ()
-    depths: tuple[int, ...] = ()
-    sources: tuple[TokenSource, ...] = ()
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of drafted nodes, the root not counted."""
-        return len(self.token_ids)
-
-    def ancestor_mask(self) -> npt.NDArray[np.bool_]:
-        """Return which rows each row may attend to, bool [num_nodes + 1, num_nodes + 1].
-
-        The row of a node is the row of its parent plus itself.
-        """
-        mask = np.zeros((self.num_nodes + 1, self.num_nodes + 1), dtype=np.bool_)
-        mask[0, 0] = True
-        for index, parent in enumerate(self.parents):
-            mask[index + 1] = mask[parent + 1]
-            mask[index + 1, index + 1] = True
-        return mask
-
-    def children(self) -> list[list[int]]:
-        """Return for each row the node indices of its children, in row order."""
-        result: list[list[int]] = [[] for _ in range(self.num_nodes + 1)]
-        for index, parent in enumerate(self.parents):
-            result[parent + 1].append(index)
-        return result
-
-    def path(self, index: int) -> list[int]:
-        """Return the node indices from below the root down to `index`."""
-        nodes = []
-        while index != ROOT:
-            nodes.append(index)
-            index = self.parents[index]
-        return nodes[::-1]
 
 
 @dataclass(slots=True)

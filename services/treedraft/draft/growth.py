@@ -14,8 +14,9 @@ exact only so.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from treedraft.core.growth import ROOT
 from treedraft.core.sampling import SpeculationOptions
-from treedraft.core.token_tree import ROOT, TokenTree
+from treedraft.core.token_tree import TokenTree
 from treedraft.draft.settings import GrowthSettings
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from treedraft.core.exchange import DraftFrame, ReopenRequest, SessionRefusal, TargetFrame
-from treedraft.core.token_tree import Growth
+from treedraft.core.growth import Growth
 from treedraft.draft.session import DraftSession
 
 

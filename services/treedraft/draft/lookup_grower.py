@@ -3,7 +3,7 @@
 import heapq
 import math
 
-from treedraft.core.token_tree import ROOT, TokenSource
+from treedraft.core.growth import ROOT, TokenSource
 from treedraft.draft.lookup import Proposal
 from treedraft.draft.session import DraftSession
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 
 from treedraft.core.errors import InvalidRequestError, OverloadedError
-from treedraft.core.token_tree import ROOT, TokenSource
+from treedraft.core.growth import ROOT, TokenSource
 from treedraft.draft.growth import Share, Wish, frontier, plan_step
 from treedraft.draft.model_state import DraftModelState
 from treedraft.draft.segments import Work, build_segment

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from treedraft.core.token_tree import ROOT
+from treedraft.core.growth import ROOT
 from treedraft.draft.model_state import DraftModelState
 from treedraft.draft.session import DraftSession
 from treedraft.inference.runner import Segment

@@ -7,9 +7,10 @@ is a guess and can be rebuilt from the text.
 from collections.abc import Sequence
 from typing import Protocol
 
+from treedraft.core.growth import ROOT, Growth, SiblingLaw, TokenSource
 from treedraft.core.sampling import Verification
 from treedraft.core.session import DraftSpec
-from treedraft.core.token_tree import ROOT, Growth, Rerooted, SiblingLaw, TokenSource, TokenTree
+from treedraft.core.token_tree import Rerooted, TokenTree
 from treedraft.draft.growth import GrowthLimits
 from treedraft.draft.lookup import SessionLookup
 from treedraft.telemetry.tracing import RequestSpan

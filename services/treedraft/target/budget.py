@@ -16,7 +16,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from treedraft.core.token_tree import ROOT, FlatTree, SiblingLaw, TokenSource, TokenTree
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
+from treedraft.core.token_tree import TokenTree
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SMOOTHING = 0.1

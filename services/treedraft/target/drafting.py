@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from treedraft.core.errors import InvalidGrowthError
 from treedraft.core.exchange import Commit, DraftFrame, SessionOpen, TargetFrame
+from treedraft.core.growth import Growth
 from treedraft.core.session import DraftSpec
-from treedraft.core.token_tree import Growth
 from treedraft.target.session import TargetSession
 from treedraft.target.settings import DraftLinkSettings
 from treedraft.telemetry.metrics import Metrics

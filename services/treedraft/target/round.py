@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
 from treedraft.core.noise import Domain, uniform
 from treedraft.core.session import FinishReason, RoundTimes
-from treedraft.core.token_tree import ROOT, FlatTree, SiblingLaw, TokenSource
 from treedraft.inference.block_pool import slots_of
 from treedraft.inference.runner import Segment
 from treedraft.inference.sampler import LawRow, TokenHistory

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from treedraft.core.errors import OverloadedError
+from treedraft.core.flat_tree import FlatTree
 from treedraft.core.prefix import extend_chain, page_hashes
-from treedraft.core.token_tree import FlatTree, TokenTree
+from treedraft.core.token_tree import TokenTree
 from treedraft.inference.block_pool import BlockPool
 from treedraft.target.budget import Budget, BudgetRequest
 from treedraft.target.session import TargetSession

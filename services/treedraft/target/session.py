@@ -8,10 +8,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from treedraft.core.growth import Growth, SiblingLaw
 from treedraft.core.prefix import chain_root
 from treedraft.core.sampling import Verification
 from treedraft.core.session import RoundTimes, SessionSpec, SessionStatistics
-from treedraft.core.token_tree import Growth, SiblingLaw, TokenTree
+from treedraft.core.token_tree import TokenTree
 from treedraft.inference.sampler import SessionCounts
 from treedraft.target.stopping import StopChecker
 from treedraft.telemetry.tracing import RequestSpan

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import SiblingLaw
 from treedraft.core.noise import Domain
-from treedraft.core.token_tree import FlatTree, SiblingLaw
 
 _Probs = npt.NDArray[np.float64]
 

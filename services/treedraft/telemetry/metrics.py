@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from treedraft import __version__
+from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, RoundTimes
-from treedraft.core.token_tree import TokenSource
 from treedraft.core.worker import WorkerReport
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics_endpoint import MetricsEndpoint

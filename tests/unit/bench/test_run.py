@@ -9,8 +9,8 @@ from treedraft.bench.prompts import PROMPTS, conversations
 from treedraft.bench.run import Bench, summarise
 from treedraft.core.errors import UnavailableError
 from treedraft.core.generation import Delta, Finished, GenerateQuery, Started
+from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, RoundTimes, SessionStatistics
-from treedraft.core.token_tree import TokenSource
 
 PROMPT_IDS = (1, 2, 3)
 

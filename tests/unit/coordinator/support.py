@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import grpc
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from treedraft.core.growth import TokenSource
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.sampling import SamplingParameters, StoppingCriteria
 from treedraft.core.session import (
@@ -17,7 +18,6 @@ from treedraft.core.session import (
     SessionSpec,
     SessionStatistics,
 )
-from treedraft.core.token_tree import TokenSource
 from treedraft.core.worker import WorkerRegistration, WorkerRole
 from treedraft.rpc.convert import (
     coordinator_frame_from_proto,

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from treedraft.core.errors import InvalidGrowthError
-from treedraft.core.token_tree import ROOT, FlatTree, Growth, SiblingLaw, TokenSource, TokenTree
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import ROOT, Growth, SiblingLaw, TokenSource
+from treedraft.core.token_tree import TokenTree
 
 MODEL = TokenSource.DRAFT_MODEL
 VOCAB = 100

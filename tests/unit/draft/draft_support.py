@@ -1,9 +1,10 @@
 """What the tests of the draft service share: sessions, links, a stand-in for a target."""
 
 from treedraft.core.exchange import Commit, SessionOpen, TargetFrame
+from treedraft.core.growth import ROOT
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, Verification
 from treedraft.core.session import DraftSpec
-from treedraft.core.token_tree import ROOT, TokenTree
+from treedraft.core.token_tree import TokenTree
 from treedraft.draft.drafter import Drafter
 from treedraft.draft.growth import GrowthLimits
 from treedraft.draft.links import FrameArrived, LinkOpened

@@ -15,7 +15,7 @@ from treedraft.core.errors import (
     UnavailableError,
 )
 from treedraft.core.exchange import Commit, Hello, SessionOpen, TargetFrame
-from treedraft.core.token_tree import TokenSource
+from treedraft.core.growth import TokenSource
 from treedraft.draft.__main__ import serve
 from treedraft.draft.links import Stop
 from treedraft.draft.service import SERVICE_NAME, DraftServicer

@@ -13,9 +13,9 @@ from draft_support import REJECTION, SAMPLED, FakeTarget, make_drafter, make_spe
 from scipy import stats
 from test_model_grower import fresh_logits
 
+from treedraft.core.flat_tree import FlatTree
 from treedraft.core.noise import Domain, uniform
 from treedraft.core.sampling import SamplingParameters
-from treedraft.core.token_tree import FlatTree
 from treedraft.draft.assembly import assemble
 from treedraft.draft.model_grower import DraftLimits, ModelGrower
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings

@@ -4,8 +4,9 @@ from draft_support import make_session
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.sampling import SpeculationOptions
-from treedraft.core.token_tree import ROOT, TokenSource, TokenTree
+from treedraft.core.token_tree import TokenTree
 from treedraft.draft.growth import GrowthLimits, Wish, frontier, plan_step
 from treedraft.draft.settings import GrowthSettings
 

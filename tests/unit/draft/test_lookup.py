@@ -7,7 +7,7 @@ from draft_support import REJECTION, make_session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treedraft.core.token_tree import ROOT, TokenSource
+from treedraft.core.growth import ROOT, TokenSource
 from treedraft.draft.lookup import SessionLookup, SuffixIndex
 from treedraft.draft.lookup_grower import grow_by_lookup
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings

@@ -12,8 +12,8 @@ import pytest
 import torch
 from draft_support import GREEDY, REJECTION, SAMPLED, FakeTarget, make_drafter, make_spec
 
+from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
-from treedraft.core.token_tree import ROOT, TokenSource
 from treedraft.draft.assembly import assemble
 from treedraft.draft.model_grower import DraftLimits, ModelGrower
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings

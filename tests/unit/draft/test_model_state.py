@@ -4,7 +4,7 @@ from draft_support import make_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treedraft.core.token_tree import ROOT, TokenSource
+from treedraft.core.growth import ROOT, TokenSource
 from treedraft.draft.model_state import DraftModelState
 from treedraft.inference.block_pool import SlotPool
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from treedraft.core.growth import Growth, SiblingLaw, TokenSource
 from treedraft.core.noise import Domain, gumbel
 from treedraft.core.sampling import SamplingParameters
-from treedraft.core.token_tree import Growth, SiblingLaw, TokenSource
 from treedraft.inference.draft_sampler import draft_children, draft_siblings
 from treedraft.inference.draw import noise_of_tokens
 from treedraft.inference.sampler import (

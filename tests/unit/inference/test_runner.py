@@ -13,7 +13,7 @@ from tests.unit.inference.tiny_segments import (
 from transformers import MistralConfig, MistralForCausalLM
 
 from treedraft.core.errors import UnsupportedModelError
-from treedraft.core.token_tree import ROOT
+from treedraft.core.growth import ROOT
 from treedraft.inference.runner import Runner, Segment
 
 ARCHITECTURES = ["llama", "qwen2", "granite"]

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from tests.unit.inference.tiny_models import TinyModel
 
-from treedraft.core.token_tree import ROOT, FlatTree
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import ROOT
 from treedraft.inference.runner import Segment
 
 

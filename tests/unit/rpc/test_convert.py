@@ -4,8 +4,8 @@ import pytest
 
 from treedraft.core.errors import InvalidGrowthError, InvalidRequestError
 from treedraft.core.generation import GenerateQuery
+from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
-from treedraft.core.token_tree import TokenSource
 from treedraft.rpc import convert
 from treedraft.rpc.convert.tree import MAX_RUN_TOKENS
 from treedraft.v1 import (

@@ -11,8 +11,8 @@ from treedraft.core.errors import (
     UnavailableError,
 )
 from treedraft.core.generation import Delta, Finished, GenerateQuery, ServedModel, Started
+from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, SessionStatistics
-from treedraft.core.token_tree import TokenSource
 from treedraft.core.worker import (
     ClusterDescription,
     WorkerRegistration,

@@ -10,9 +10,9 @@ from treedraft.core.errors import (
     UnavailableError,
 )
 from treedraft.core.exchange import Commit, DraftFrame, Hello, SessionOpen, TargetFrame
+from treedraft.core.growth import Growth, TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
 from treedraft.core.session import DraftSpec
-from treedraft.core.token_tree import Growth, TokenSource
 from treedraft.rpc.convert import draft_frame_to_proto, target_frame_from_proto
 from treedraft.rpc.draft_client import TreeExchange
 from treedraft.v1 import draft_service_pb2, draft_service_pb2_grpc, token_tree_pb2

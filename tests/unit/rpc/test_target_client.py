@@ -9,10 +9,10 @@ from treedraft.core.errors import (
     UnavailableError,
 )
 from treedraft.core.exchange import CoordinatorFrame, LogAcknowledgement
+from treedraft.core.growth import TokenSource
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.sampling import SamplingParameters
 from treedraft.core.session import SessionOutput, SessionSpec
-from treedraft.core.token_tree import TokenSource
 from treedraft.rpc.convert import (
     coordinator_frame_from_proto,
     model_description_to_proto,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treedraft.core.token_tree import ROOT, SiblingLaw, TokenSource, TokenTree
+from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
+from treedraft.core.token_tree import TokenTree
 from treedraft.target.budget import Budget, BudgetRequest, StepCosts, SurvivalCalibrator
 
 MODEL = TokenSource.DRAFT_MODEL

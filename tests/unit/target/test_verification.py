@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from treedraft.core.flat_tree import FlatTree
+from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
 from treedraft.core.noise import Domain
-from treedraft.core.token_tree import ROOT, FlatTree, SiblingLaw, TokenSource
 from treedraft.target.verification import coupled_walk, rejection_walk
 
 

@@ -5,8 +5,8 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, RoundTimes
-from treedraft.core.token_tree import TokenSource
 from treedraft.core.worker import WorkerReport
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics, serve_metrics

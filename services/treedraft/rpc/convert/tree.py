@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from treedraft.core.errors import InvalidGrowthError, InvalidRequestError
-from treedraft.core.token_tree import Growth, SiblingLaw, TokenSource
+from treedraft.core.growth import Growth, SiblingLaw, TokenSource
 from treedraft.v1 import token_tree_pb2
 
 MAX_RUN_TOKENS = 65536
