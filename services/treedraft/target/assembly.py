@@ -18,6 +18,7 @@ from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews
 from treedraft.target.round_trace import RoundTrace
 from treedraft.target.scheduler import Scheduler, SchedulerLimits
+from treedraft.target.session_roster import SessionRoster
 from treedraft.target.settings import TargetSettings
 from treedraft.target.step import PassRunner
 from treedraft.target.warm_up import warm_up
@@ -77,13 +78,14 @@ def assemble(
         fingerprint=description.fingerprint,
     )
     book = DraftBook(settings.drafting, vocab_size=description.vocab_size, metrics=metrics)
+    factory = SessionFactory(
+        description,
+        max_session_tokens=max_session_tokens,
+        max_live_nodes=settings.drafting.max_live_nodes,
+        tracing=tracing,
+    )
     engine = Engine(
-        factory=SessionFactory(
-            description,
-            max_session_tokens=max_session_tokens,
-            max_live_nodes=settings.drafting.max_live_nodes,
-            tracing=tracing,
-        ),
+        roster=SessionRoster(factory, scheduler, book, metrics),
         scheduler=scheduler,
         runner=PassRunner(
             runner=runner,
