@@ -252,8 +252,20 @@ def test_a_session_that_starts_further_on_says_the_rest(llama):
     assert result.token_ids == texts["s"][11:]
 
 
+def test_a_session_that_moves_after_its_last_token_says_nothing_more(llama):
+    whole = spec(prompt(4, llama), max_tokens=10)
+    texts = plain(llama, whole)
+    moved = replace(whole, token_ids=(*whole.token_ids, *texts["s"]), epoch=2)
+    with EngineHarness(llama, target_settings()) as harness:
+        [result] = harness.run(moved)
+        assert harness.pool.num_free == harness.pool.num_blocks
+    assert result.token_ids == []
+    assert result.finish.reason is FinishReason.LENGTH
+
+
 def test_rejection_sampling_runs_through_the_engine(llama):
-    law = replace(LAWS["hot"], verification=Verification.REJECTION)
+    # Cold, so that the text stays near the greedy one that the drafter knows.
+    law = SamplingParameters(temperature=0.02, seed=5, verification=Verification.REJECTION)
     specs = [spec(prompt(5, llama), sampling=law, max_tokens=60)]
     texts = plain(llama, spec(prompt(5, llama), max_tokens=60))
     drafter = drafter_for(llama, specs, texts, with_laws=True, width=2)
@@ -331,6 +343,37 @@ def test_a_lying_drafter_is_refused_and_costs_no_token(llama, lie):
         [result] = harness.run(one)
     assert result.token_ids == texts["s"]
     assert harness.refused_links.keys() == {"fake:1"}
+
+
+class FloodingDrafter:
+    """Sends honest nodes, but far more of them than it was granted."""
+
+    def __call__(self, frame):
+        return [
+            DraftFrame(
+                growths=[
+                    growth(
+                        session_number=opened.session_number,
+                        first_node_id=1000 * index,
+                        parent_offsets=(0,) * 1000,
+                        token_ids=tuple(range(500)) * 2,
+                        scores=(-1.0,) * 1000,
+                        sources=(TokenSource.LOOKUP,) * 1000,
+                    )
+                ]
+            )
+            for opened in frame.opens
+            for index in range(20)
+        ]
+
+
+def test_a_drafter_that_sends_beyond_its_credit_is_refused(llama):
+    one = spec(prompt(6, llama), max_tokens=20)
+    texts = plain(llama, one)
+    with EngineHarness(llama, target_settings(), FloodingDrafter()) as harness:
+        [result] = harness.run(one)
+    assert result.token_ids == texts["s"]
+    assert "granted" in harness.refused_links["fake:1"]
 
 
 def test_a_stale_tree_is_dropped_and_counted(llama):

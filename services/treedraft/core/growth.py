@@ -14,6 +14,8 @@ from treedraft.core.errors import InvalidGrowthError
 ROOT = -1
 """The parent of the nodes that hang directly under the committed text."""
 
+MAX_LAW_SUPPORT = 256
+
 # Scores cross the wire as float32; a parent and a child of probability 1 may
 # round apart by this much.
 _SCORE_SLACK = 1e-4
@@ -97,6 +99,8 @@ class Growth:
         if law.num_children < 1 or first < 0 or first + law.num_children > self.num_nodes:
             raise InvalidGrowthError("a sibling law names children that were not sent")
         support = dict(zip(law.token_ids, law.probabilities, strict=False))
+        if len(law.token_ids) > MAX_LAW_SUPPORT:
+            raise InvalidGrowthError(f"a sibling law has more than {MAX_LAW_SUPPORT} tokens")
         if len(law.token_ids) != len(law.probabilities) or len(support) != len(law.token_ids):
             raise InvalidGrowthError("a sibling law is no map from tokens to probabilities")
         if not all(0 <= token < vocab_size for token in support):

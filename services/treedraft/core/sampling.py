@@ -16,6 +16,9 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIAS = 1024
+# Beyond these, float32 logits would overflow.
+MIN_REPETITION_PENALTY = 0.01
+MAX_REPETITION_PENALTY = 100.0
 MAX_SPECULATED_NODES = 256
 MAX_SPECULATED_DEPTH = 64
 
@@ -62,9 +65,9 @@ class SamplingParameters:
         _require(0.0 < self.top_p <= 1.0, "top_p", "in (0, 1]")
         _require(0.0 <= self.min_p <= 1.0, "min_p", "in [0, 1]")
         _require(
-            finite(self.repetition_penalty) and self.repetition_penalty > 0.0,
+            MIN_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY,
             "repetition_penalty",
-            "a number above 0",
+            f"in [{MIN_REPETITION_PENALTY}, {MAX_REPETITION_PENALTY}]",
         )
         _require(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "in [-2, 2]")
         _require(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "in [-2, 2]")

@@ -82,6 +82,7 @@ class SessionStatistics:
     misses: int = 0
     dropped_nodes: int = 0
     first_token_ms: float = 0.0
+    first_tokens: int = 0
     decode_ms: float = 0.0
     round_ms: RoundTimes = field(default_factory=RoundTimes)
     cached_prompt_tokens: int = 0
@@ -94,10 +95,11 @@ class SessionStatistics:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed after the first token; 0 for texts of one token."""
-        if self.emitted_tokens < 2 or self.decode_ms <= 0.0:
+        """Decoding speed after the first tokens, those of one round; 0 if there are no others."""
+        later_tokens = self.emitted_tokens - max(self.first_tokens, 1)
+        if later_tokens < 1 or self.decode_ms <= 0.0:
             return 0.0
-        return (self.emitted_tokens - 1) / self.decode_ms * 1000.0
+        return later_tokens / self.decode_ms * 1000.0
 
 
 @dataclass(frozen=True, slots=True)

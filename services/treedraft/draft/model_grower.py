@@ -129,7 +129,9 @@ class ModelGrower:
     def step(self, sessions: Sequence[DraftSession]) -> StepReport:
         """Run one pass for some of the sessions and add children to their trees."""
         self._num_steps += 1
-        ordered = sorted(sessions, key=lambda session: session.last_step)
+        starved = tuple(s for s in sessions if s.num_tokens > self._pool.num_slots)
+        fitting = [session for session in sessions if session not in starved]
+        ordered = sorted(fitting, key=lambda session: session.last_step)
         shares = plan_step(
             [self._wish(session) for session in ordered],
             max_rows=self._settings.max_rows_per_step,
@@ -138,12 +140,11 @@ class ModelGrower:
         )
         works = self._allocate([(ordered[share.index], share) for share in shares])
         if not works:
-            starved = [s for s in ordered if s.num_tokens > self._pool.num_slots]
-            return StepReport({}, tuple(starved))
+            return StepReport({}, starved)
         self._run(works)
         for work in works:
             work.session.last_step = self._num_steps
-        return StepReport({work.session: len(work.slots) for work in works})
+        return StepReport({work.session: len(work.slots) for work in works}, starved)
 
     def _wish(self, session: DraftSession) -> Wish:
         state = self._sessions[session]

@@ -170,5 +170,5 @@ class SessionBook:
 def _check_spec(spec: DraftSpec) -> None:
     if not spec.token_ids or spec.prompt_length > len(spec.token_ids):
         raise InvalidRequestError("a session without text", reason="INVALID_SESSION")
-    if spec.sampling.seed is None and not spec.sampling.is_greedy:
-        raise InvalidRequestError("a sampled session without a seed", reason="INVALID_SESSION")
+    if spec.sampling.seed is None:
+        raise InvalidRequestError("a session without a seed", reason="INVALID_SESSION")

@@ -80,7 +80,7 @@ class LookupSettings(Frozen):
         default=2, ge=1, le=8, description="Different continuations proposed at one place."
     )
     max_length: int = Field(
-        default=16, ge=1, description="Nodes that lookup adds to one session in one step."
+        default=16, ge=1, le=1024, description="Nodes that lookup adds to one session in one step."
     )
     min_probability: float = Field(
         default=0.15,

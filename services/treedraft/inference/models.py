@@ -247,7 +247,8 @@ def _fingerprint(module: PreTrainedModel, dtype: torch.dtype, device: torch.devi
     settings = {k: v for k, v in module.config.to_dict().items() if k not in _NAMES_IN_CONFIG}
     torch_release = ".".join(torch.__version__.split(".")[:2])
     linear = "packed" if can_prepack(device, dtype) else "plain"
-    kernels = [str(dtype), device.type, f"torch-{torch_release}", ATTENTION_NAME, linear]
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    kernels = [str(dtype), chip, f"torch-{torch_release}", ATTENTION_NAME, linear]
     digest = hashlib.sha256(json.dumps([settings, kernels], sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):
         numbers = tensor.reshape(-1)

@@ -22,6 +22,8 @@ from treedraft.core.token_tree import TokenTree
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SMOOTHING = 0.1
+_MAX_JUMP = 3.0
+_FORGETTING = 0.002
 _NUM_BINS = 12
 _BIN_WIDTH = 0.5
 _PRIOR_WEIGHT = 4.0
@@ -35,16 +37,27 @@ class StepCosts:
         """Know nothing yet: every size is taken to cost the same."""
         self._rows: list[int] = []
         self._times: list[float] = []
+        self._first_times: list[float] = []
 
     def observe(self, num_rows: int, elapsed_ms: float) -> None:
         """Learn from a pass."""
         size = _SIZES[min(bisect.bisect_left(_SIZES, num_rows), len(_SIZES) - 1)]
         index = bisect.bisect_left(self._rows, size)
         if index < len(self._rows) and self._rows[index] == size:
+            # One hiccup of the machine must not price a size out for good.
+            elapsed_ms = min(elapsed_ms, _MAX_JUMP * self._times[index])
             self._times[index] += _SMOOTHING * (elapsed_ms - self._times[index])
         else:
             self._rows.insert(index, size)
             self._times.insert(index, elapsed_ms)
+            self._first_times.insert(index, elapsed_ms)
+        self._forget(index)
+
+    def _forget(self, observed: int) -> None:
+        """Let what was not observed return to its first price, so that it is tried again."""
+        for index, first in enumerate(self._first_times):
+            if index != observed:
+                self._times[index] += _FORGETTING * (first - self._times[index])
 
     def estimate(self, num_rows: int) -> float:
         """Return the expected time of a pass, interpolated between known sizes."""
@@ -92,6 +105,11 @@ class SurvivalCalibrator:
         verified[index] = verified[index] * _DECAY + 1.0
         accepted[index] = accepted[index] * _DECAY + float(is_accepted)
 
+    def _forget(self) -> None:
+        """Let all bins drift to their claims, so that what was given up is tried again."""
+        for counts in (*self._accepted.values(), *self._verified.values()):
+            counts[:] = [count * (1.0 - _FORGETTING) for count in counts]
+
     def observe_walk(self, tree: TokenTree, flat: FlatTree, accepted: Sequence[int]) -> None:
         """Learn from a walk: every child of an accepted node was put to the test.
 
@@ -100,6 +118,7 @@ class SurvivalCalibrator:
             flat: the nodes that were in the pass.
             accepted: their indices on the accepted path.
         """
+        self._forget()
         on_path = {ROOT, *accepted}
         for index, parent in enumerate(flat.parents):
             if parent in on_path:
@@ -143,12 +162,15 @@ class Budget:
         self._max_step_nodes = max_step_nodes
         self._is_fixed = is_fixed
 
-    def choose(self, requests: Sequence[BudgetRequest], *, num_plain_rows: int) -> list[FlatTree]:
+    def choose(
+        self, requests: Sequence[BudgetRequest], *, num_plain_rows: int, num_sessions: int
+    ) -> list[FlatTree]:
         """Return the admitted tree of each session, in the order given.
 
         Args:
-            requests: the sessions that decode in this pass.
+            requests: the sessions of this pass that have a tree.
             num_plain_rows: rows of the pass that are no drafted nodes.
+            num_sessions: sessions that get a token from this pass, with a tree or without.
         """
         candidates = [
             candidate
@@ -158,7 +180,7 @@ class Budget:
         # Stable: within a session candidates already come best first, and a
         # parent never after its child.
         candidates.sort(key=lambda candidate: -candidate.survival)
-        count = self._best_prefix(candidates, len(requests), num_plain_rows)
+        count = self._best_prefix(candidates, num_sessions, num_plain_rows)
         admitted: list[list[int]] = [[] for _ in requests]
         for candidate in candidates[:count]:
             admitted[candidate.session].extend(candidate.node_ids)

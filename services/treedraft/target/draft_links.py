@@ -25,6 +25,24 @@ _FIRST_BACKOFF_SECONDS = 0.1
 
 _log = structlog.get_logger(__name__)
 
+_UNREAD_POLL_SECONDS = 0.002
+
+
+@dataclass(slots=True)
+class _UnreadFrames:
+    """Frames handed to the engine and not taken in yet; each side writes one number."""
+
+    num_posted: int = 0
+    num_taken: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.num_posted - self.num_taken
+
+    def take(self) -> None:
+        self.num_taken += 1
+
+
 LinkEvent = LinkUp | LinkDown | FrameArrived
 
 
@@ -104,6 +122,12 @@ class DraftLinks:
 
     async def _keep(self, link: _Link) -> None:
         """Dial again and again until no session has named the drafter for a while."""
+        try:
+            await self._keep_up(link)
+        finally:
+            self._links.pop(link.endpoint, None)
+
+    async def _keep_up(self, link: _Link) -> None:
         backoff = _FIRST_BACKOFF_SECONDS
         idle_since: float | None = None
         while True:
@@ -114,7 +138,6 @@ class DraftLinks:
                 backoff = _FIRST_BACKOFF_SECONDS
             idle_since = None if link.num_sessions else idle_since or now
             if idle_since and now - idle_since > self._settings.idle_seconds:
-                self._links.pop(link.endpoint, None)
                 return
             await asyncio.sleep(pause or backoff * random.uniform(0.5, 1.0))
             backoff = min(2 * backoff, self._settings.max_backoff_seconds)
@@ -173,5 +196,10 @@ class DraftLinks:
             await exchange.send(await link.frames.get())
 
     async def _receive_frames(self, link: _Link, exchange: TreeExchange) -> None:
+        unread = _UnreadFrames()
         while (frame := await exchange.receive()) is not None:
-            self._post(FrameArrived(link.endpoint, frame, time.monotonic_ns()))
+            unread.num_posted += 1
+            self._post(FrameArrived(link.endpoint, frame, time.monotonic_ns(), unread.take))
+            while unread.count > self._settings.max_unread_frames:  # noqa: ASYNC110 - set by a thread
+                # Not reading on is what slows the sender down: gRPC's own flow control.
+                await asyncio.sleep(_UNREAD_POLL_SECONDS)

@@ -52,7 +52,7 @@ class _Link:
     sessions: dict[int, TargetSession] = field(default_factory=dict)
     outbox: _Outbox = field(default_factory=_Outbox)
     next_number: int = 1
-    credit_nodes: int = 0
+    credit_nodes: int = 0  # granted and not used
 
 
 class DraftBook:
@@ -102,7 +102,7 @@ class DraftBook:
     def link_up(self, endpoint: str) -> None:
         """Use a drafter from now on."""
         link = _Link()
-        link.credit_nodes = link.outbox.credit_nodes = self._settings.credit_nodes
+        link.outbox.credit_nodes = self._settings.credit_nodes
         self._links[endpoint] = link
         for session in self._sessions.values():
             if not self.is_attached(session):
@@ -140,6 +140,7 @@ class DraftBook:
         for endpoint, link in self._links.items():
             if link.outbox:
                 outbox, link.outbox = link.outbox, _Outbox()
+                link.credit_nodes += outbox.credit_nodes
                 frames[endpoint] = TargetFrame(
                     opens=outbox.opens,
                     commits=outbox.commits,
@@ -189,6 +190,7 @@ class DraftBook:
                 f"{num_nodes} nodes in a frame, more than granted", reason="CREDIT_EXCEEDED"
             )
         # Taken in at once, so what was used may be sent again.
+        link.credit_nodes -= num_nodes
         link.outbox.credit_nodes += num_nodes
         for growth in frame.growths:
             self._take_growth(link, growth, arrived_ns)

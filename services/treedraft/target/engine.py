@@ -38,6 +38,9 @@ _REPORT_INTERVAL_NS = 250_000_000
 # a deadline may pass.
 _PAUSE_SECONDS = 0.02
 
+# After so many failed passes in a row the process ends, to be started afresh.
+_MAX_FAILED_PASSES = 5
+
 _log = structlog.get_logger(__name__)
 
 
@@ -77,6 +80,8 @@ class Engine:
         self._deferred: list[ControlEvent] = []
         self._is_stopped = False
         self._is_idle = True  # the last plan was empty: nothing to do until something arrives
+        self._was_idle = False
+        self._num_failed = 0
         self._report = report(scheduler)
         self._report_ns = 0
         self._on_end: Callable[[], None] = lambda: None
@@ -120,6 +125,8 @@ class Engine:
         passes = self._scheduler.plan()
         self._is_idle = not passes
         if passes:
+            # Drafters begin with a new session while its prompt is computed.
+            self._announce_commits()
             try:
                 outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
                 for outcome in outcomes:
@@ -128,9 +135,14 @@ class Engine:
                 # Whatever it was, the KV of these sessions is not to be
                 # trusted any more; all others are untouched.
                 _log.exception("pass failed", sessions=len(passes))
+                self._num_failed += 1
                 for session_pass in passes:
                     self._roster.fail(session_pass.session, "INTERNAL", "the pass failed")
+            else:
+                self._num_failed = 0
         self._tell()
+        if self._num_failed >= _MAX_FAILED_PASSES:
+            raise RuntimeError("passes keep failing; the device may be gone")
 
     # Taking in.
 
@@ -139,9 +151,11 @@ class Engine:
         for event in deferred:
             self._take_control(event)
         if self._is_idle:
-            self._refresh_report(force=True)
+            self._refresh_report(force=not self._was_idle)
             self._wait_for_event()
-        while not self._inbox.empty():
+        self._was_idle = self._is_idle
+        # As many as there are now: a flood of events must not keep passes waiting.
+        for _ in range(self._inbox.qsize()):
             self._take(self._inbox.get_nowait())
         self._refresh_report()
 
@@ -157,7 +171,7 @@ class Engine:
 
     def _take_draft_events(self) -> None:
         """Take in what drafters sent during the pass; leave the rest for later."""
-        while not self._inbox.empty():
+        for _ in range(self._inbox.qsize()):
             event = self._inbox.get_nowait()
             if isinstance(event, FrameArrived | LinkUp | LinkDown):
                 self._take(event)
@@ -166,8 +180,9 @@ class Engine:
 
     def _take(self, event: EngineEvent) -> None:
         match event:
-            case FrameArrived(endpoint, frame, arrived_ns):
+            case FrameArrived(endpoint, frame, arrived_ns, on_taken):
                 self._book.take_frame(endpoint, frame, arrived_ns=arrived_ns)
+                on_taken()
             case LinkUp(endpoint):
                 self._book.link_up(endpoint)
             case LinkDown(endpoint):

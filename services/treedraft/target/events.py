@@ -1,6 +1,6 @@
 """What the engine thread is told by the event loop, and what it tells back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from treedraft.core.exchange import DraftFrame, LogAcknowledgement, TargetFrame
@@ -53,11 +53,15 @@ class LinkDown:
 
 @dataclass(frozen=True, slots=True)
 class FrameArrived:
-    """A drafter sent a frame; `arrived_ns` is on the engine's clock."""
+    """A drafter sent a frame; `arrived_ns` is on the engine's clock.
+
+    `on_taken` is called on the engine's thread once the frame was taken in.
+    """
 
     endpoint: str
     frame: DraftFrame
     arrived_ns: int
+    on_taken: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

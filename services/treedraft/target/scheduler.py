@@ -158,7 +158,10 @@ class Scheduler:
             return
         requests = [self._budget_request(p.session) for p in speculating]
         num_plain_rows = sum(p.num_new for p in passes)
-        trees = self._budget.choose(requests, num_plain_rows=num_plain_rows)
+        num_sessions = sum(p.reaches_end for p in passes)
+        trees = self._budget.choose(
+            requests, num_plain_rows=num_plain_rows, num_sessions=num_sessions
+        )
         for session_pass, tree in zip(speculating, trees, strict=True):
             session_pass.tree = tree
 

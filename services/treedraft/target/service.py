@@ -126,6 +126,13 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
         backend.links.acquire(spec.drafters)
         backend.engine.post(StartSession(stream_id, spec))
 
+    def _release(self, backend: TargetBackend, stream_id: int, output: SessionOutput) -> None:
+        """Let the drafters of a session go that ended; a newer start of it keeps its own."""
+        spec = self._specs.get((stream_id, output.session_id))
+        if spec and spec.epoch == output.epoch:
+            del self._specs[stream_id, output.session_id]
+            backend.links.release(spec.drafters)
+
     def pass_on(self, news: EngineNews) -> None:
         """Hand what the engine published to the streams it is meant for."""
         backend = self._ready()
@@ -135,9 +142,7 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
         for stream_id, outputs in news.outputs.items():
             for output in outputs:
                 if output.finish or output.failure:
-                    spec = self._specs.pop((stream_id, output.session_id), None)
-                    if spec:
-                        backend.links.release(spec.drafters)
+                    self._release(backend, stream_id, output)
             frames = self._streams.get(stream_id)
             if frames:
                 frames.put_nowait(outputs)

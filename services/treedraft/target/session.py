@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from treedraft.core.growth import Growth, SiblingLaw
 from treedraft.core.prefix import chain_root
 from treedraft.core.sampling import Verification
-from treedraft.core.session import RoundTimes, SessionSpec, SessionStatistics
+from treedraft.core.session import FinishReason, RoundTimes, SessionSpec, SessionStatistics
 from treedraft.core.token_tree import TokenTree
 from treedraft.inference.sampler import SessionCounts
 from treedraft.target.stopping import StopChecker
@@ -93,6 +93,7 @@ class TargetSession:
             else None
         )
         self.first_token_ns = 0
+        self.num_first_tokens = 0
         self.last_token_ns = 0
         self.logged_length = len(self.token_ids)
         # KV: pages in order, how many tokens they cover, and the hash chain of
@@ -115,8 +116,10 @@ class TargetSession:
             self.token_counts = SessionCounts(vocab_size)
             self.token_counts.add_prompt(self.token_ids[: spec.prompt_length])
             self.token_counts.add_output(self.token_ids[spec.prompt_length :])
+        # Set for a session that moves here after its last token: nothing may follow.
+        self.reached_end: FinishReason | None = None
         for token_id in self.token_ids[spec.prompt_length :]:
-            stop_checker.push(token_id)
+            self.reached_end = self.reached_end or stop_checker.push(token_id)
 
     @property
     def session_id(self) -> str:
@@ -142,7 +145,9 @@ class TargetSession:
         """Make tokens final and move the root of the tree along them."""
         self.token_ids.extend(token_ids)
         self.last_token_ns = time.monotonic_ns()
-        self.first_token_ns = self.first_token_ns or self.last_token_ns
+        if not self.first_token_ns:
+            self.first_token_ns = self.last_token_ns
+            self.num_first_tokens = len(token_ids)
         if self.token_counts is not None:
             self.token_counts.add_output(token_ids)
         removed = self.tree.reroot(token_ids)
@@ -209,6 +214,7 @@ class TargetSession:
             misses=counts.misses,
             dropped_nodes=counts.dropped_nodes,
             first_token_ms=max(0, self.first_token_ns - self.started_ns) / 1e6,
+            first_tokens=self.num_first_tokens,
             decode_ms=(self.last_token_ns - self.first_token_ns) / 1e6,
             round_ms=RoundTimes(*means),
             cached_prompt_tokens=counts.cached_prompt_tokens,

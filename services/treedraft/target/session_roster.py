@@ -62,12 +62,19 @@ class SessionRoster:
             if self.is_draining:
                 raise UnavailableError("the target is draining", reason="DRAINING")
             session = self._factory.make(spec)
-            self._scheduler.add(session)
         except TreedraftError as error:
             self._refuse(stream_id, spec, error.reason, error.message)
             return
+        try:
+            self._scheduler.add(session)
+        except TreedraftError as error:
+            self._refuse(stream_id, spec, error.reason, error.message)
+            session.span.end(error)
+            return
         self._sessions[spec.session_id] = (stream_id, session)
         self._book.open(session)
+        if session.reached_end:
+            self.finish(session, session.reached_end)
 
     def cancel(self, stream_id: int, session_id: str) -> None:
         """End a session that its own stream gave up."""

@@ -63,7 +63,9 @@ class DraftLinkSettings(Frozen):
         "can be.",
     )
     idle_seconds: float = Field(
-        default=120.0, gt=0, description="A link that no session uses is closed after this."
+        default=120.0,
+        gt=0,
+        description="A drafter that is down and that no session names is not dialled after this.",
     )
     credit_nodes: int = Field(
         default=8192, ge=64, description="Nodes a drafter may have on the way, all sessions."
@@ -73,6 +75,11 @@ class DraftLinkSettings(Frozen):
     )
     max_queued_frames: int = Field(
         default=512, ge=1, description="Frames waiting for a slow drafter before it is dropped."
+    )
+    max_unread_frames: int = Field(
+        default=256,
+        ge=1,
+        description="Frames of a drafter waiting for the engine; no more is read.",
     )
     max_live_nodes: int = Field(
         default=512, ge=1, description="Living nodes kept per session; more are dropped."

@@ -133,7 +133,7 @@ class SamplingParameters(_message.Message):
     """
     repetition_penalty: _builtins.float
     """Divides positive and multiplies negative logits of tokens already in
-    prompt or output; above 0, default 1.
+    prompt or output; in [0.01, 100], default 1.
     """
     presence_penalty: _builtins.float
     """Subtracted from the logit of each token already in the output; in

@@ -475,6 +475,7 @@ class SessionStatistics(_message.Message):
     ROUND_MS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKENS_FIELD_NUMBER: _builtins.int
     rounds: _builtins.int
     """Passes of the target that emitted tokens."""
     emitted_tokens: _builtins.int
@@ -499,6 +500,8 @@ class SessionStatistics(_message.Message):
     """Prompt tokens whose KV was found in the pool."""
     preemptions: _builtins.int
     """Times the session was put back to be prefilled again."""
+    first_tokens: _builtins.int
+    """Tokens that came together with the first one."""
     @_builtins.property
     def round_ms(self) -> Global___RoundTimes:
         """Mean parts of a round, in milliseconds."""
@@ -519,10 +522,11 @@ class SessionStatistics(_message.Message):
         round_ms: Global___RoundTimes | None = ...,
         cached_prompt_tokens: _builtins.int = ...,
         preemptions: _builtins.int = ...,
+        first_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["round_ms", b"round_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_nodes", b"accepted_nodes", "admitted_nodes", b"admitted_nodes", "cached_prompt_tokens", b"cached_prompt_tokens", "decode_ms", b"decode_ms", "drafted_nodes", b"drafted_nodes", "dropped_nodes", b"dropped_nodes", "emitted_tokens", b"emitted_tokens", "first_token_ms", b"first_token_ms", "hits", b"hits", "misses", b"misses", "preemptions", b"preemptions", "round_ms", b"round_ms", "rounds", b"rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_nodes", b"accepted_nodes", "admitted_nodes", b"admitted_nodes", "cached_prompt_tokens", b"cached_prompt_tokens", "decode_ms", b"decode_ms", "drafted_nodes", b"drafted_nodes", "dropped_nodes", b"dropped_nodes", "emitted_tokens", b"emitted_tokens", "first_token_ms", b"first_token_ms", "first_tokens", b"first_tokens", "hits", b"hits", "misses", b"misses", "preemptions", b"preemptions", "round_ms", b"round_ms", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,8 @@ from treedraft.core.token_tree import TokenTree
 from treedraft.target.budget import Budget, BudgetRequest, StepCosts, SurvivalCalibrator
 
 MODEL = TokenSource.DRAFT_MODEL
+ONE = {"num_plain_rows": 1, "num_sessions": 1}
+TWO = {"num_plain_rows": 2, "num_sessions": 2}
 
 
 def chain(*probabilities: float) -> TokenTree:
@@ -37,54 +39,50 @@ def budget(measured: StepCosts, *, fixed: bool = False, max_step_nodes: int = 25
 
 
 def test_free_rows_admit_every_node():
-    [tree] = budget(costs(r1=10.0, r64=10.0)).choose(
-        [request(chain(0.9, 0.5, 0.1))], num_plain_rows=1
-    )
+    [tree] = budget(costs(r1=10.0, r64=10.0)).choose([request(chain(0.9, 0.5, 0.1))], **ONE)
     assert tree.num_nodes == 3
 
 
 def test_dear_rows_admit_none():
     measured = costs(r1=10.0, r2=30.0, r64=900.0)
-    [tree] = budget(measured).choose([request(chain(0.9, 0.9))], num_plain_rows=1)
+    [tree] = budget(measured).choose([request(chain(0.9, 0.9))], **ONE)
     assert tree.num_nodes == 0
 
 
 def test_the_best_prefix_is_the_one_with_the_highest_goodput():
     # One row more costs 20 %: worth it at 0.9 and at 0.81, not at 0.081.
     measured = costs(r1=10.0, r2=12.0, r4=16.0, r8=24.0)
-    [tree] = budget(measured).choose([request(chain(0.9, 0.9, 0.1))], num_plain_rows=1)
+    [tree] = budget(measured).choose([request(chain(0.9, 0.9, 0.1))], **ONE)
     assert tree.num_nodes == 2
 
 
 def test_a_cheap_jump_is_seen_past_a_dear_first_step():
     # 2 rows cost as much as 8, as matrix products do on CPU.
     measured = costs(r1=10.0, r2=20.0, r8=20.0)
-    [tree] = budget(measured).choose([request(chain(0.95, 0.95, 0.95, 0.95))], num_plain_rows=1)
+    [tree] = budget(measured).choose([request(chain(0.95, 0.95, 0.95, 0.95))], **ONE)
     assert tree.num_nodes == 4
 
 
 def test_nodes_go_where_they_survive():
     measured = costs(r1=10.0, r2=10.0, r4=10.5, r8=40.0)
     likely, unlikely = chain(0.95, 0.95), chain(0.05, 0.05)
-    trees = budget(measured).choose([request(unlikely), request(likely)], num_plain_rows=2)
+    trees = budget(measured).choose([request(unlikely), request(likely)], **TWO)
     assert [tree.num_nodes for tree in trees] == [0, 2]
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_limits_of_a_session_hold(limit):
     tree = chain(0.9, 0.9, 0.9, 0.9)
-    [by_nodes] = budget(StepCosts(), fixed=True).choose(
-        [request(tree, max_nodes=limit)], num_plain_rows=1
-    )
-    [by_depth] = budget(StepCosts(), fixed=True).choose(
-        [request(tree, max_depth=limit)], num_plain_rows=1
-    )
+    [by_nodes] = budget(StepCosts(), fixed=True).choose([request(tree, max_nodes=limit)], **ONE)
+    [by_depth] = budget(StepCosts(), fixed=True).choose([request(tree, max_depth=limit)], **ONE)
     assert by_nodes.num_nodes == by_depth.num_nodes == limit
 
 
 def test_limit_of_the_step_holds_over_sessions():
     trees = budget(StepCosts(), fixed=True, max_step_nodes=5).choose(
-        [request(chain(0.9, 0.9, 0.9)), request(chain(0.9, 0.9, 0.9))], num_plain_rows=2
+        [request(chain(0.9, 0.9, 0.9)), request(chain(0.9, 0.9, 0.9))],
+        num_plain_rows=2,
+        num_sessions=2,
     )
     assert sum(tree.num_nodes for tree in trees) == 5
 
@@ -96,7 +94,7 @@ def test_sibling_groups_are_admitted_all_or_none():
     laws = {ids[0]: SiblingLaw(ids[0], 3, (0, 1, 2), (0.4, 0.3, 0.3)) for ids in (first, second)}
     for limit, expected in [(2, 0), (3, 3), (5, 3), (6, 6)]:
         [flat] = budget(costs(r1=10.0, r2=50.0), fixed=False).choose(
-            [BudgetRequest(tree, limit, 8, laws)], num_plain_rows=1
+            [BudgetRequest(tree, limit, 8, laws)], **ONE
         )
         assert flat.num_nodes == expected
 
@@ -106,7 +104,7 @@ def test_a_group_that_is_not_whole_is_left_out():
     first = tree.add(ROOT, 0, -0.5, MODEL)
     tree.add(ROOT, 1, -0.6, MODEL)
     laws = {first: SiblingLaw(first, 3, (0, 1, 2), (0.4, 0.3, 0.3))}
-    [flat] = budget(StepCosts()).choose([BudgetRequest(tree, 8, 8, laws)], num_plain_rows=1)
+    [flat] = budget(StepCosts()).choose([BudgetRequest(tree, 8, 8, laws)], **ONE)
     assert flat.num_nodes == 0
 
 
@@ -146,8 +144,34 @@ def test_the_admitted_set_is_closed_under_ancestors(probabilities, max_nodes):
     tree = chain(*probabilities)
     parent_of_branch = next(iter(tree)).node_id
     tree.add(parent_of_branch, 999, tree.score(parent_of_branch) - 0.1, MODEL)
-    [flat] = budget(StepCosts(), fixed=True).choose(
-        [request(tree, max_nodes=max_nodes)], num_plain_rows=1
-    )
+    [flat] = budget(StepCosts(), fixed=True).choose([request(tree, max_nodes=max_nodes)], **ONE)
     assert flat.num_nodes == min(max_nodes, len(tree))
     assert all(parent < index for index, parent in enumerate(flat.parents))
+
+
+def test_a_node_must_pay_for_the_sessions_without_a_tree_too():
+    measured = costs(r32=100.0, r64=104.0)
+    alone = budget(measured).choose([request(chain(0.2))], **ONE)
+    crowded = budget(costs(r32=100.0, r64=300.0)).choose(
+        [request(chain(0.9))], num_plain_rows=32, num_sessions=32
+    )
+    assert alone[0].num_nodes == 1
+    assert crowded[0].num_nodes == 0
+
+
+def test_a_price_and_a_verdict_of_long_ago_are_forgotten():
+    measured = costs(r1=10.0, r8=12.0)
+    for _ in range(50):
+        measured.observe(8, 500.0)
+    dear = measured.estimate(8)
+    for _ in range(3000):
+        measured.observe(1, 10.0)
+    assert dear > 100.0
+    assert measured.estimate(8) == pytest.approx(12.0, rel=0.1)
+    calibrator, bold = SurvivalCalibrator(), math.log(0.9)
+    for _ in range(300):
+        calibrator.observe(bold, MODEL, is_accepted=False)
+    tree = TokenTree(5)
+    for _ in range(3000):
+        calibrator.observe_walk(tree, tree.flatten([]), [])
+    assert calibrator.edge_survival(bold, MODEL) > 0.7

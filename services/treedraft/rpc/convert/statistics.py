@@ -28,6 +28,7 @@ def statistics_to_proto(statistics: SessionStatistics) -> target_service_pb2.Ses
         ),
         cached_prompt_tokens=statistics.cached_prompt_tokens,
         preemptions=statistics.preemptions,
+        first_tokens=statistics.first_tokens,
     )
 
 
@@ -55,4 +56,5 @@ def statistics_from_proto(message: target_service_pb2.SessionStatistics) -> Sess
         ),
         cached_prompt_tokens=message.cached_prompt_tokens,
         preemptions=message.preemptions,
+        first_tokens=message.first_tokens,
     )
