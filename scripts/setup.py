@@ -76,7 +76,7 @@ def is_usable() -> bool:
 def install() -> None:
     """Install torch in the CPU build if there is one, then treedraft with all its parts."""
     constrained = ("-c", ROOT / "constraints.txt")
-    if needs_cuda(constrained):
+    if not has_gpu() and needs_cuda(constrained):
         install_cpu_torch(constrained)
     say("installing treedraft, its services and its tools (torch is about 200 MB)")
     pip("install", *constrained, "-e", f"{ROOT}[inference,dev]")
@@ -90,6 +90,11 @@ def install_cpu_torch(constrained: tuple[str | Path, ...]) -> None:
     except subprocess.CalledProcessError:
         say("no configured package index has a CPU build of torch; the one that comes with CUDA")
         say("takes gigabytes. To do without: PIP_EXTRA_INDEX_URL=<index of CPU builds> make setup")
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has a GPU that the build with CUDA would use."""
+    return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia").exists()
 
 
 def needs_cuda(constrained: tuple[str | Path, ...]) -> bool:

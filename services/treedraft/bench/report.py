@@ -42,20 +42,40 @@ def markdown(result: BenchResult) -> str:
     return "\n".join([*lines, "", _conditions(result)])
 
 
+_PLACE = re.compile(f"({re.escape(BEGIN_MARK)}\n).*?({re.escape(END_MARK)})", re.DOTALL)
+
+
+def check_writable(json_file: Path | None, document: Path | None) -> None:
+    """Raise InvalidRequestError unless the results can be kept where they are wanted.
+
+    Called before a run, which is long. Reasons: NO_FOLDER, NO_MARKS.
+    """
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        raise InvalidRequestError(
+            f"there is no folder {json_file.resolve().parent}", field="json", reason="NO_FOLDER"
+        )
+    if document is not None:
+        _read_document(document)
+
+
 def update_document(path: Path, text: str) -> None:
     """Replace what is between the two marks of a document.
 
     Raises:
         InvalidRequestError: reason NO_MARKS, the document has no such place.
     """
-    document = path.read_text(encoding="utf-8")
-    pattern = re.compile(f"({re.escape(BEGIN_MARK)}\n).*?({re.escape(END_MARK)})", re.DOTALL)
-    if not pattern.search(document):
+    document = _read_document(path)
+    changed = _PLACE.sub(lambda match: f"{match[1]}{text}\n{match[2]}", document)
+    path.write_text(changed, encoding="utf-8")
+
+
+def _read_document(path: Path) -> str:
+    document = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not _PLACE.search(document):
         raise InvalidRequestError(
             f"{path} has no {BEGIN_MARK} … {END_MARK}", field="path", reason="NO_MARKS"
         )
-    changed = pattern.sub(lambda match: f"{match[1]}{text}\n{match[2]}", document)
-    path.write_text(changed, encoding="utf-8")
+    return document
 
 
 def _cells(result: BenchResult, concurrency: int) -> list[str]:

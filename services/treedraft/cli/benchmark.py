@@ -42,17 +42,19 @@ def bench(
         num_repeats=repeats,
         concurrencies=tuple(at_once or BenchPlan().concurrencies),
     )
+    with terminal.errors_shown():
+        report.check_writable(json_file, update_readme)
     with terminal.errors_shown(), terminal.progress_shown(terminal.stderr()) as progress:
         from treedraft.inference.weights import resolve
 
         files = resolve(target, progress)
         plan = replace(plan, target=files.name)
         result = terminal.run(run_bench(plan, files.folder, progress))
+    console = terminal.stdout()
+    text = report.markdown(result)
+    console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
     if json_file is not None:
         json_file.write_text(report.to_json(result) + "\n", encoding="utf-8")
     if update_readme is not None:
         with terminal.errors_shown():
-            report.update_document(update_readme, report.markdown(result))
-    console = terminal.stdout()
-    text = report.markdown(result)
-    console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
+            report.update_document(update_readme, text)

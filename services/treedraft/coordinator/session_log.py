@@ -131,6 +131,9 @@ class SessionLog:
         except TreedraftError as error:
             self._log.warning("session log ended", session_id=self._session_id, reason=error.reason)
             self._on_lost(error)
+        except Exception:
+            self._log.exception("session log broke down", session_id=self._session_id)
+            self._on_lost(TreedraftError("the session log broke down"))
 
     async def _wait_for_work(self) -> None:
         await _wait(self._has_work, self._pace.renew_seconds)

@@ -31,13 +31,15 @@ from treedraft.local_cluster.plan import (
     num_usable_cores,
     plan_coordinator,
     plan_workers,
+    worker_id,
 )
 from treedraft.local_cluster.service_process import POLL_SECONDS, ServiceProcess
 from treedraft.rpc.coordinator_client import CoordinatorClient
 
 Progress = Callable[[str], None]
 
-START_SECONDS = 600.0
+# Long, for weights that come over a slow line; what dies is noticed at once.
+START_SECONDS = 7200.0
 STOP_SECONDS = 15.0
 
 
@@ -171,7 +173,7 @@ class LocalCluster:
         started = self._clock()
         while True:
             self.check()
-            self._present = await _count_workers(client)
+            self._present = await self._count_workers(client)
             missing = self._describe_missing()
             if not missing:
                 break
@@ -185,6 +187,20 @@ class LocalCluster:
                 reason="TOKENIZER_MISMATCH",
             )
 
+    async def _count_workers(self, client: CoordinatorClient) -> dict[str, int]:
+        """Return how many targets of this cluster can be asked and how many drafters are there.
+
+        A store may know workers of others, or of a cluster that just ended.
+        """
+        own = {worker_id(name, self._folder) for name in self._processes}
+        workers = (await client.describe_cluster()).workers
+        roles = [worker.role for worker, _ in workers if worker.worker_id in own]
+        num_served = sum(model.num_targets for model in await client.list_models())
+        return {
+            TARGET: min(roles.count(WorkerRole.TARGET), num_served),
+            DRAFT: roles.count(WorkerRole.DRAFT),
+        }
+
     def _describe_missing(self) -> list[str]:
         wanted = ((TARGET, self.plan.num_targets), (DRAFT, self.plan.num_drafters))
         return [
@@ -196,13 +212,3 @@ class LocalCluster:
     def _last_word(self, role: str) -> str:
         words = [p.last_event() for p in self._processes.values() if p.role == role]
         return next((word for word in words if word), "starting")
-
-
-async def _count_workers(client: CoordinatorClient) -> dict[str, int]:
-    """Return the targets that can be asked and the drafters that are there."""
-    models = await client.list_models()
-    workers = (await client.describe_cluster()).workers
-    return {
-        TARGET: sum(model.num_targets for model in models),
-        DRAFT: sum(registration.role is WorkerRole.DRAFT for registration, _ in workers),
-    }

@@ -14,6 +14,7 @@ from pathlib import Path
 COORDINATOR = "coordinator"
 TARGET = "target"
 DRAFT = "draft"
+_WILDCARDS = ("0.0.0.0", "::", "[::]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ def plan_coordinator(
     held = {"GRPC__PORT": str(plan.coordinator_port)}
     if plan.coordinator_host:
         held["GRPC__HOST"] = plan.coordinator_host
+    if plan.coordinator_host in _WILDCARDS:
+        held["GRPC__ADVERTISE"] = "127.0.0.1"  # all who dial it here are on this machine
     if plan.redis:
         held["REDIS"] = plan.redis
     return _service(COORDINATOR, COORDINATOR, held, plan, folder, environ)
@@ -120,7 +123,11 @@ def plan_workers(
         _service(
             TARGET,
             f"{TARGET}-{index}",
-            {**held, "MODEL": plan.target},
+            {
+                **held,
+                "MODEL": plan.target,
+                "WORKER__WORKER_ID": worker_id(f"{TARGET}-{index}", folder),
+            },
             plan,
             folder,
             _with_threads(TARGET, target_threads, environ),
@@ -131,7 +138,11 @@ def plan_workers(
         _service(
             DRAFT,
             f"{DRAFT}-{index}",
-            {**held, "MODEL": plan.draft},
+            {
+                **held,
+                "MODEL": plan.draft,
+                "WORKER__WORKER_ID": worker_id(f"{DRAFT}-{index}", folder),
+            },
             plan,
             folder,
             _with_threads(DRAFT, draft_threads, environ),
@@ -139,6 +150,11 @@ def plan_workers(
         for index in range(plan.num_drafters)
     ]
     return targets + drafters
+
+
+def worker_id(name: str, folder: Path) -> str:
+    """Return the name under which a worker announces itself, unlike those of other clusters."""
+    return f"{name}-{folder.name}"
 
 
 def _service(
@@ -150,8 +166,17 @@ def _service(
     environ: Mapping[str, str],
 ) -> ServicePlan:
     endpoint_file = ServicePlan(role, name, {}).endpoint_file(folder)
-    environment = {**environ, **plan.settings, "PYTHONUNBUFFERED": "1"}
-    for key, value in {**held, "GRPC__ENDPOINT_FILE": str(endpoint_file)}.items():
+    patience = {
+        f"TREEDRAFT_{role.upper()}__GRPC__GRACE_SECONDS": "2",
+        f"TREEDRAFT_{role.upper()}__DRAIN_SECONDS": "5",
+    }
+    if role == DRAFT:
+        del patience["TREEDRAFT_DRAFT__DRAIN_SECONDS"]
+    environment = {**patience, **environ, **plan.settings, "PYTHONUNBUFFERED": "1"}
+    held = {**held, "GRPC__ENDPOINT_FILE": str(endpoint_file)}
+    if role != COORDINATOR:
+        held["WORKER__WORKER_ID"] = worker_id(name, folder)
+    for key, value in held.items():
         environment[f"TREEDRAFT_{role.upper()}__{key}"] = value
     return ServicePlan(role, name, environment)
 

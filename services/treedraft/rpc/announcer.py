@@ -97,6 +97,9 @@ class Announcer:
             self._log_failure(STREAM_ENDED, "the coordinator ended the stream")
         except TreedraftError as error:
             self._log_failure(error.reason, error.message)
+        except Exception:
+            # A worker that nobody hears of does no work: try again, whatever it was.
+            _log.exception("announcing failed", coordinator=self._endpoint)
         finally:
             stream.close()
             answers.cancel()

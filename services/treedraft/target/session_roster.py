@@ -97,9 +97,9 @@ class SessionRoster:
                 self.finish(session, FinishReason.CANCELLED)
 
     def end_all(self) -> None:
-        """End what still runs."""
+        """Give up what still runs, as a failure: a text that is cut off is no good end."""
         for _, session in list(self._sessions.values()):
-            self.finish(session, FinishReason.CANCELLED)
+            self.fail(session, "DRAINING", "the target is going away")
 
     def acknowledge(self, acknowledgement: LogAcknowledgement) -> None:
         """Note how much of a session its log holds."""

@@ -22,6 +22,9 @@ from treedraft.core.errors import SessionConflictError, SessionNotFoundError
 from treedraft.core.session import FinishReason
 from treedraft.core.worker import WorkerRegistration, WorkerReport
 
+# How long a finished session stays readable.
+_KEEP_FINISHED_SECONDS = 60.0
+
 
 @dataclass(slots=True)
 class _Session:
@@ -143,7 +146,8 @@ class EmbeddedSessionStore:
         """Close the session and give up its lease; the first reason stays."""
         session = self._find_owned(session_id, epoch)
         session.finish_reason = session.finish_reason or reason
-        self._touch(session)
+        # It dies with this process anyway; a late reader gets a minute.
+        session.expires = self._clock() + min(self._session_ttl, _KEEP_FINISHED_SECONDS)
 
     async def load(self, session_id: str) -> SessionRecord:
         """Return a session."""

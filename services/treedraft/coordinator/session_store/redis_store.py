@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
@@ -52,15 +52,24 @@ _CONFLICTS = {
 }
 
 
+_MAX_CONNECTIONS = 64
+
+
 def connect(url: str, *, timeout_seconds: float = 2.0) -> Redis:
-    """Return a client for `redis://…`, `rediss://…` or `unix://…`; connects when first used."""
-    return Redis.from_url(
+    """Return a client for `redis://…`, `rediss://…` or `unix://…`; connects when first used.
+
+    A burst of requests waits for a connection; it is no outage of the store.
+    """
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=timeout_seconds,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
         health_check_interval=30,
     )
+    return Redis.from_pool(pool)
 
 
 class RedisSessionStore:
