@@ -72,7 +72,7 @@ samplings = st.builds(
     top_k=uint32,
     top_p=st.floats(0, 1, exclude_min=True),
     min_p=st.floats(0, 1),
-    repetition_penalty=st.floats(0, 10, exclude_min=True),
+    repetition_penalty=st.floats(0.01, 100),
     presence_penalty=penalty,
     frequency_penalty=penalty,
     logit_bias=st.dictionaries(uint32, st.floats(-100, 100), max_size=4).map(

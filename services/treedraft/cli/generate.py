@@ -46,7 +46,10 @@ def generate(
     max_nodes: Annotated[int | None, typer.Option(help="Drafted nodes per pass, at most.")] = None,
     max_depth: Annotated[int | None, typer.Option(help="Depth of a tree, at most.")] = None,
     verification: Annotated[
-        Verification, typer.Option(help="Rule of acceptance.")
+        Verification,
+        typer.Option(
+            help="Rule of acceptance; rejection keeps the law, but drafts change the text."
+        ),
     ] = Verification.COUPLED,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     model: Annotated[str, typer.Option(help="Served model to ask, where there are several.")] = "",

@@ -20,7 +20,12 @@ from treedraft.core.flat_tree import FlatTree
 from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
 from treedraft.core.token_tree import TokenTree
 
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+# Fine enough that a few nodes more show in the price: what 36 rows cost is not
+# to be guessed from what 64 do.
+_SIZES = (
+    *(1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64),
+    *(72, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512),
+)
 _SMOOTHING = 0.1
 _MAX_JUMP = 3.0
 _FORGETTING = 0.002
