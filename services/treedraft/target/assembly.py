@@ -76,6 +76,7 @@ def assemble(
             max_unlogged_tokens=settings.max_unlogged_tokens,
         ),
         fingerprint=description.fingerprint,
+        on_preempted=metrics.session_preempted,
     )
     book = DraftBook(settings.drafting, vocab_size=description.vocab_size, metrics=metrics)
     factory = SessionFactory(

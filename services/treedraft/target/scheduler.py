@@ -10,7 +10,7 @@ put back to be prefilled again. Its tokens are all it needs.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from treedraft.core.errors import OverloadedError
@@ -54,9 +54,16 @@ class Scheduler:
     """Owns the order of sessions and the pages they hold."""
 
     def __init__(
-        self, pool: BlockPool, budget: Budget, limits: SchedulerLimits, *, fingerprint: str
+        self,
+        pool: BlockPool,
+        budget: Budget,
+        limits: SchedulerLimits,
+        *,
+        fingerprint: str,
+        on_preempted: Callable[[], None],
     ) -> None:
-        """Schedule over the pages of `pool`."""
+        """Schedule over the pages of `pool`; `on_preempted` is told of each session put back."""
+        self._on_preempted = on_preempted
         self._pool = pool
         self._budget = budget
         self._limits = limits
@@ -73,11 +80,6 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Sessions that wait for pages."""
         return len(self._waiting)
-
-    def sessions(self) -> Iterator[TargetSession]:
-        """Iterate over all sessions, running ones first."""
-        yield from self._running
-        yield from self._waiting
 
     def add(self, session: TargetSession) -> None:
         """Queue a new session.
@@ -205,6 +207,7 @@ class Scheduler:
             last = self._running.pop()
             self._pool.release(last.drop_kv())
             last.counts.preemptions += 1
+            self._on_preempted()
             self._waiting.appendleft(last)
             if last is session:
                 return False
