@@ -14,7 +14,7 @@ from treedraft.draft.model_grower import DraftLimits, ModelGrower
 from treedraft.draft.settings import DraftSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.kv_pool import KVPool
-from treedraft.inference.models import LoadedModel, load_model
+from treedraft.inference.models import LoadedModel, drafting_dtype, load_model
 from treedraft.inference.runner import Runner, Segment
 
 _log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ def load_draft_model(settings: DraftSettings) -> DraftModel:
     model = load_model(
         settings.model,
         name=settings.model_name,
-        dtype=settings.dtype,
+        dtype=drafting_dtype(settings.dtype, settings.device),
         device=settings.device,
         progress=lambda text: _log.info(text),
     )
@@ -63,14 +63,18 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
     _warm_up(runner, max_rows=min(settings.growth.max_rows_per_step, kv.num_slots))
     embeddings = model.module.get_input_embeddings()
     assert isinstance(embeddings, torch.nn.Embedding)
+    reduced = model.draft_token_ids
     limits = DraftLimits(
-        vocab_size=model.vocab_size,
+        vocab_size=model.vocab_size if reduced is None else embeddings.num_embeddings,
         num_embeddings=embeddings.num_embeddings,
         context_length=model.context_length,
         eos_token_ids=frozenset(model.eos_token_ids),
+        column_ids=None if reduced is None else np.array(reduced, dtype=np.int64),
     )
     grower = ModelGrower(runner, SlotPool(settings.kv_tokens), limits, settings.growth)
-    return DraftModel(grower, model.name, model.fingerprint, model.tokenizer_hash, model.vocab_size)
+    return DraftModel(
+        grower, model.name, model.fingerprint, model.tokenizer_hash, limits.vocab_size
+    )
 
 
 def _warm_up(runner: Runner, *, max_rows: int) -> None:

@@ -108,10 +108,20 @@ def branch_of(path: Sequence[int]) -> int:
     return zlib.crc32(np.asarray(path, dtype="<i8").tobytes())
 
 
-def adjusted_logits(target_logits: Tensor, rows: Sequence[LawRow]) -> Tensor:
-    """Apply logit bias and penalties, float32 [num_rows, vocab].
+def adjusted_logits(
+    target_logits: Tensor,
+    rows: Sequence[LawRow],
+    column_ids: npt.NDArray[np.int64] | None = None,
+) -> Tensor:
+    """Apply logit bias and penalties, float32 [num_rows, columns].
 
     Returns the argument itself if there is nothing to apply.
+
+    Args:
+        target_logits: any floating type [num_rows, columns].
+        rows: their laws.
+        column_ids: ascending, the token of each column, for a drafter whose head
+            lacks some; None where columns are tokens.
     """
     adjusted = target_logits.float()
     is_own = adjusted is not target_logits
@@ -119,27 +129,46 @@ def adjusted_logits(target_logits: Tensor, rows: Sequence[LawRow]) -> Tensor:
         if row.sampling.logit_bias or row.sampling.has_penalties:
             if not is_own:
                 adjusted, is_own = adjusted.clone(), True
-            _add_bias(adjusted[index], row.sampling)
-            _penalise(adjusted[index], row)
+            _add_bias(adjusted[index], row.sampling, column_ids)
+            _penalise(adjusted[index], row, column_ids)
     return adjusted
 
 
-def _add_bias(logits: Tensor, sampling: SamplingParameters) -> None:
-    entries = [entry for entry in sampling.logit_bias if entry[0] < logits.shape[0]]
-    if entries:
-        ids = torch.tensor([token_id for token_id, _ in entries], device=logits.device)
-        logits[ids] += torch.tensor([bias for _, bias in entries]).to(logits)
+def _columns_of(
+    token_ids: npt.NDArray[np.int64],
+    num_columns: int,
+    column_ids: npt.NDArray[np.int64] | None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the columns of those tokens that have one, and which tokens these are."""
+    if column_ids is None:
+        is_known = token_ids < num_columns
+        return token_ids[is_known], is_known
+    columns = np.minimum(np.searchsorted(column_ids, token_ids), num_columns - 1)
+    is_known = column_ids[columns] == token_ids
+    return columns[is_known], is_known
 
 
-def _penalise(logits: Tensor, row: LawRow) -> None:
+def _add_bias(
+    logits: Tensor, sampling: SamplingParameters, column_ids: npt.NDArray[np.int64] | None
+) -> None:
+    if sampling.logit_bias:
+        token_ids = np.array([token_id for token_id, _ in sampling.logit_bias], dtype=np.int64)
+        columns, is_known = _columns_of(token_ids, logits.shape[0], column_ids)
+        biases = np.array([bias for _, bias in sampling.logit_bias], dtype=np.float32)
+        logits[torch.from_numpy(columns).to(logits.device)] += torch.from_numpy(
+            biases[is_known]
+        ).to(logits)
+
+
+def _penalise(logits: Tensor, row: LawRow, column_ids: npt.NDArray[np.int64] | None) -> None:
     sampling = row.sampling
     if not sampling.has_penalties:
         return
     if row.history is None:
         raise ValueError("penalties need the history of the row")
     seen, num_outputs = row.history.seen()
-    is_known = seen < logits.shape[0]
-    ids = torch.from_numpy(seen[is_known]).to(logits.device)
+    columns, is_known = _columns_of(seen, logits.shape[0], column_ids)
+    ids = torch.from_numpy(columns).to(logits.device)
     counts = torch.from_numpy(num_outputs[is_known]).to(logits.device)
     penalty = sampling.repetition_penalty
     values = logits[ids]

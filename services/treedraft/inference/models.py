@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from treedraft.core.errors import InvalidRequestError, UnsupportedModelError
 from treedraft.inference.downloads import Progress
+from treedraft.inference.drafter_folder import is_drafter_folder, load_drafter
 from treedraft.inference.gguf_conversion import without_progress_bars
-from treedraft.inference.prepacked import can_prepack, prepack_linears
+from treedraft.inference.lean import can_streamline, streamline
+from treedraft.inference.model_tokenizer import (
+    ModelTokenizer,
+    describe_tokenizer,
+    load_tokenizer,
+)
+from treedraft.inference.prepacked import can_prepack, multiplies_bfloat16, prepack_linears
 from treedraft.inference.support import check_supported, probe_module
 from treedraft.inference.tree_attention import ATTENTION_NAME
 from treedraft.inference.weights import ModelFiles, be_silent, resolve
-from treedraft.text.tokenizer import tokenizer_hash
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SAMPLES_PER_TENSOR = 1024
@@ -37,6 +43,10 @@ class LoadedModel:
     `vocab_size` counts the rows of the head, which may be more than the
     tokenizer has tokens. `fingerprint` is equal for two loaded models only if
     they compute the same numbers, rounding included.
+
+    Of a drafter folder, `draft_token_ids` are the ids of the head's columns and
+    the tokenizer is known by its hash alone; of any other model it is None, and
+    the columns are the ids.
     """
 
     name: str
@@ -56,6 +66,7 @@ class LoadedModel:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    draft_token_ids: tuple[int, ...] | None = None
 
 
 def load_model(
@@ -64,6 +75,8 @@ def load_model(
     name: str = "",
     dtype: str = "float32",
     device: str = "cpu",
+    attention: str = ATTENTION_NAME,
+    is_packed: bool = True,
     progress: Progress = be_silent,
 ) -> LoadedModel:
     """Load a model for serving or drafting.
@@ -74,13 +87,18 @@ def load_model(
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on an
             accelerator and float32 on a CPU.
         device: a torch device, or `auto`: `cuda` where there is one, else `cpu`.
+        attention: transformers' name of the attention function; another than ours
+            is for those who run whole texts, as training does.
+        is_packed: whether linear layers are joined and prepacked where that is
+            quicker; such a module can neither be trained nor copied.
         progress: told in plain words what takes long.
 
     Raises:
         InvalidRequestError: reason MODEL_NOT_FOUND, or a dtype or device that
             does not exist.
         UnsupportedModelError: the model cannot be verified by a tree, is not
-            complete, or has no fast tokenizer.
+            complete, or has no fast tokenizer; for a drafter folder also the
+            reasons of `drafter_folder.load_drafter`.
         UnavailableError: reason WEIGHTS_UNAVAILABLE.
     """
     torch_device = _choose_device(device)
@@ -88,16 +106,29 @@ def load_model(
     files = resolve(str(source), progress)
     config = _load_config(files)
     check_supported(config)
-    tokenizer = _load_tokenizer(files)
     progress(f"loading {name or files.name} as {torch_dtype} on {torch_device}")
-    module = _load_module(files, config, torch_dtype, torch_device)
+    draft_token_ids: tuple[int, ...] | None = None
+    if is_drafter_folder(files.folder):
+        module, manifest = load_drafter(
+            files.folder,
+            config,
+            dtype=torch_dtype,
+            attn_implementation=attention,
+            progress=progress,
+        )
+        ids = ModelTokenizer(manifest.tokenizer_hash, manifest.eos_token_ids)
+        draft_token_ids = manifest.draft_token_ids
+    else:
+        tokenizer = load_tokenizer(files)
+        module = _load_module(files, config, torch_dtype, attention)
+        ids = describe_tokenizer(tokenizer, module)
+    _make_ready(module, torch_device)
     text_config = module.config.get_text_config(decoder=True)
     probe_module(module, text_config.num_hidden_layers)
-    tokenizer_json = _tokenizer_json(tokenizer)
-    fingerprint = _fingerprint(module, torch_dtype, torch_device)
+    fingerprint = _fingerprint(module, torch_dtype, torch_device, draft_token_ids)
     vocab_size = int(module.get_output_embeddings().weight.shape[0])  # type: ignore[no-untyped-call]
-    if can_prepack(torch_device, torch_dtype):
-        prepack_linears(module)
+    if is_packed:
+        _make_quick(module, torch_device, torch_dtype)
     return LoadedModel(
         name=name or files.name,
         module=module,
@@ -105,17 +136,32 @@ def load_model(
         fingerprint=fingerprint,
         device=torch_device,
         dtype=torch_dtype,
-        tokenizer_json=tokenizer_json,
-        tokenizer_hash=tokenizer_hash(tokenizer_json),
-        eos_token_ids=_eos_token_ids(module, tokenizer),
-        chat_template=_chat_template(tokenizer),
-        special_tokens=_special_tokens(tokenizer),
-        adds_bos=_adds_bos(tokenizer),
+        tokenizer_json=ids.tokenizer_json,
+        tokenizer_hash=ids.tokenizer_hash,
+        eos_token_ids=ids.eos_token_ids,
+        chat_template=ids.chat_template,
+        special_tokens=ids.special_tokens,
+        adds_bos=ids.adds_bos,
         vocab_size=vocab_size,
         context_length=int(text_config.max_position_embeddings),
         num_layers=int(text_config.num_hidden_layers),
         **_head_shape(text_config),
+        draft_token_ids=draft_token_ids,
     )
+
+
+def drafting_dtype(dtype: str, device: str) -> str:
+    """Return the dtype of a drafter: `auto` is bfloat16 wherever that is quick.
+
+    What a drafter computes in decides how soon it guesses, never what is said.
+    A CPU that has no instructions for bfloat16 emulates it, slowly.
+
+    Raises:
+        InvalidRequestError: no such device.
+    """
+    if dtype == "auto" and multiplies_bfloat16(_choose_device(device)):
+        return "bfloat16"
+    return dtype
 
 
 def _choose_device(device: str) -> torch.device:
@@ -149,23 +195,11 @@ def _load_config(files: ModelFiles) -> PreTrainedConfig:
     return config
 
 
-def _load_tokenizer(files: ModelFiles) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(files.folder)
-    except Exception as error:  # likewise
-        raise UnsupportedModelError(
-            f"transformers cannot read the tokenizer of {files.name}: {error}",
-            reason="INVALID_TOKENIZER",
-        ) from error
-    if not tokenizer.is_fast:
-        raise UnsupportedModelError(
-            f"{files.name} has no fast tokenizer (tokenizer.json)", reason="INVALID_TOKENIZER"
-        )
-    return tokenizer
-
-
 def _load_module(
-    files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
+    files: ModelFiles,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    attention: str,
 ) -> PreTrainedModel:
     try:
         with without_progress_bars():
@@ -173,7 +207,7 @@ def _load_module(
                 files.folder,
                 config=config,
                 dtype=dtype,
-                attn_implementation=ATTENTION_NAME,
+                attn_implementation=attention,
                 use_safetensors=True,
                 output_loading_info=True,
             )
@@ -189,45 +223,13 @@ def _load_module(
             f"the weights of {files.name} lack {len(missing)} tensors, such as {missing[0]}",
             reason="WEIGHTS_CORRUPT",
         )
-    module.requires_grad_(False)
-    module.eval()  # type: ignore[no-untyped-call]
-    module.to(device)  # type: ignore[arg-type]
     return module
 
 
-def _tokenizer_json(tokenizer: Any) -> str:
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    text: str = backend.to_str()
-    return text
-
-
-def _eos_token_ids(module: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
-    """Return all ids that end a text: of generation, of the model, of the tokenizer."""
-    found: set[int] = set()
-    for owner in (module.generation_config, module.config, tokenizer):
-        token_ids = getattr(owner, "eos_token_id", None)
-        found.update([token_ids] if isinstance(token_ids, int) else token_ids or ())
-    return frozenset(found)
-
-
-def _chat_template(tokenizer: Any) -> str:
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    return template or ""
-
-
-def _special_tokens(tokenizer: Any) -> dict[str, str]:
-    named = tokenizer.special_tokens_map
-    return {key: str(token) for key, token in named.items() if not isinstance(token, list)}
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    """Return whether the tokenizer itself would begin a text with its first token."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and tokenizer("a").input_ids[:1] == [bos]
+def _make_ready(module: PreTrainedModel, device: torch.device) -> None:
+    module.requires_grad_(False)
+    module.eval()  # type: ignore[no-untyped-call]
+    module.to(device)  # type: ignore[arg-type]
 
 
 def _head_shape(config: PreTrainedConfig) -> dict[str, int]:
@@ -237,7 +239,20 @@ def _head_shape(config: PreTrainedConfig) -> dict[str, int]:
     return {"num_kv_heads": int(num_kv_heads), "head_dim": int(head_dim)}
 
 
-def _fingerprint(module: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> str:
+def _make_quick(module: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Give the module the forward and the weight layout that are quickest here."""
+    if can_streamline(module):
+        streamline(module)
+    if can_prepack(device, dtype):
+        prepack_linears(module)
+
+
+def _fingerprint(
+    module: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    draft_token_ids: tuple[int, ...] | None,
+) -> str:
     """Return the numeric identity: weights, configuration, dtype, device, kernels.
 
     Of each tensor, evenly spaced numbers are hashed. Training or merging changes
@@ -247,9 +262,12 @@ def _fingerprint(module: PreTrainedModel, dtype: torch.dtype, device: torch.devi
     settings = {k: v for k, v in module.config.to_dict().items() if k not in _NAMES_IN_CONFIG}
     torch_release = ".".join(torch.__version__.split(".")[:2])
     linear = "packed" if can_prepack(device, dtype) else "plain"
+    forward = "lean" if can_streamline(module) else "own"
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    kernels = [str(dtype), chip, f"torch-{torch_release}", ATTENTION_NAME, linear]
+    kernels = [str(dtype), chip, f"torch-{torch_release}", ATTENTION_NAME, linear, forward]
     digest = hashlib.sha256(json.dumps([settings, kernels], sort_keys=True, default=str).encode())
+    if draft_token_ids is not None:
+        digest.update(json.dumps(draft_token_ids).encode())
     for name, tensor in sorted(module.state_dict().items()):
         numbers = tensor.reshape(-1)
         samples = numbers[:: max(1, numbers.numel() // _SAMPLES_PER_TENSOR)]

@@ -138,11 +138,12 @@ def probe_module(module: PreTrainedModel, num_layers: int) -> None:
 
 @contextmanager
 def _probing(module: PreTrainedModel) -> Iterator[None]:
+    attention = module.config._attn_implementation or ATTENTION_NAME
     module.set_attn_implementation(_PROBE_NAME)
     try:
         yield
     finally:
-        module.set_attn_implementation(ATTENTION_NAME)
+        module.set_attn_implementation(attention)
 
 
 def _attend_to_self(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from treedraft.core.errors import UnsupportedModelError
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.prefix import short_hash
 from treedraft.core.worker import WorkerReport
@@ -16,6 +17,7 @@ from treedraft.target.budget import Budget, StepCosts, SurvivalCalibrator
 from treedraft.target.drafting import DraftBook
 from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews
+from treedraft.target.patience import Patience
 from treedraft.target.round_trace import RoundTrace
 from treedraft.target.scheduler import Scheduler, SchedulerLimits
 from treedraft.target.session_roster import SessionRoster
@@ -43,7 +45,18 @@ def assemble(
     metrics: Metrics,
     publish: Callable[[EngineNews], None],
 ) -> TargetParts:
-    """Build pool, scheduler and engine; the model has run at several sizes when this returns."""
+    """Build pool, scheduler and engine; the model has run at several sizes when this returns.
+
+    Raises:
+        UnsupportedModelError: reason NOT_A_TARGET for a drafter, which has no
+            words for most of what its target may say.
+    """
+    if model.draft_token_ids is not None:
+        raise UnsupportedModelError(
+            f"{model.name} is a drafter and cannot be served by itself: draft with it for its "
+            "target",
+            reason="NOT_A_TARGET",
+        )
     size = settings.kv.block_size
     pool = BlockPool(settings.kv.tokens // size, size)
     kv = KVPool(
@@ -99,6 +112,13 @@ def assemble(
             trace=RoundTrace(tracing, metrics),
         ),
         book=book,
+        patience=Patience(
+            settings.patience,
+            costs,
+            calibrator,
+            max_nodes=settings.budget.max_nodes,
+            max_depth=settings.budget.max_depth,
+        ),
         metrics=metrics,
         publish=publish,
         report=lambda scheduler: _report(scheduler, pool),

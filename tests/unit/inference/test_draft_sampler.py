@@ -7,11 +7,18 @@ import torch
 from treedraft.core.growth import Growth, SiblingLaw, TokenSource
 from treedraft.core.noise import Domain, gumbel
 from treedraft.core.sampling import SamplingParameters
-from treedraft.inference.draft_sampler import draft_children, draft_siblings
+from treedraft.inference import draft_sampler
+from treedraft.inference.draft_sampler import (
+    NOISED_CANDIDATES,
+    NOISED_DEPTH,
+    draft_children,
+    draft_siblings,
+)
 from treedraft.inference.draw import noise_of_tokens
 from treedraft.inference.sampler import (
     LawRow,
-    NoiseRows,
+    SessionCounts,
+    TokenHistory,
     branch_of,
     coupled_draw,
     processed_logits,
@@ -67,8 +74,7 @@ def test_children_are_distinct_best_first_and_within_the_law(law):
     logits = random_logits(30)
     rows = [LawRow(SamplingParameters(seed=4, **law), i) for i in range(30)]
     allowed = processed_logits(logits, rows) > -math.inf
-    noise_rows = NoiseRows()
-    for index, children in enumerate(draft_children(logits, rows, 8, noise_rows=noise_rows)):
+    for index, children in enumerate(draft_children(logits, rows, 8)):
         tokens = [token for token, _ in children]
         scores = [score for _, score in children]
         assert len(tokens) == len(set(tokens)) == min(8, int(allowed[index].sum()))
@@ -82,6 +88,83 @@ def test_equal_scores_give_the_lowest_ids_first():
     row = LawRow(SamplingParameters(temperature=0.0), 1)
     children = draft_children(torch.zeros(1, 9), [row], 3)[0]
     assert [token for token, _ in children] == [0, 1, 2]
+
+
+def cut_to(logits, column_ids):
+    """Return logits over all tokens, of which only those with a column can be drawn."""
+    cut = torch.full_like(logits, -math.inf)
+    cut[:, column_ids] = logits[:, column_ids]
+    return cut
+
+
+PENALTIES = {
+    "repetition_penalty": 1.3,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.4,
+    # One token with a column, one without, one beyond the last column.
+    "logit_bias": ((8, 4.0), (9, 30.0), (299, 30.0)),
+}
+
+
+@pytest.mark.parametrize("law", [*LAWS, PENALTIES, PENALTIES | {"top_k": 5}])
+def test_a_head_over_some_tokens_drafts_as_one_over_all_that_can_draw_no_others(law):
+    column_ids = np.arange(2, 290, 3)  # 8 has a column, 9 has not
+    logits = random_logits(20)
+    counts = SessionCounts(300)
+    counts.add_prompt([2, 3, 299])
+    counts.add_output([5, 5, 6, 11])
+    rows = [
+        LawRow(SamplingParameters(seed=9, **law), i, 1, TokenHistory(counts, (14, 15, 14)))
+        for i in range(20)
+    ]
+    reduced = draft_children(logits[:, column_ids], rows, 4, column_ids=column_ids)
+    whole = draft_children(cut_to(logits, column_ids), rows, 4)
+    assert [[token for token, _ in children] for children in reduced] == [
+        [token for token, _ in children] for children in whole
+    ]
+    for children, expected in zip(reduced, whole, strict=True):
+        assert dict(children) == pytest.approx(dict(expected), abs=1e-4)
+    drawn = coupled_draw(cut_to(logits, column_ids), rows)
+    assert [children[0][0] for children in reduced] == drawn
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_siblings_of_a_head_over_some_tokens_are_tokens(law):
+    column_ids = np.arange(1, 300, 4)
+    logits = random_logits(12)
+    rows = [LawRow(SamplingParameters(seed=4, **law), i) for i in range(12)]
+    reduced = draft_siblings(logits[:, column_ids], rows, 3, column_ids=column_ids)
+    probs = torch.softmax(processed_logits(cut_to(logits, column_ids), rows).double(), dim=-1)
+    for index, (tokens, sparse) in enumerate(reduced):
+        assert set(tokens) <= set(sparse.token_ids) <= set(column_ids.tolist())
+        if law.get("temperature") != 0.0:
+            kept = probs[index, list(sparse.token_ids)]
+            assert sparse.probabilities == pytest.approx((kept / kept.sum()).tolist(), rel=1e-5)
+
+
+def test_a_large_head_gets_noise_where_the_law_is_and_nowhere_else(monkeypatch):
+    num_noised = []
+
+    def counting(rows, token_ids, **options):
+        num_noised.extend(map(len, token_ids))
+        return noise_of_tokens(rows, token_ids, **options)
+
+    monkeypatch.setattr(draft_sampler, "noise_of_tokens", counting)
+    vocab = 20_000
+    peaked = torch.zeros(vocab)
+    peaked[[7, 19_000]] = torch.tensor([NOISED_DEPTH + 0.1, NOISED_DEPTH + 1.0])
+    logits = torch.stack([2.0 * random_logits(1, vocab=vocab)[0], torch.zeros(vocab), peaked])
+    rows = [LawRow(SamplingParameters(seed=1), i) for i in range(3)]
+    drafted = draft_children(logits, rows, 4)
+    assert num_noised[0] < NOISED_CANDIDATES
+    assert num_noised[1:] == [NOISED_CANDIDATES, 2]
+    assert {token for token, _ in drafted[2]} == {7, 19_000}
+    # And even so it foresees what the target draws, but for the tail of the law.
+    many = 2.0 * random_logits(200, vocab=vocab, seed=3)
+    rows = [LawRow(SamplingParameters(seed=2), i) for i in range(200)]
+    foreseen = [children[0][0] for children in draft_children(many, rows, 1)]
+    drawn = coupled_draw(many, rows)
+    assert np.mean([a == b for a, b in zip(foreseen, drawn, strict=True)]) > 0.95
 
 
 @pytest.mark.parametrize("law", LAWS)
