@@ -4,15 +4,17 @@ import typer
 
 from treedraft.cli.benchmark import bench
 from treedraft.cli.demo import demo
+from treedraft.cli.distill import distill
 from treedraft.cli.generate import generate
 from treedraft.cli.inspect import fetch, models, trace, version
 from treedraft.cli.services import coordinator, draft, target
+from treedraft.cli.tune import tune
 from treedraft.cli.up import up
 
 _PANELS = {
     "Use": (demo, up, generate, models, trace),
     "Run one service": (coordinator, target, draft),
-    "More": (bench, fetch, version),
+    "More": (bench, tune, distill, fetch, version),
 }
 
 

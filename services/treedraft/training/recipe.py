@@ -1,0 +1,74 @@
+"""What a training run is, and what it came to."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from treedraft.training.corpus import Corpus
+from treedraft.training.target import TrainingTarget
+from treedraft.training.train_settings import TrainSettings
+from treedraft.training.validation import Validation
+
+# Settings that a run which was broken off may be gone on with differently.
+_PACE_SETTINGS = {
+    "cache_teacher",
+    "checkpoint_seconds",
+    "chunk_rows",
+    "compilation",
+    "epochs",
+    "log_steps",
+    "max_seconds",
+    "validation_seconds",
+}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a run came to.
+
+    `layers` are the target's that the drafter began as; `coverage` is the share of
+    answer tokens that it has columns for; `num_tokens` counts those it was trained
+    on, with repetitions; `kept_average` says that the moving average was the better.
+    """
+
+    layers: tuple[int, ...]
+    draft_vocab_size: int
+    coverage: float
+    num_parameters: int
+    num_steps: int
+    num_tokens: int
+    seconds: float
+    kept_average: bool
+    validation: Validation
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        return asdict(self)
+
+
+def pass_dtype(target: TrainingTarget, settings: TrainSettings) -> torch.dtype:
+    """Return the dtype of a student's passes."""
+    if settings.precision == "auto":
+        return torch.float32 if target.device.type == "cpu" else torch.bfloat16
+    return _DTYPES[settings.precision]
+
+
+def run_identity(
+    target: TrainingTarget, corpus: Corpus, settings: TrainSettings, layers: tuple[int, ...]
+) -> str:
+    """Return a hash of all that decides what a run comes to."""
+    shaping = settings.model_dump(mode="json", exclude=_PACE_SETTINGS)
+    texts = hashlib.sha256(corpus.lengths.tobytes() + corpus.prompt_lengths.tobytes()).hexdigest()
+    described = [
+        shaping,
+        list(layers),
+        target.name,
+        target.tokenizer_hash,
+        str(target.dtype),
+        texts,
+    ]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
