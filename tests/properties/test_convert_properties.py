@@ -14,6 +14,7 @@ from treedraft.core.exchange import (
     Hello,
     LogAcknowledgement,
     ReopenRequest,
+    Rest,
     SessionOpen,
     SessionRefusal,
     TargetFrame,
@@ -145,6 +146,8 @@ growths = st.builds(
     sibling_laws=tuples(laws),
     draft_us=uint32,
     held_us=uint32,
+    rescored_ids=token_ids,
+    rescored_scores=tuples(float32),
 )
 target_frames = st.builds(
     TargetFrame,
@@ -153,6 +156,7 @@ target_frames = st.builds(
     commits=tuples(st.builds(Commit, uint32, uint32, token_ids)),
     closes=token_ids,
     credit_nodes=uint32,
+    token_us=uint32,
 )
 draft_frames = st.builds(
     DraftFrame,
@@ -160,6 +164,7 @@ draft_frames = st.builds(
     growths=tuples(growths),
     reopens=tuples(st.builds(ReopenRequest, uint32, uint32)),
     refusals=tuples(st.builds(SessionRefusal, uint32, text)),
+    rests=tuples(st.builds(Rest, uint32, uint32)),
 )
 coordinator_frames = st.builds(
     CoordinatorFrame,

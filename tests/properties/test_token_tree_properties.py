@@ -31,7 +31,18 @@ PLANNED_NODES = st.lists(
 )
 
 
-def grow(tree, planned):
+def rescore(tree, planned):
+    """Give planned nodes other scores; return their ids."""
+    ids = [node.node_id for node in tree]
+    rescored = set()
+    for pick, increment in planned if ids else ():
+        node_id = ids[pick % len(ids)]
+        tree.rescore(node_id, tree.score(tree[node_id].parent_id) + increment)
+        rescored.add(node_id)
+    return sorted(rescored)
+
+
+def grow(tree, planned, rescored=()):
     """Add planned nodes at living places; return the growth that tells of them."""
     first, added = tree.next_node_id, []
     for pick, token_id, increment, source in planned:
@@ -48,6 +59,8 @@ def grow(tree, planned):
         token_ids=tuple(node.token_id for node in added),
         scores=tuple(node.score for node in added),
         sources=tuple(node.source for node in added),
+        rescored_ids=tuple(rescored),
+        rescored_scores=tuple(tree.score(node_id) for node_id in rescored),
     )
 
 
@@ -73,9 +86,12 @@ def check_invariants(tree):
     assert not ids or tree.next_node_id > ids[-1]
 
 
-# A run: each step grows, then maybe commits; frames reach the target late.
+RESCORED = st.lists(
+    st.tuples(st.integers(0, 10**6), st.floats(-3.0, 0.0, allow_nan=False)), max_size=3
+)
+# A run: each step rescores and grows, then maybe commits; frames reach the target late.
 STEPS = st.lists(
-    st.tuples(PLANNED_NODES, st.lists(TOKENS, max_size=3), st.integers(0, 3)), max_size=8
+    st.tuples(PLANNED_NODES, RESCORED, st.lists(TOKENS, max_size=3), st.integers(0, 3)), max_size=8
 )
 
 
@@ -87,10 +103,11 @@ def test_a_target_that_hears_late_holds_what_the_drafter_holds(steps):
     drafter, target = TokenTree(2), TokenTree(2)
     frames, commits = [], []  # on their way
     all_paths = {}  # absolute path of every node ever drafted -> log-probability by step
-    for planned, tokens, num_delivered in steps:
-        growth = grow(drafter, planned)
+    for planned, rescored, tokens, num_delivered in steps:
+        growth = grow(drafter, planned, rescore(drafter, rescored))
         base = tuple(committed[: drafter.base_length])
-        for node_id in range(growth.first_node_id, drafter.next_node_id):
+        new_ids = range(growth.first_node_id, drafter.next_node_id)
+        for node_id in (*growth.rescored_ids, *new_ids):
             node = drafter[node_id]
             all_paths[(*base, *token_path(drafter, node_id))] = node.score - drafter.score(
                 node.parent_id

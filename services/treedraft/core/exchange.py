@@ -71,13 +71,18 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class TargetFrame:
-    """One frame from target to drafter."""
+    """One frame from target to drafter.
+
+    `token_us` is the time the target takes for a token at present, over all
+    sessions, in microseconds; 0 if unknown.
+    """
 
     hello: Hello | None = None
     opens: Sequence[SessionOpen] = ()
     commits: Sequence[Commit] = ()
     closes: Sequence[int] = ()
     credit_nodes: int = 0
+    token_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,14 @@ class SessionRefusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing follows for a session until something follows these `base_length` tokens."""
+
+    session_number: int
+    base_length: int
+
+
+@dataclass(frozen=True, slots=True)
 class DraftFrame:
     """One frame from drafter to target."""
 
@@ -104,6 +117,7 @@ class DraftFrame:
     growths: Sequence[Growth] = ()
     reopens: Sequence[ReopenRequest] = ()
     refusals: Sequence[SessionRefusal] = ()
+    rests: Sequence[Rest] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ refused here, whatever its sender meant by it.
 import math
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 from treedraft.core.errors import InvalidGrowthError
 
@@ -15,6 +16,8 @@ ROOT = -1
 """The parent of the nodes that hang directly under the committed text."""
 
 MAX_LAW_SUPPORT = 256
+MAX_RESCORED = 1024
+"""New scores of older nodes in one growth; more than any drafter's tree holds."""
 
 # Scores cross the wire as float32; a parent and a child of probability 1 may
 # round apart by this much.
@@ -61,6 +64,8 @@ class Growth:
     sibling_laws: tuple[SiblingLaw, ...] = ()
     draft_us: int = 0
     held_us: int = 0
+    rescored_ids: tuple[int, ...] = ()
+    rescored_scores: tuple[float, ...] = ()
 
     @property
     def num_nodes(self) -> int:
@@ -81,6 +86,7 @@ class Growth:
             self._check_node(index, vocab_size)
         for law in self.sibling_laws:
             self._check_law(law, vocab_size)
+        self._check_rescored()
 
     def _check_node(self, index: int, vocab_size: int) -> None:
         offset = self.parent_offsets[index]
@@ -93,6 +99,17 @@ class Growth:
             raise InvalidGrowthError(f"score {score} is no log-probability")
         if 0 < offset <= index and score > self.scores[index - offset] + _SCORE_SLACK:
             raise InvalidGrowthError(f"node {index} scores above its parent")
+
+    def _check_rescored(self) -> None:
+        ids = self.rescored_ids
+        if len(ids) != len(self.rescored_scores):
+            raise InvalidGrowthError("arrays of a growth differ in length")
+        if len(ids) > MAX_RESCORED:
+            raise InvalidGrowthError(f"a growth rescores more than {MAX_RESCORED} nodes")
+        if any(second <= first for first, second in pairwise((ROOT, *ids, self.first_node_id))):
+            raise InvalidGrowthError("rescored nodes are not earlier ones in ascending order")
+        if not all(math.isfinite(score) and score <= 0.0 for score in self.rescored_scores):
+            raise InvalidGrowthError("a new score is no log-probability")
 
     def _check_law(self, law: SiblingLaw, vocab_size: int) -> None:
         first = law.first_child_id - self.first_node_id

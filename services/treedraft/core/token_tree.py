@@ -1,8 +1,7 @@
 """The living tree of one session, on either side of the exchange.
 
 It has stable node ids, is grafted onto as growth arrives and re-rooted as
-tokens are committed; `growth` is how new nodes travel and `flat_tree` what a
-target admits to a pass.
+tokens are committed; `growth` is how new nodes travel, `flat_tree` a pass.
 
 Invariants: the tree hangs under the root at `base_length`, so a child of the
 root is a guess for the token at that index; (parent, token) is unique; a
@@ -123,13 +122,22 @@ class TokenTree:
             return None
         return self._insert(self._next_id, parent_id, token_id, score, source)
 
+    def rescore(self, node_id: int, score: float) -> None:
+        """Give a node another score, at most its parent's; all below it move by as much."""
+        node, pending = self._nodes[node_id], [node_id]
+        change = min(score, self.score(node.parent_id)) - node.score
+        while pending:
+            node = self._nodes[pending.pop()]
+            node.score = min(node.score + change, self.score(node.parent_id))
+            pending.extend(node.children.values())
+
     def graft(self, growth: Growth, committed: Sequence[int]) -> Grafted:
         """Take over the nodes of a growth, also one that grew from an older root.
 
-        Nodes whose path still agrees with the committed tokens are kept, the
-        others dropped; so are nodes beyond `max_nodes`, under a parent that is
-        gone, or beside a sibling of the same token. Scores of a stale growth
-        are made to count from the present root.
+        New scores of older nodes come first. Nodes whose path agrees with the
+        committed tokens are kept; dropped are others, and those beyond
+        `max_nodes`, under a parent that is gone, or beside a sibling of the
+        same token. Scores of a stale growth come to count from the present root.
 
         Args:
             growth: checked with `Growth.check` before.
@@ -142,6 +150,8 @@ class TokenTree:
             raise InvalidGrowthError("node ids must count up")
         if growth.base_length > self.base_length:
             raise InvalidGrowthError("growth on a base that was never committed")
+        for node_id, score in zip(growth.rescored_ids, growth.rescored_scores, strict=True):
+            self._graft_score(node_id, score, base_length=growth.base_length)
         added = []
         for index, token_id in enumerate(growth.token_ids):
             node_id = growth.first_node_id + index
@@ -190,6 +200,17 @@ class TokenTree:
         score = min(score - self._score_since(base_length), self.score(place))
         self._insert(node_id, place, token_id, score, source)
         return True
+
+    def _graft_score(self, node_id: int, score: float, *, base_length: int) -> None:
+        """Take over a new score; that of a node committed meanwhile counts for what follows."""
+        if node_id in self._nodes:
+            self.rescore(node_id, score - self._score_since(base_length))
+            return
+        length, path_scores = self._aliases.get(node_id), self._path_scores
+        if length in path_scores and base_length in path_scores:
+            change = path_scores[base_length] + score - path_scores[length]
+            for later in path_scores:
+                path_scores[later] += change * (later >= length)
 
     def _score_since(self, base_length: int) -> float:
         """Return what the drafted path from an older root to the present one scored."""
@@ -256,12 +277,12 @@ class TokenTree:
             admitted: node ids, closed under ancestors.
         """
         chosen = set(admitted)
-        order: list[tuple[int, int]] = []  # (node id, depth)
-        pending = [(node_id, 1) for node_id in self._worst_first(ROOT, chosen)]
+        order, pending = [], [(ROOT, 0)]  # (node id, depth)
         while pending:
             node_id, depth = pending.pop()
             order.append((node_id, depth))
             pending.extend((child, depth + 1) for child in self._worst_first(node_id, chosen))
+        del order[0]
         if len(order) != len(chosen):
             raise ValueError("the admitted nodes are not closed under ancestors")
         index_of = {node_id: index for index, (node_id, _) in enumerate(order)}

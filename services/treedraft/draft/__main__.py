@@ -16,6 +16,7 @@ from treedraft.draft.drafter import Drafter
 from treedraft.draft.links import Stop
 from treedraft.draft.service import SERVICE_NAME, DraftServicer
 from treedraft.draft.settings import DraftSettings
+from treedraft.inference.drafters import DEFAULT_TARGET, choose_drafter
 from treedraft.rpc.process import announcing, on_passing_thread, run_service, service_telemetry
 from treedraft.rpc.server import RpcServer, wait_for_signal
 
@@ -57,6 +58,7 @@ async def serve(settings: DraftSettings, stop: asyncio.Event | None = None) -> N
         InvalidRequestError: neither a model nor lookup is wanted.
         UnavailableError: the address cannot be had, or the drafter broke down.
     """
+    settings = settings.model_copy(update={"model": choose_drafter(settings.model, DEFAULT_TARGET)})
     if not settings.model and not settings.lookup.enabled:
         raise InvalidRequestError(
             "a drafter needs a model, lookup or both", field="model", reason="NOTHING_TO_DRAFT_WITH"

@@ -29,6 +29,8 @@ from treedraft.telemetry.tracing import Tracing
 
 # Targets end a link over larger frames.
 _MAX_FRAME_NODES = 1024
+# Tokens of ended sessions indexed in a step: about 0.1 ms.
+_DIGESTED_TOKENS = 64
 
 _log = structlog.get_logger(__name__)
 
@@ -44,6 +46,10 @@ class StepReport(Protocol):
     def starved(self) -> Sequence[DraftSession]:
         """Sessions that the KV cannot hold."""
 
+    @property
+    def idle(self) -> Sequence[DraftSession]:
+        """Sessions for which there is nothing to do as they stand."""
+
 
 class Grower(ModelSessions, Protocol):
     """A draft model, as the loop sees it."""
@@ -58,6 +64,9 @@ class Grower(ModelSessions, Protocol):
 
     def wants_work(self, session: DraftSession) -> bool:
         """Return whether a pass could do anything for a session."""
+
+    def token_costs(self, token_us: int) -> None:
+        """Note what the target takes for a token; 0 if unknown."""
 
     def step(self, sessions: Sequence[DraftSession]) -> StepReport:
         """Run one pass for some of the sessions and add children to their trees."""
@@ -137,11 +146,14 @@ class Drafter:
         The drafter's own thread calls it; without that thread, whoever drives it.
         """
         has_looked_up = self._look_up()
+        if self._grower is None:
+            self._rest(list(self._book.restless))
         # What lookup found need not wait for the model.
         self._book.flush()
         has_computed = self._run_model()
         self._book.flush()
-        return has_looked_up or has_computed
+        has_digested = self._book.tenants.digest(_DIGESTED_TOKENS)
+        return has_looked_up or has_computed or has_digested
 
     def _run(self) -> None:
         is_busy = False
@@ -183,6 +195,7 @@ class Drafter:
         if not link_of:
             return False
         started_ns = self._clock_ns()
+        self._grower.token_costs(min(link.token_us for link in link_of.values()))
         try:
             report = self._grower.step(list(link_of))
         except Exception:
@@ -196,10 +209,15 @@ class Drafter:
         for session, num_rows in report.num_rows.items():
             self._tell(session, link_of[session], started_ns, num_rows=num_rows)
             self._book.changed[session] = link_of[session]
+        self._rest(report.idle)
         if report.num_rows:
             seconds = (self._clock_ns() - started_ns) / 1e9
             self._metrics.pass_finished(seconds, num_rows=sum(report.num_rows.values()))
         return bool(report.num_rows or report.starved)
+
+    def _rest(self, sessions: Sequence[DraftSession]) -> None:
+        # Lookup may not have had its turn, for want of credit or of room in a frame.
+        self._book.rest(session for session in sessions if session not in self._book.changed)
 
     def _sessions_in_credit(self, grower: Grower) -> dict[DraftSession, DraftLink]:
         """Return sessions that could all add nodes, those that waited longest first."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from treedraft.core.exchange import DraftFrame, ReopenRequest, SessionRefusal, TargetFrame
+from treedraft.core.exchange import DraftFrame, ReopenRequest, Rest, SessionRefusal, TargetFrame
 from treedraft.core.growth import Growth
 from treedraft.draft.session import DraftSession
 
@@ -52,6 +52,8 @@ class DraftLink:
     growths: list[Growth] = field(default_factory=list)
     reopens: list[ReopenRequest] = field(default_factory=list)
     refusals: list[SessionRefusal] = field(default_factory=list)
+    rests: list[Rest] = field(default_factory=list)
+    token_us: int = 0
 
     def queue_growth(self, growth: Growth) -> None:
         """Put new nodes into the next frame and pay for them."""
@@ -61,8 +63,13 @@ class DraftLink:
 
     def flush(self) -> None:
         """Send what has gathered, as one frame."""
-        if self.growths or self.reopens or self.refusals:
+        if self.growths or self.reopens or self.refusals or self.rests:
             self.send(
-                DraftFrame(growths=self.growths, reopens=self.reopens, refusals=self.refusals)
+                DraftFrame(
+                    growths=self.growths,
+                    reopens=self.reopens,
+                    refusals=self.refusals,
+                    rests=self.rests,
+                )
             )
-            self.growths, self.reopens, self.refusals = [], [], []
+            self.growths, self.reopens, self.refusals, self.rests = [], [], [], []

@@ -8,11 +8,14 @@ replacement from a law that travels along.
 """
 
 import math
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from treedraft.core.errors import InvalidRequestError, OverloadedError
@@ -22,10 +25,11 @@ from treedraft.draft.model_state import DraftModelState
 from treedraft.draft.segments import Work, build_segment
 from treedraft.draft.session import DraftSession
 from treedraft.draft.settings import GrowthSettings
+from treedraft.draft.thrift import Thrift, survival
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.draft_sampler import draft_children, draft_siblings
 from treedraft.inference.runner import Segment
-from treedraft.inference.sampler import LawRow, NoiseRows, TokenHistory, branch_of
+from treedraft.inference.sampler import LawRow, TokenHistory, branch_of
 
 # How likely a sample of a law close to the target's is accepted at a place. In
 # rejection mode scores must not depend on which token was drawn.
@@ -44,20 +48,30 @@ class DraftLimits:
     """What the draft model can take.
 
     `vocab_size` ids are in use; `num_embeddings`, padding included, can be read.
+    `column_ids` are the ids of the head's columns, ascending, None if they are
+    the columns.
     """
 
     vocab_size: int
     num_embeddings: int
     context_length: int
     eos_token_ids: frozenset[int]
+    column_ids: npt.NDArray[np.int64] | None = None
+
+    def num_columns(self, vocab_size: int) -> int:
+        """Return the columns, from the first on, whose ids are below `vocab_size`."""
+        if self.column_ids is None:
+            return vocab_size
+        return int(np.searchsorted(self.column_ids, vocab_size))
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a step did: rows of each session in it, and whom it had to give up."""
+    """What a step did: rows of each session in it, whom it had to give up, who needs nothing."""
 
     num_rows: dict[DraftSession, int]
     starved: tuple[DraftSession, ...] = ()
+    idle: tuple[DraftSession, ...] = ()
 
 
 class ModelGrower:
@@ -71,9 +85,9 @@ class ModelGrower:
         self._pool = pool
         self._limits = limits
         self._settings = settings
-        self._noise_rows = NoiseRows(max_rows=4 * settings.max_depth)
         self._sessions: dict[DraftSession, DraftModelState] = {}
         self._num_steps = 0
+        self._thrift = Thrift(is_sharing=settings.shares_device)
 
     @property
     def max_new_nodes(self) -> int:
@@ -98,13 +112,20 @@ class ModelGrower:
             vocab_size: token ids that the target has in use; 0 if unknown.
 
         Raises:
-            InvalidRequestError: the text has tokens that the model lacks.
+            InvalidRequestError: the text has tokens that the model lacks, or the
+                target has none of those that the model drafts.
             OverloadedError: the text can never fit into the KV.
         """
         self.check_tokens(session.token_ids)
         if session.num_tokens > self._pool.num_slots:
             raise OverloadedError("the session is larger than the KV", reason="KV_POOL_FULL")
         vocab_size = min(vocab_size or self._limits.vocab_size, self._limits.vocab_size)
+        if not self._limits.num_columns(vocab_size):
+            raise InvalidRequestError(
+                f"the model drafts no token below {vocab_size}",
+                field="vocab_size",
+                reason="TOKEN_OUT_OF_RANGE",
+            )
         state = DraftModelState(session.spec, self._pool, vocab_size=vocab_size)
         session.model = self._sessions[session] = state
 
@@ -132,19 +153,47 @@ class ModelGrower:
         starved = tuple(s for s in sessions if s.num_tokens > self._pool.num_slots)
         fitting = [session for session in sessions if session not in starved]
         ordered = sorted(fitting, key=lambda session: session.last_step)
+        wishes = [self._wish(session) for session in ordered]
+        idle = [s for s, w in zip(ordered, wishes, strict=True) if not (w.num_missing or w.nodes)]
         shares = plan_step(
-            [self._wish(session) for session in ordered],
+            wishes,
             max_rows=self._settings.max_rows_per_step,
             max_rows_per_session=self._settings.max_rows_per_session,
             prefill_chunk=self._settings.prefill_chunk,
         )
         works = self._allocate([(ordered[share.index], share) for share in shares])
-        if not works:
-            return StepReport({}, starved)
-        self._run(works)
+        if works and not self._pays(works):
+            return StepReport({}, starved, tuple(ordered))
+        if works:
+            self._run_measured(works)
         for work in works:
             work.session.last_step = self._num_steps
-        return StepReport({work.session: len(work.slots) for work in works}, starved)
+        return StepReport({w.session: len(w.slots) for w in works}, starved, tuple(idle))
+
+    def token_costs(self, token_us: int) -> None:
+        """Note what the target takes for a token; 0 if unknown."""
+        self._thrift.token_costs(token_us)
+
+    def _pays(self, works: Sequence[Work]) -> bool:
+        """Return whether to run these works; give their slots back if not."""
+        if not all(work.node_ids for work in works) or self._thrift.pays(_scores(works)):
+            return True
+        for work in works:
+            self._pool.release(work.slots)
+        return False
+
+    def _run_measured(self, works: Sequence[Work]) -> None:
+        expanded, first_ids = survival(_scores(works)), [w.session.tree.next_node_id for w in works]
+        started = time.perf_counter()
+        self._run(works)
+        if all(work.node_ids for work in works):
+            elapsed_ms = (time.perf_counter() - started) * 1e3
+            added = (
+                work.session.tree.score(node_id)
+                for work, first_id in zip(works, first_ids, strict=True)
+                for node_id in range(first_id, work.session.tree.next_node_id)
+            )
+            self._thrift.step_finished(elapsed_ms, expanded, survival(added))
 
     def _wish(self, session: DraftSession) -> Wish:
         state = self._sessions[session]
@@ -230,7 +279,7 @@ class ModelGrower:
         session, state = work.session, work.state
         rows = [_law_row(session, state, place) for place in places]
         # A padded head has logits of ids that nobody uses.
-        logits = logits[:, : state.vocab_size]
+        logits = logits[:, : self._limits.num_columns(state.vocab_size)]
         if session.is_rejection:
             self._add_groups(session, places, logits, rows)
             return
@@ -239,14 +288,19 @@ class ModelGrower:
             rows,
             self._settings.num_children,
             score_temperature=self._settings.score_temperature,
-            noise_rows=self._noise_rows,
+            column_ids=self._column_ids(logits),
         )
         for place, children in zip(places, drafted, strict=True):
-            for rank, (token_id, log_probability) in enumerate(children):
+            new = session.hear(place, children, TokenSource.DRAFT_MODEL)
+            for token_id, log_probability in new:
                 # The best child stays whatever it scores: this node may be the
                 # root one day and is not expanded again.
-                if rank == 0 or log_probability >= session.limits.min_score:
+                if token_id == children[0][0] or log_probability >= session.limits.min_score:
                     session.add(place, token_id, log_probability, TokenSource.DRAFT_MODEL)
+
+    def _column_ids(self, logits: torch.Tensor) -> npt.NDArray[np.int64] | None:
+        column_ids = self._limits.column_ids
+        return None if column_ids is None else column_ids[: logits.shape[1]]
 
     def _add_groups(
         self,
@@ -255,7 +309,9 @@ class ModelGrower:
         logits: torch.Tensor,
         rows: Sequence[LawRow],
     ) -> None:
-        drafted = draft_siblings(logits, rows, self._settings.num_children)
+        drafted = draft_siblings(
+            logits, rows, self._settings.num_children, column_ids=self._column_ids(logits)
+        )
         for place, (children, law) in zip(places, drafted, strict=True):
             if place in session.grouped:
                 continue  # computed again after its KV was dropped
@@ -267,6 +323,10 @@ class ModelGrower:
                 support=law.token_ids,
                 probabilities=law.probabilities,
             )
+
+
+def _scores(works: Sequence[Work]) -> Iterator[float]:
+    return (work.session.tree.score(node_id) for work in works for node_id in work.node_ids)
 
 
 def _sample_score(rank: int) -> float:

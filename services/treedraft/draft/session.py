@@ -4,6 +4,7 @@ The target is the source of truth. Text only grows, by commits; everything else
 is a guess and can be rebuilt from the text.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,9 +12,14 @@ from treedraft.core.growth import ROOT, Growth, SiblingLaw, TokenSource
 from treedraft.core.sampling import Verification
 from treedraft.core.session import DraftSpec
 from treedraft.core.token_tree import Rerooted, TokenTree
+from treedraft.draft.calibration import OpinionMixer
 from treedraft.draft.growth import GrowthLimits
 from treedraft.draft.lookup import SessionLookup
+from treedraft.draft.opinions import Opinions
 from treedraft.telemetry.tracing import RequestSpan
+
+# A score that changed by less, in nats, is not worth telling.
+_MIN_CHANGE = 0.1
 
 
 class ModelState(Protocol):
@@ -38,6 +44,7 @@ class DraftSession:
         tree_capacity: int,
         span: RequestSpan | None,
         arrived_ns: int,
+        mixer: OpinionMixer | None = None,
     ) -> None:
         """Begin with a bare root after the text so far.
 
@@ -49,6 +56,8 @@ class DraftSession:
                 living nodes, so that a group of siblings always fits.
             span: of the session, if it is traced.
             arrived_ns: when the opening arrived, on the drafter's clock.
+            mixer: makes scores of what model and lookup say; None for one that
+                has learned nothing.
         """
         self.number = number
         self.spec = spec
@@ -65,8 +74,11 @@ class DraftSession:
         # one group of siblings was drawn (rejection mode).
         self.looked_up: set[int] = set()
         self.grouped: set[int] = set()
+        self.opinions = Opinions(mixer or OpinionMixer())
         self._laws: list[SiblingLaw] = []
         self._first_unsent_id = 0
+        # Nodes whose score is another than the one that was sent.
+        self._rescored: set[int] = set()
 
     @property
     def is_rejection(self) -> bool:
@@ -106,6 +118,41 @@ class DraftSession:
         score = self.tree.score(parent_id) + min(0.0, log_probability)
         return self.tree.add(parent_id, token_id, score, source) is not None
 
+    def hear(
+        self, place: int, guesses: Sequence[tuple[int, float]], source: TokenSource
+    ) -> list[tuple[int, float]]:
+        """Take note of what a source says follows a living node or ROOT.
+
+        Children that are there already get the score that all opinions about
+        them amount to.
+
+        Args:
+            place: a living node or ROOT.
+            guesses: (token, log-probability given the place), best first.
+            source: who guesses.
+
+        Returns:
+            The guesses that are no children yet, in the order given, with the
+            log-probabilities that all opinions amount to.
+        """
+        said = {token_id: math.exp(min(0.0, claim)) for token_id, claim in guesses}
+        self.opinions.hear(place, said, source)
+        children = self.tree.children(place)
+        for token_id, node_id in children.items():
+            if self.opinions.is_known(place, token_id):
+                self._rescore(place, node_id, self.opinions.probability(place, token_id))
+        return [
+            (token_id, math.log(self.opinions.probability(place, token_id)))
+            for token_id in said
+            if token_id not in children
+        ]
+
+    def _rescore(self, place: int, node_id: int, probability: float) -> None:
+        score = self.tree.score(place) + math.log(probability)
+        if abs(score - self.tree.score(node_id)) >= _MIN_CHANGE:
+            self.tree.rescore(node_id, score)
+            self._rescored.add(node_id)
+
     def add_group(
         self,
         parent_id: int,
@@ -134,7 +181,10 @@ class DraftSession:
         """Make tokens final and move the root of the tree along them."""
         self.token_ids.extend(token_ids)
         self.base_arrived_ns = arrived_ns
+        if not self.is_rejection:
+            self.opinions.learn(self.tree, token_ids)
         moved = self.tree.reroot(token_ids)
+        self.opinions.follow(moved)
         new_root = moved.path[-1] if moved.is_hit else None
         is_grouped = new_root in self.grouped
         for marked in (self.looked_up, self.grouped):
@@ -148,10 +198,12 @@ class DraftSession:
         return moved
 
     def take_growth(self, *, draft_us: int, now_ns: int) -> Growth | None:
-        """Return the nodes that were added since the last call, None without any."""
+        """Return the nodes that were added or rescored since the last call, None without any."""
         first, self._first_unsent_id = self._first_unsent_id, self.tree.next_node_id
         nodes = [self.tree[node_id] for node_id in range(first, self.tree.next_node_id)]
-        if not nodes:
+        rescored = sorted(i for i in self._rescored if i < first and i in self.tree)
+        self._rescored.clear()
+        if not nodes and not rescored:
             return None
         laws, self._laws = tuple(self._laws), []
         return Growth(
@@ -167,6 +219,8 @@ class DraftSession:
             sibling_laws=laws,
             draft_us=draft_us,
             held_us=max(0, now_ns - self.base_arrived_ns) // 1000,
+            rescored_ids=tuple(rescored),
+            rescored_scores=tuple(self.tree.score(node_id) for node_id in rescored),
         )
 
     def close(self) -> None:

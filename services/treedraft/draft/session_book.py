@@ -9,13 +9,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from treedraft.core.errors import InvalidRequestError, OverloadedError, TreedraftError
-from treedraft.core.exchange import Commit, ReopenRequest, SessionOpen, SessionRefusal, TargetFrame
+from treedraft.core.exchange import (
+    Commit,
+    ReopenRequest,
+    Rest,
+    SessionOpen,
+    SessionRefusal,
+    TargetFrame,
+)
 from treedraft.core.session import DraftSpec
 from treedraft.draft.growth import GrowthLimits
 from treedraft.draft.links import DraftLink, FrameArrived, LinkClosed, LinkOpened
 from treedraft.draft.lookup import SessionLookup
 from treedraft.draft.session import DraftSession
 from treedraft.draft.settings import DraftSettings
+from treedraft.draft.tenants import Tenants
 from treedraft.telemetry import names
 from treedraft.telemetry.tracing import RequestSpan, Tracing
 
@@ -52,6 +60,9 @@ class SessionBook:
         self.num_sessions = 0
         # Sessions whose text or tree changed since lookup looked at them.
         self.changed: dict[DraftSession, DraftLink] = {}
+        # Sessions whose target may still be waiting for more.
+        self.restless: dict[DraftSession, DraftLink] = {}
+        self.tenants = Tenants(settings.lookup)
 
     @property
     def links(self) -> Iterable[DraftLink]:
@@ -88,6 +99,12 @@ class SessionBook:
         for link_id in list(self._links):
             self.take(LinkClosed(link_id))
 
+    def rest(self, sessions: Iterable[DraftSession]) -> None:
+        """Say of sessions that nothing follows until their next commit, once for each commit."""
+        for session in sessions:
+            if link := self.restless.pop(session, None):
+                link.rests.append(Rest(session.number, session.num_tokens))
+
     def refuse(self, session: DraftSession, link: DraftLink, reason: str) -> None:
         """Draft no longer for a session; the target goes on without."""
         link.refusals.append(SessionRefusal(session.number, reason))
@@ -95,6 +112,7 @@ class SessionBook:
 
     def _take_frame(self, link: DraftLink, frame: TargetFrame, arrived_ns: int) -> None:
         link.credit_nodes += frame.credit_nodes
+        link.token_us = frame.token_us or link.token_us
         for opened in frame.opens:
             self._close(link, opened.session_number)
             try:
@@ -114,6 +132,7 @@ class SessionBook:
         if self.num_sessions >= self._settings.max_sessions:
             raise OverloadedError("the drafter is full", reason="TOO_MANY_SESSIONS")
         growth = self._settings.growth
+        tenant = self.tenants.get(spec.tenant_salt)
         session = DraftSession(
             opened.session_number,
             spec,
@@ -121,17 +140,19 @@ class SessionBook:
             tree_capacity=growth.max_live_nodes + (self._model.max_new_nodes if self._model else 0),
             span=self._start_span(spec),
             arrived_ns=arrived_ns,
+            mixer=tenant.mixer(is_greedy=spec.sampling.temperature == 0.0),
         )
         if self._model:
             self._model.add(session, link.vocab_size)
         # Where a model samples a node's children, no other child may be there.
         if self._settings.lookup.enabled and not (self._model and session.is_rejection):
+            is_beside_model = self._model is not None
             session.use_lookup(
-                SessionLookup(self._settings.lookup, is_beside_model=self._model is not None)
+                SessionLookup(self._settings.lookup, tenant, is_beside_model=is_beside_model)
             )
         link.sessions[session.number] = session
         self.num_sessions += 1
-        self.changed[session] = link
+        self.changed[session] = self.restless[session] = link
 
     def _start_span(self, spec: DraftSpec) -> RequestSpan | None:
         # Without a context above it, a span would begin a trace of its own.
@@ -155,15 +176,17 @@ class SessionBook:
             self.refuse(session, link, error.reason)
             return
         session.commit(commit.token_ids, arrived_ns=arrived_ns)
-        self.changed[session] = link
+        self.changed[session] = self.restless[session] = link
 
     def _close(self, link: DraftLink, number: int) -> None:
         session = link.sessions.pop(number, None)
         if session:
             if self._model:
                 self._model.remove(session)
+            self.tenants.remember(session.spec.tenant_salt, session.token_ids)
             session.close()
             self.changed.pop(session, None)
+            self.restless.pop(session, None)
             self.num_sessions -= 1
 
 

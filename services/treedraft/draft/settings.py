@@ -61,12 +61,46 @@ class GrowthSettings(Frozen):
         description="Prompt tokens in one pass, over all sessions; bounds how long a new prompt "
         "holds up the trees of the others.",
     )
+    shares_device: bool = Field(
+        default=False,
+        description="Whether the model runs on the cores or the accelerator that the target runs "
+        "on: then only steps that bring more than the target makes in their time are run.",
+    )
+
+
+class RecentTrafficSettings(Frozen):
+    """Text of ended sessions, kept in memory to be looked up in sessions of the same tenant."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Whether to keep the text of sessions that have ended. Off, lookup sees a "
+        "session's own text alone.",
+    )
+    max_tokens_per_tenant: int = Field(
+        default=65_536,
+        ge=1024,
+        le=1_048_576,
+        description="Tokens kept of one tenant; the oldest quarter goes when they are full. A "
+        "token takes about 20 bytes.",
+    )
+    max_tokens: int = Field(
+        default=1_048_576,
+        ge=1024,
+        description="Tokens kept in all; the tenant that came longest ago loses its oldest first.",
+    )
+    max_tenants: int = Field(
+        default=256,
+        ge=1,
+        description="Tenants whose text, and how well drafts did for them, is kept; the one that "
+        "came longest ago is forgotten.",
+    )
 
 
 class LookupSettings(Frozen):
     """Drafting by copying what followed the same words before."""
 
     enabled: bool = Field(default=True, description="Whether to look up at all.")
+    recent: RecentTrafficSettings = RecentTrafficSettings()
     min_suffix: int = Field(
         default=2, ge=1, le=16, description="Shortest match, in tokens, that is looked at."
     )
@@ -74,7 +108,11 @@ class LookupSettings(Frozen):
         default=16, ge=1, le=64, description="Longest match that is told from shorter ones."
     )
     max_candidates: int = Field(
-        default=16, ge=1, description="Earlier places compared, the latest first."
+        default=16,
+        ge=1,
+        le=256,
+        description="Earlier places compared in the session's own text, and as many in recent "
+        "traffic; the latest first.",
     )
     max_branches: int = Field(
         default=2, ge=1, le=8, description="Different continuations proposed at one place."
@@ -89,11 +127,11 @@ class LookupSettings(Frozen):
         description="Estimated probability below which a continuation is not proposed.",
     )
     min_probability_beside_model: float = Field(
-        default=0.5,
+        default=0.3,
         ge=0.0,
         le=1.0,
-        description="The same where a model drafts too: a node has one score, and a guess that "
-        "lookup made first keeps lookup's, so weak matches are better left to the model.",
+        description="The same where a model drafts too. What lookup says below it still counts "
+        "for the score of a guess that the model makes as well.",
     )
 
 
@@ -104,14 +142,18 @@ class DraftSettings(ServiceSettings):
 
     model: str = Field(
         default="",
-        description="Hub id, folder or .gguf file of a draft model, `default` for SmolLM2; empty "
-        "drafts by lookup alone.",
+        description="Hub id, folder or .gguf file of a draft model, or the name of a shipped one; "
+        "`auto` is the one shipped for the default target. Empty or `lookup` drafts by lookup "
+        "alone.",
     )
     model_name: str = Field(
         default="", description="Name shown to others; empty takes the model's own."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="float32", description="Numbers the model computes in."
+        default="auto",
+        description="Numbers the model computes in; `auto` is bfloat16 on accelerators and on "
+        "CPUs with instructions for it, else float32. It decides how soon a guess is made, never "
+        "what is said.",
     )
     device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1` or `auto`.")
     num_threads: int = Field(

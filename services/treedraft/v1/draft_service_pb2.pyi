@@ -87,8 +87,14 @@ class ExchangeTreesRequest(_message.Message):
     COMMITS_FIELD_NUMBER: _builtins.int
     CLOSES_FIELD_NUMBER: _builtins.int
     CREDIT_NODES_FIELD_NUMBER: _builtins.int
+    TOKEN_US_FIELD_NUMBER: _builtins.int
     credit_nodes: _builtins.int
     """Nodes that the drafter may send beyond those granted before."""
+    token_us: _builtins.int
+    """Time the target takes for a token at present, all sessions together, in
+    microseconds: what a drafter that shares its device weighs its steps
+    against. 0 if unknown.
+    """
     @_builtins.property
     def hello(self) -> Global___ExchangeHello:
         """Present in the first frame and only there."""
@@ -115,10 +121,11 @@ class ExchangeTreesRequest(_message.Message):
         commits: _abc.Iterable[Global___Commit] | None = ...,
         closes: _abc.Iterable[_builtins.int] | None = ...,
         credit_nodes: _builtins.int = ...,
+        token_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "commits", b"commits", "credit_nodes", b"credit_nodes", "hello", b"hello", "opens", b"opens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "commits", b"commits", "credit_nodes", b"credit_nodes", "hello", b"hello", "opens", b"opens", "token_us", b"token_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +237,7 @@ class ExchangeTreesResponse(_message.Message):
     GROWTHS_FIELD_NUMBER: _builtins.int
     REOPENS_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    RESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___ExchangeHello:
         """Present in the first frame and only there."""
@@ -246,6 +254,10 @@ class ExchangeTreesResponse(_message.Message):
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionRefusal]:
         """Sessions that the drafter will not serve."""
 
+    @_builtins.property
+    def rests(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rest]:
+        """Sessions for which nothing follows until their next commit."""
+
     def __init__(
         self,
         *,
@@ -253,10 +265,11 @@ class ExchangeTreesResponse(_message.Message):
         growths: _abc.Iterable[_token_tree_pb2.Growth] | None = ...,
         reopens: _abc.Iterable[Global___ReopenRequest] | None = ...,
         refusals: _abc.Iterable[Global___SessionRefusal] | None = ...,
+        rests: _abc.Iterable[Global___Rest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["growths", b"growths", "hello", b"hello", "refusals", b"refusals", "reopens", b"reopens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["growths", b"growths", "hello", b"hello", "refusals", b"refusals", "reopens", b"reopens", "rests", b"rests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,6 +300,34 @@ class ReopenRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReopenRequest: _TypeAlias = ReopenRequest  # noqa: Y015
+
+@_typing.final
+class Rest(_message.Message):
+    """The drafter has done what it can, or what pays, for a session as it stands:
+    there is nothing to wait for.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_NUMBER_FIELD_NUMBER: _builtins.int
+    BASE_LENGTH_FIELD_NUMBER: _builtins.int
+    session_number: _builtins.int
+    """The session."""
+    base_length: _builtins.int
+    """Committed length that the drafter knew when it said so."""
+    def __init__(
+        self,
+        *,
+        session_number: _builtins.int = ...,
+        base_length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "session_number", b"session_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rest: _TypeAlias = Rest  # noqa: Y015
 
 @_typing.final
 class SessionRefusal(_message.Message):

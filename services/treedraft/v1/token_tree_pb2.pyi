@@ -102,6 +102,8 @@ class Growth(_message.Message):
     SIBLING_LAWS_FIELD_NUMBER: _builtins.int
     DRAFT_US_FIELD_NUMBER: _builtins.int
     HELD_US_FIELD_NUMBER: _builtins.int
+    RESCORED_IDS_FIELD_NUMBER: _builtins.int
+    RESCORED_SCORES_FIELD_NUMBER: _builtins.int
     session_number: _builtins.int
     """The session, by the number that SessionOpen gave it on this stream."""
     base_length: _builtins.int
@@ -139,6 +141,17 @@ class Growth(_message.Message):
     def sibling_laws(self) -> _containers.RepeatedCompositeFieldContainer[Global___SiblingLaw]:
         """Rejection mode only: the law each group of siblings was drawn from."""
 
+    @_builtins.property
+    def rescored_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Nodes of earlier messages whose score is another now, ids ascending: a
+        second source has spoken about them. To be applied before the new nodes.
+        Everything below such a node moves with it.
+        """
+
+    @_builtins.property
+    def rescored_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The new score of each of them, as in `scores`."""
+
     def __init__(
         self,
         *,
@@ -152,10 +165,12 @@ class Growth(_message.Message):
         sibling_laws: _abc.Iterable[Global___SiblingLaw] | None = ...,
         draft_us: _builtins.int = ...,
         held_us: _builtins.int = ...,
+        rescored_ids: _abc.Iterable[_builtins.int] | None = ...,
+        rescored_scores: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "draft_us", b"draft_us", "first_node_id", b"first_node_id", "held_us", b"held_us", "parent_offsets", b"parent_offsets", "scores", b"scores", "session_number", b"session_number", "sibling_laws", b"sibling_laws", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "draft_us", b"draft_us", "first_node_id", b"first_node_id", "held_us", b"held_us", "parent_offsets", b"parent_offsets", "rescored_ids", b"rescored_ids", "rescored_scores", b"rescored_scores", "scores", b"scores", "session_number", b"session_number", "sibling_laws", b"sibling_laws", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,7 @@
 """Grafting, re-rooting and flattening, case by case; random cases are in `properties`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -145,6 +147,60 @@ def test_a_grafted_child_never_scores_above_its_parent():
     tree.graft(growth(2, 0, [(0, 1, -2.0)]), [1, 2])
     tree.graft(growth(2, 1, [(1, 3, -0.5)]), [1, 2])
     assert tree.score(1) == -2.0
+
+
+def test_a_new_score_moves_what_hangs_below_and_stays_under_the_parents():
+    tree = TokenTree(1)
+    a = tree.add(ROOT, 5, -1.0, MODEL)
+    b = tree.add(a, 6, -1.5, MODEL)
+    c = tree.add(b, 7, -2.0, MODEL)
+    tree.rescore(b, -3.0)
+    assert [tree.score(node) for node in (a, b, c)] == [-1.0, -3.0, -3.5]
+    tree.rescore(b, -0.5)
+    assert [tree.score(node) for node in (a, b, c)] == [-1.0, -1.0, -1.5]
+
+
+def test_new_scores_come_before_new_nodes_and_those_of_gone_nodes_are_ignored():
+    tree = TokenTree(1)
+    tree.graft(growth(1, 0, [(0, 5, -1.0), (0, 6, -1.0)]), [0])
+    news = replace(growth(1, 2, [(2, 7, -2.5)]), rescored_ids=(0, 1), rescored_scores=(-2.0, -0.5))
+    tree.graft(news, [0])
+    assert [node.score for node in tree] == [-2.0, -0.5, -2.5]
+    tree.reroot([6])
+    gone = replace(growth(2, 3, []), rescored_ids=(0,), rescored_scores=(-0.1,))
+    assert tree.graft(gone, [0, 6]).num_dropped == 0
+
+
+def test_a_new_score_of_a_node_that_was_committed_meanwhile_counts_for_what_follows():
+    tree = TokenTree(1)
+    tree.graft(growth(1, 0, [(0, 5, -1.0), (1, 6, -1.5)]), [0])
+    tree.reroot([5])
+    # The drafter did not know of the commit: both scores count from the root before.
+    late = replace(growth(1, 2, [(1, 7, -0.75)]), rescored_ids=(0,), rescored_scores=(-0.25,))
+    tree.graft(late, [0, 5])
+    assert tree[1].score == pytest.approx(-0.5)
+    assert tree[2].score == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(
+    ("ids", "scores"),
+    [
+        ((0, 1), (-0.1,)),
+        ((1, 0), (-0.1, -0.1)),
+        ((1, 1), (-0.1, -0.1)),
+        ((9,), (-0.1,)),  # not an earlier node
+        ((-1,), (-0.1,)),
+        ((0,), (0.1,)),
+        ((0,), (float("nan"),)),
+        (tuple(range(2000)), (-0.1,) * 2000),
+    ],
+)
+def test_new_scores_must_be_of_earlier_nodes(ids, scores):
+    first = 5000 if len(ids) > 10 else 9
+    good = growth(1, first, [(0, 5, -0.5)])
+    good.check(VOCAB)
+    with pytest.raises(InvalidGrowthError):
+        replace(good, rescored_ids=ids, rescored_scores=scores).check(VOCAB)
 
 
 def test_a_long_session_forgets_old_ids_and_stays_bounded():

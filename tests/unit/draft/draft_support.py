@@ -21,14 +21,14 @@ GREEDY = SamplingParameters(temperature=0.0, seed=7)
 REJECTION = SamplingParameters(temperature=1.0, seed=7, verification=Verification.REJECTION)
 
 
-def make_spec(token_ids, *, sampling=SAMPLED, prompt_length=None, speculation=None, traceparent=""):
+def make_spec(token_ids, *, sampling=SAMPLED, prompt_length=None, speculation=None, **fields):
     return DraftSpec(
         session_id="s",
         token_ids=tuple(token_ids),
         prompt_length=len(token_ids) if prompt_length is None else prompt_length,
         sampling=sampling,
         speculation=speculation or SpeculationOptions(),
-        traceparent=traceparent,
+        **fields,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from draft_support import SAMPLED, FakeTarget, make_drafter, make_spec
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from treedraft.core.exchange import Commit, SessionOpen, TargetFrame
+from treedraft.core.exchange import Commit, Rest, SessionOpen, TargetFrame
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
 from treedraft.draft.links import FrameArrived, LinkClosed, LinkOpened, Stop
 from treedraft.draft.settings import DraftSettings, GrowthSettings
@@ -149,7 +149,21 @@ def test_a_frame_is_never_larger_than_a_target_takes(tmp_path):
 def test_a_session_without_speculation_gets_no_nodes(target):
     target.open(1, make_spec(TEXT, speculation=SpeculationOptions(max_nodes=0)))
     target.grow()
-    assert target.frames == []
+    assert not any(frame.growths for frame in target.frames)
+
+
+def test_a_drafter_says_once_for_each_commit_that_it_rests(target):
+    target.open(1, make_spec(TEXT))
+    target.grow()
+    target.grow()
+    assert rests_of(target) == [Rest(1, len(TEXT))]
+    target.commit(1, [7])
+    target.grow()
+    assert rests_of(target) == [Rest(1, len(TEXT)), Rest(1, len(TEXT) + 1)]
+
+
+def rests_of(target):
+    return [rest for frame in target.frames for rest in frame.rests]
 
 
 def test_a_traced_session_has_a_span_per_step_and_an_untraced_one_none(tmp_path):

@@ -8,11 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treedraft.core.growth import ROOT, TokenSource
-from treedraft.draft.lookup import SessionLookup, SuffixIndex
+from treedraft.draft.lookup import SessionLookup, weigh
 from treedraft.draft.lookup_grower import grow_by_lookup
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
+from treedraft.draft.tenants import Tenants
 
 SETTINGS = LookupSettings(min_probability=0.0)
+
+
+def tenant_with(*texts):
+    """Return a tenant whose ended sessions wrote these texts."""
+    tenants = Tenants(SETTINGS)
+    for text in texts:
+        tenants.remember(b"", text)
+        while tenants.digest(1000):
+            pass
+    return tenants.get(b"")
 
 
 def path_of(session):
@@ -42,24 +53,26 @@ def test_a_drafted_path_is_part_of_the_suffix():
     assert [p.token_id for p in lookup.propose((2, 3))] == [4]
 
 
-@given(st.lists(st.integers(0, 2), max_size=30), st.lists(st.integers(0, 2), max_size=4))
-def test_what_is_found_is_the_longest_earlier_occurrence(text, path):
-    index = SuffixIndex(LookupSettings(min_suffix=2, max_suffix=6, max_candidates=100))
-    for token_id in text:
-        index.append(token_id)
-    whole = (text + path)[-6:]
-    longest = {}
-    for place in range(1, len(text)):
-        length = 0
-        while length < min(place, len(whole)) and text[place - 1 - length] == whole[-1 - length]:
-            length += 1
-        if length >= 2:
-            longest[text[place]] = max(length, longest.get(text[place], 0))
-    found = index.find(path)
-    assert len(found) == min(2, len(longest))
-    assert all(match.length == longest[match.token_id] for match in found)
-    if found:
-        assert found[0].length == max(longest.values())
+def test_what_followed_more_often_counts_for_more():
+    """SuffixDecoding's tree of several branches, weighed by frequency."""
+    lookup = SessionLookup(SETTINGS)
+    lookup.read([*[1, 2, 50, 9] * 3, 1, 2, 60, 8, 1, 2])
+    proposals = lookup.propose(())
+    assert [p.token_id for p in proposals] == [50, 60]
+    assert proposals[0].probability > 2.0 * proposals[1].probability
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(2, 5)), max_size=20))
+def test_each_token_is_weighed_by_the_places_that_match_as_long(found):
+    matches = weigh(found, max_matches=100)
+    for match in matches:
+        lengths = [length for token, length in found if token == match.token_id]
+        assert match.length == max(lengths)
+        assert match.num_agreeing == lengths.count(match.length)
+        assert match.num_places == sum(length >= match.length for _, length in found)
+        assert 0.0 < match.claim < 1.0
+    assert {match.token_id for match in matches} == {token for token, _ in found}
+    assert weigh(found, max_matches=2) == matches[:2]
 
 
 def test_failures_make_a_match_less_trusted_and_successes_more():
@@ -85,6 +98,52 @@ def test_weak_matches_are_not_proposed_and_strong_ones_needed_beside_a_model():
     beside.read(text)
     assert alone.propose(())
     assert not beside.propose(())
+
+
+def test_recent_traffic_is_looked_up_like_own_text():
+    lookup = SessionLookup(SETTINGS, tenant_with([7, 8, 9, 10, 11]))
+    lookup.read([1, 7, 8, 9])
+    assert [p.token_id for p in lookup.propose(())] == [10]
+    assert [p.token_id for p in lookup.propose((10,))] == [11]
+
+
+def test_two_sources_that_agree_are_surer_than_one():
+    text, tenant = [7, 8, 9, 10, 5, 7, 8, 9], tenant_with([7, 8, 9, 10, 11])
+    own, both = SessionLookup(SETTINGS), SessionLookup(SETTINGS, tenant)
+    for lookup in (own, both):
+        lookup.read(text)
+    assert both.propose(())[0].token_id == own.propose(())[0].token_id == 10
+    assert both.propose(())[0].probability > own.propose(())[0].probability
+
+
+def test_sources_that_disagree_do_not_add_up_to_more_than_certainty():
+    settings = LookupSettings(min_probability=0.0, max_branches=8)
+    long = list(range(20, 40))
+    lookup = SessionLookup(settings, tenant_with([*long, 60]))
+    lookup.read([*long, 50, 9, *long])
+    said = {p.token_id: p.probability for p in lookup.say(())}
+    assert said.keys() == {50, 60}
+    assert sum(said.values()) < 1.0
+
+
+def test_each_source_is_trusted_by_what_it_would_have_said():
+    """Recent traffic that misleads loses its credit, and the own text keeps its own."""
+    pairs = [(100 + 2 * i, 101 + 2 * i) for i in range(40)]
+    tenant = tenant_with([t for first, second in pairs for t in (first, second, 7)])
+    lookup = SessionLookup(SETTINGS, tenant)
+    lookup.read([1, 2, 3, 4])
+    said_before = lookup.say((*pairs[0],))[0].probability
+    for first, second in pairs:
+        lookup.learn([first, second, 8])
+        lookup.learn([1, 2, 3, 4])
+    own, recent = lookup.say((1, 2))[0], lookup.say((50, *pairs[0]))
+    assert own.probability > 0.8
+    by_token = {p.token_id: p.probability for p in recent}
+    assert by_token[8] > by_token[7]
+    # The tenant's next session begins with what was learned.
+    fresh = SessionLookup(SETTINGS, tenant)
+    fresh.read([1])
+    assert fresh.say((*pairs[0],))[0].probability < 0.5 * said_before
 
 
 def test_a_copy_grows_into_a_chain_and_ahead_of_the_root():

@@ -5,6 +5,7 @@ from treedraft.core.exchange import (
     DraftFrame,
     Hello,
     ReopenRequest,
+    Rest,
     SessionOpen,
     SessionRefusal,
     TargetFrame,
@@ -96,6 +97,7 @@ def target_frame_to_proto(frame: TargetFrame) -> draft_service_pb2.ExchangeTrees
         ],
         closes=frame.closes,
         credit_nodes=frame.credit_nodes,
+        token_us=frame.token_us,
     )
 
 
@@ -114,6 +116,7 @@ def target_frame_from_proto(message: draft_service_pb2.ExchangeTreesRequest) -> 
         ),
         closes=tuple(message.closes),
         credit_nodes=message.credit_nodes,
+        token_us=message.token_us,
     )
 
 
@@ -134,6 +137,10 @@ def draft_frame_to_proto(frame: DraftFrame) -> draft_service_pb2.ExchangeTreesRe
             )
             for refusal in frame.refusals
         ],
+        rests=[
+            draft_service_pb2.Rest(session_number=rest.session_number, base_length=rest.base_length)
+            for rest in frame.rests
+        ],
     )
 
 
@@ -152,4 +159,5 @@ def draft_frame_from_proto(message: draft_service_pb2.ExchangeTreesResponse) -> 
         refusals=tuple(
             SessionRefusal(refusal.session_number, refusal.reason) for refusal in message.refusals
         ),
+        rests=tuple(Rest(rest.session_number, rest.base_length) for rest in message.rests),
     )

@@ -78,6 +78,8 @@ def growth_to_proto(growth: Growth) -> token_tree_pb2.Growth:
         ],
         draft_us=growth.draft_us,
         held_us=growth.held_us,
+        rescored_ids=growth.rescored_ids,
+        rescored_scores=growth.rescored_scores,
     )
 
 
@@ -87,7 +89,7 @@ def growth_from_proto(message: token_tree_pb2.Growth) -> Growth:
     Raises:
         InvalidGrowthError: too many nodes, or sources that are no sources.
     """
-    if len(message.token_ids) > MAX_RUN_TOKENS:
+    if max(len(message.token_ids), len(message.rescored_ids)) > MAX_RUN_TOKENS:
         raise InvalidGrowthError(f"a growth of more than {MAX_RUN_TOKENS} nodes")
     try:
         sources = sources_from_proto(message.sources)
@@ -104,6 +106,8 @@ def growth_from_proto(message: token_tree_pb2.Growth) -> Growth:
         sibling_laws=tuple(_law_from_proto(law) for law in message.sibling_laws),
         draft_us=message.draft_us,
         held_us=message.held_us,
+        rescored_ids=tuple(message.rescored_ids),
+        rescored_scores=tuple(message.rescored_scores),
     )
 
 
