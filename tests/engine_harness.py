@@ -9,9 +9,11 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from treedraft.core.exchange import DraftFrame, LogAcknowledgement, TargetFrame
 from treedraft.core.growth import TokenSource
@@ -89,22 +91,32 @@ class SessionResult:
 
 
 class EngineHarness:
-    """An engine, its news, and perhaps a drafter."""
+    """An engine, its news, and perhaps a drafter.
+
+    A drafter in lockstep answers on the engine's own thread: what it drafts is
+    there before the next pass, however slow it is.
+    """
 
     def __init__(
-        self, model: LoadedModel, settings: TargetSettings, drafter: Drafter | None = None
+        self,
+        model: LoadedModel,
+        settings: TargetSettings,
+        drafter: Drafter | None = None,
+        *,
+        is_lockstep: bool = False,
     ) -> None:
         self.model = model
         self.metrics = Metrics("target")
         self._news: queue.SimpleQueue[EngineNews] = queue.SimpleQueue()
         self._tracing = Tracing("target", TelemetrySettings(sample_ratio=0.0))
         self.drafter = drafter
+        self.is_lockstep = is_lockstep
         self.parts = assemble(
             model,
             settings,
             tracing=self._tracing,
             metrics=self.metrics,
-            publish=self._news.put,
+            publish=self._publish,
         )
         self.engine, self.pool = self.parts.engine, self.parts.pool
         self.acknowledges = True
@@ -167,6 +179,15 @@ class EngineHarness:
                     acknowledgement = LogAcknowledgement(output.session_id, length)
                     self.engine.post(AcknowledgeLog(acknowledgement))
                 self.on_output(output.session_id, result)
+        if not self.is_lockstep:
+            self._answer(news)
+
+    def _publish(self, news: EngineNews) -> None:
+        if self.is_lockstep:
+            self._answer(news)
+        self._news.put(news)
+
+    def _answer(self, news: EngineNews) -> None:
         for endpoint, frame in news.frames.items():
             for answer in self.drafter(frame) if self.drafter else ():
                 self.engine.post(FrameArrived(endpoint, answer, time.monotonic_ns()))
@@ -245,11 +266,13 @@ def draw_margin(model: LoadedModel, session: SessionSpec, token_ids: Sequence[in
 @torch.inference_mode()
 def reference_logits(model: LoadedModel, token_ids: Sequence[int]) -> torch.Tensor:
     """Return transformers' own logits, float32 [tokens, vocab], by its own attention."""
-    module = model.module
-    before = module.config._attn_implementation
-    module.set_attn_implementation("sdpa")
-    try:
-        logits = module(input_ids=torch.tensor([list(token_ids)], device=model.device)).logits[0]
-    finally:
-        module.set_attn_implementation(before)
+    module = _reference_module(model.module.name_or_path, model.dtype, str(model.device))
+    logits = module(input_ids=torch.tensor([list(token_ids)], device=model.device)).logits[0]
     return logits.float().cpu()
+
+
+@cache
+def _reference_module(folder: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """Return transformers' own module: neither its forward nor its attention are ours."""
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    return module.to(device).eval()

@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from treedraft.inference.stamp import num_usable_cores as num_usable_cores
+
 COORDINATOR = "coordinator"
 TARGET = "target"
 DRAFT = "draft"
+_MAX_CORES_IN_TURNS = 4
 _WILDCARDS = ("0.0.0.0", "::", "[::]")
 
 
@@ -22,9 +25,10 @@ class ClusterPlan:
     """How many processes of which kind, on which models.
 
     `target` and `draft` are hub ids, folders or .gguf files; an empty `draft`
-    leaves the drafters to lookup. Empty `dtype` and `device`, and 0 threads,
-    leave it to the services or to `share_threads`. `settings` are environment
-    variables for all processes.
+    leaves the drafters to lookup. `dtype` is the target's: what a drafter
+    computes in changes no token. Empty `dtype` and `device`, and 0 threads, leave
+    it to the services or to `share_threads`. `settings` are environment variables
+    for all processes.
     """
 
     target: str = "default"
@@ -58,20 +62,28 @@ class ServicePlan:
         return folder / f"{self.name}.log"
 
 
-def num_usable_cores() -> int:
-    """Return the cores that this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def takes_turns(num_cores: int, plan: ClusterPlan) -> bool:
+    """Return whether target and draft model compute one after the other, each on all cores.
+
+    With few cores a part of them is too little for either. The drafter then
+    stops where growing on does not pay and the target waits for it, so that
+    they hardly ever compute at once (ADR 0009).
+    """
+    is_alone = plan.num_targets == plan.num_drafters == 1
+    is_free = not plan.target_threads and not plan.draft_threads
+    return bool(plan.draft) and is_alone and is_free and num_cores <= _MAX_CORES_IN_TURNS
 
 
 def share_threads(num_cores: int, plan: ClusterPlan) -> tuple[int, int]:
     """Return the threads of each target and of each draft model.
 
     Busy threads of two processes on one core spin against each other, which
-    costs far more than their number, so cores are dealt out: a quarter to the
-    draft models, if there are any, and the rest to the targets.
+    costs far more than their number, so cores are dealt out, a quarter to the
+    draft models, if there are any, and the rest to the targets; or, where cores
+    are few, the two take turns.
     """
+    if takes_turns(num_cores, plan):
+        return num_cores, num_cores
     num_models = plan.num_drafters if plan.draft else 0
     for_drafts = max(1, num_cores // 4) if num_models else 0
     for_targets = max(1, num_cores - for_drafts)
@@ -116,15 +128,19 @@ def plan_workers(
 ) -> list[ServicePlan]:
     """Return the plans of all targets and drafters, which announce themselves."""
     target_threads, draft_threads = share_threads(num_cores, plan)
-    chosen = {"DTYPE": plan.dtype, "DEVICE": plan.device}
     held = {"GRPC__PORT": "0", "WORKER__COORDINATORS": coordinator}
-    held |= {key: value for key, value in chosen.items() if value}
+    held |= {"DEVICE": plan.device} if plan.device else {}
+    dtype = {"DTYPE": plan.dtype} if plan.dtype else {}
+    in_turns = (
+        {"TREEDRAFT_DRAFT__GROWTH__SHARES_DEVICE": "true"} if takes_turns(num_cores, plan) else {}
+    )
     targets = [
         _service(
             TARGET,
             f"{TARGET}-{index}",
             {
                 **held,
+                **dtype,
                 "MODEL": plan.target,
                 "WORKER__WORKER_ID": worker_id(f"{TARGET}-{index}", folder),
             },
@@ -145,7 +161,7 @@ def plan_workers(
             },
             plan,
             folder,
-            _with_threads(DRAFT, draft_threads, environ),
+            {**in_turns, **_with_threads(DRAFT, draft_threads, environ)},
         )
         for index in range(plan.num_drafters)
     ]

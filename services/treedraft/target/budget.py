@@ -132,6 +132,23 @@ class SurvivalCalibrator:
                 self.observe(edge, node.source, is_accepted=index in on_path)
 
 
+def node_survivals(
+    tree: TokenTree, calibrator: SurvivalCalibrator, max_depth: int
+) -> dict[int, float]:
+    """Return the calibrated survival of each node down to a depth, parents first."""
+    survivals: dict[int, float] = {}
+    depths: dict[int, int] = {ROOT: 0}
+    for node in tree:
+        depth = depths.get(node.parent_id)
+        if depth is None or depth >= max_depth:
+            continue
+        depths[node.node_id] = depth + 1
+        edge = node.score - tree.score(node.parent_id)
+        above = survivals.get(node.parent_id, 1.0)
+        survivals[node.node_id] = above * calibrator.edge_survival(edge, node.source)
+    return survivals
+
+
 @dataclass(frozen=True, slots=True)
 class BudgetRequest:
     """One session of a pass: its tree and its own limits."""
@@ -232,18 +249,7 @@ class Budget:
         return candidates
 
     def _survivals(self, request: BudgetRequest) -> dict[int, float]:
-        survivals: dict[int, float] = {}
-        depths: dict[int, int] = {ROOT: 0}
-        for node in request.tree:
-            depth = depths.get(node.parent_id)
-            if depth is None or depth >= request.max_depth:
-                continue
-            depths[node.node_id] = depth + 1
-            edge = node.score - request.tree.score(node.parent_id)
-            survivals[node.node_id] = survivals.get(
-                node.parent_id, 1.0
-            ) * self._calibrator.edge_survival(edge, node.source)
-        return survivals
+        return node_survivals(request.tree, self._calibrator, request.max_depth)
 
     def _best_prefix(
         self, candidates: Sequence[_Candidate], num_sessions: int, num_plain_rows: int

@@ -73,6 +73,11 @@ class DraftBook:
         """Return whether a drafter works for the session."""
         return session.session_id in self._attachments
 
+    def endpoint_of(self, session: TargetSession) -> str | None:
+        """Return the drafter that works for the session, None if none does."""
+        attachment = self._attachments.get(session.session_id)
+        return attachment.endpoint if attachment else None
+
     def open(self, session: TargetSession) -> None:
         """Draft for a session from now on, if it wants that and a drafter is up."""
         options = session.spec.speculation
@@ -129,13 +134,20 @@ class DraftBook:
             self._refused_links[endpoint] = error.message
             self.link_down(endpoint)
             return
+        for rest in frame.rests:
+            if session := link.sessions.get(rest.session_number):
+                session.rest_length = rest.base_length
         for refusal in frame.refusals:
             self._detach_refused(endpoint, link, refusal.session_number)
         for reopen in frame.reopens:
             self._reopen(endpoint, link, reopen.session_number)
 
-    def take_frames(self) -> dict[str, TargetFrame]:
-        """Return what is to be sent, at most one frame per drafter."""
+    def take_frames(self, token_us: int = 0) -> dict[str, TargetFrame]:
+        """Return what is to be sent, at most one frame per drafter.
+
+        Args:
+            token_us: time that the target takes for a token, to be passed on.
+        """
         frames = {}
         for endpoint, link in self._links.items():
             if link.outbox:
@@ -146,6 +158,7 @@ class DraftBook:
                     commits=outbox.commits,
                     closes=outbox.closes,
                     credit_nodes=outbox.credit_nodes,
+                    token_us=token_us,
                 )
         return frames
 

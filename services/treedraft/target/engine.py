@@ -1,15 +1,16 @@
 """The engine: one thread that owns the target model, its KV and all sessions.
 
-The loop: take in what has arrived, plan a pass, run it, verify, commit, tell.
-It never waits for a drafter: a session without a fresh tree takes a plain
-step. It never waits for a client either; coordinators and drafters are told
-through the event loop, which this thread only ever posts to.
+The loop: take in what has arrived, wait for drafts if that pays, plan a pass,
+run it, verify, commit, tell. It never depends on a drafter: the wait is bounded
+(see `patience`), and a session without a fresh tree takes a plain step. It
+never waits for a client; coordinators and drafters are told through the event
+loop, which this thread only ever posts to.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -28,7 +29,9 @@ from treedraft.target.events import (
     Stop,
     StreamEnded,
 )
-from treedraft.target.scheduler import Scheduler
+from treedraft.target.patience import DraftingSession, Patience
+from treedraft.target.round import RoundOutcome
+from treedraft.target.scheduler import Scheduler, SessionPass
 from treedraft.target.session_roster import SessionRoster
 from treedraft.target.step import PassRunner
 from treedraft.telemetry.metrics import Metrics
@@ -54,6 +57,7 @@ class Engine:
         scheduler: Scheduler,
         runner: PassRunner,
         book: DraftBook,
+        patience: Patience,
         metrics: Metrics,
         publish: Callable[[EngineNews], None],
         report: Callable[[Scheduler], WorkerReport],
@@ -65,6 +69,7 @@ class Engine:
             scheduler: plans passes.
             runner: runs passes and walks the trees.
             book: attaches sessions to drafters.
+            patience: says how long a step waits for drafts.
             metrics: what is counted.
             publish: called on the engine thread with what is to be passed on.
             report: how the worker is, for the announcement.
@@ -73,6 +78,7 @@ class Engine:
         self._scheduler = scheduler
         self._runner = runner
         self._book = book
+        self._patience = patience
         self._metrics = metrics
         self._publish = publish
         self._make_report = report
@@ -122,8 +128,11 @@ class Engine:
         """Take in what has arrived, run a pass if there is one to run, tell."""
         self._take_events()
         self._roster.end_expired()
+        self._wait_for_drafts()
         passes = self._scheduler.plan()
         self._is_idle = not passes
+        if self._is_idle:
+            self._patience.goodput.pause()
         if passes:
             # Drafters begin with a new session while its prompt is computed.
             self._announce_commits()
@@ -131,6 +140,7 @@ class Engine:
                 outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
                 for outcome in outcomes:
                     self._roster.settle(outcome)
+                self._measure_goodput(passes, outcomes)
             except Exception:
                 # Whatever it was, the KV of these sessions is not to be
                 # trusted any more; all others are untouched.
@@ -144,7 +154,39 @@ class Engine:
         if self._num_failed >= _MAX_FAILED_PASSES:
             raise RuntimeError("passes keep failing; the device may be gone")
 
+    def _measure_goodput(
+        self, passes: Sequence[SessionPass], outcomes: Sequence[RoundOutcome]
+    ) -> None:
+        self._patience.goodput.step_finished(
+            sum(len(outcome.verdict.token_ids) for outcome in outcomes),
+            time.monotonic_ns(),
+            # Prompts take time and give no tokens: not what a wait is weighed against.
+            counts=all(session_pass.num_new == 1 for session_pass in passes),
+        )
+
     # Taking in.
+
+    def _wait_for_drafts(self) -> None:
+        """Take in events for as long as the drafts to come are worth the wait."""
+        sessions = self._scheduler.decoding()
+        self._patience.begin_step(
+            [DraftingSession(session, self._book.endpoint_of(session)) for session in sessions]
+        )
+        has_waited, started_ns = False, time.monotonic_ns()
+        while not self._is_stopped and (until_ns := self._patience.wait_until_ns(len(sessions))):
+            has_waited = True
+            try:
+                timeout = max(0.0, (until_ns - time.monotonic_ns()) / 1e9)
+                event = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                self._patience.time_is_up()
+                break
+            self._take(event)
+            if isinstance(event, StartSession | CancelSession | StreamEnded | Stop):
+                break  # the next step is another one
+        self._patience.end_wait()
+        if has_waited:
+            self._metrics.drafts_awaited((time.monotonic_ns() - started_ns) / 1e9)
 
     def _take_events(self) -> None:
         deferred, self._deferred = self._deferred, []
@@ -182,11 +224,13 @@ class Engine:
         match event:
             case FrameArrived(endpoint, frame, arrived_ns, on_taken):
                 self._book.take_frame(endpoint, frame, arrived_ns=arrived_ns)
+                self._patience.frame_taken(endpoint, arrived_ns)
                 on_taken()
             case LinkUp(endpoint):
                 self._book.link_up(endpoint)
             case LinkDown(endpoint):
                 self._book.link_down(endpoint)
+                self._patience.link_down(endpoint)
             case _:
                 self._take_control(event)
 
@@ -207,9 +251,12 @@ class Engine:
     # Telling.
 
     def _announce_commits(self) -> None:
-        frames = self._book.take_frames()
+        frames = self._book.take_frames(self._patience.goodput.token_us)
         if frames:
             self._publish(EngineNews(frames=frames))
+            self._patience.commits_announced(
+                endpoint for endpoint, frame in frames.items() if frame.commits or frame.opens
+            )
 
     def _tell(self) -> None:
         outputs = self._roster.take_outputs()

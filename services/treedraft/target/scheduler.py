@@ -99,6 +99,12 @@ class Scheduler:
             self._waiting.remove(session)
         self._pool.release(session.drop_kv())
 
+    def decoding(self) -> list[TargetSession]:
+        """Return the sessions of the next pass; none if it computes a part of a prompt."""
+        self._admit_waiting()
+        ready = [session for session in self._running if not self._is_paused(session)]
+        return ready if all(session.num_pending == 1 for session in ready) else []
+
     def plan(self) -> list[SessionPass]:
         """Return the parts of the next pass; empty if nothing can run."""
         self._admit_waiting()
@@ -142,8 +148,7 @@ class Scheduler:
         passes = []
         prompt_rows_left = self._limits.prefill_chunk
         for session in self._running:
-            unlogged = session.num_tokens - session.logged_length
-            if unlogged > self._limits.max_unlogged_tokens:
+            if self._is_paused(session):
                 continue
             num_new = session.num_pending
             if num_new > 1:
@@ -153,6 +158,10 @@ class Scheduler:
                 reaches_end = num_new == session.num_pending
                 passes.append(SessionPass(session, num_new, reaches_end, session.tree))
         return passes
+
+    def _is_paused(self, session: TargetSession) -> bool:
+        """Return whether the session waits for its log."""
+        return session.num_tokens - session.logged_length > self._limits.max_unlogged_tokens
 
     def _choose_nodes(self, passes: list[SessionPass]) -> None:
         speculating = [p for p in passes if p.reaches_end and len(p.session.tree)]

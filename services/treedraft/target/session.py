@@ -107,6 +107,8 @@ class TargetSession:
         self.max_live_nodes = max_live_nodes
         self.tree = TokenTree(len(self.token_ids), max_nodes=max_live_nodes)
         self.sibling_laws: dict[int, SiblingLaw] = {}
+        # Committed length at which the drafter said that nothing more will come.
+        self.rest_length = -1
         self.commit_sent_ns: deque[tuple[int, int]] = deque(maxlen=_MAX_REMEMBERED_COMMITS)
         # Measuring.
         self.counts = RunningCounts()
@@ -141,6 +143,11 @@ class TargetSession:
         """Whether drafts are accepted by rejection sampling."""
         return self.spec.sampling.verification is Verification.REJECTION
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether the drafter will add nothing until the next commit."""
+        return self.rest_length == self.num_tokens
+
     def commit(self, token_ids: tuple[int, ...]) -> None:
         """Make tokens final and move the root of the tree along them."""
         self.token_ids.extend(token_ids)
@@ -162,6 +169,7 @@ class TargetSession:
         """Forget the tree, as when the drafter is gone or starts afresh."""
         self.tree = TokenTree(self.num_tokens, max_nodes=self.max_live_nodes)
         self.sibling_laws.clear()
+        self.rest_length = -1
 
     def drop_kv(self) -> list[int]:
         """Forget all pages and return them, to be released by the caller."""

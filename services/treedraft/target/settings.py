@@ -47,6 +47,21 @@ class BudgetSettings(Frozen):
     )
 
 
+class PatienceSettings(Frozen):
+    """How long a step may wait for drafts that are on their way."""
+
+    enabled: bool = Field(
+        default=True, description="Whether to wait at all; without, a miss costs a plain pass."
+    )
+    max_pass_share: float = Field(
+        default=0.75,
+        ge=0.0,
+        le=10.0,
+        description="The longest wait before a step, as a share of the time that a pass without "
+        "drafts takes. How long it pays to wait is measured; this only bounds it.",
+    )
+
+
 class DraftLinkSettings(Frozen):
     """How the target deals with drafters."""
 
@@ -127,6 +142,7 @@ class TargetSettings(ServiceSettings):
     )
     kv: KVSettings = KVSettings()
     budget: BudgetSettings = BudgetSettings()
+    patience: PatienceSettings = PatienceSettings()
     drafting: DraftLinkSettings = DraftLinkSettings()
     grpc: GrpcSettings = GrpcSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -73,6 +73,9 @@ class Metrics:
             self._walk_part,
             self._commit_part,
         ) = (parts.labels(part) for part in names.ROUND_PARTS)
+        self._draft_wait = self._histogram(
+            names.METRIC_DRAFT_WAIT_SECONDS, "Waits of a step for drafts to come.", _SECONDS
+        )
         self._accepted_length = self._histogram(
             names.METRIC_ACCEPTED_LENGTH, "Drafted nodes accepted in a round.", _LENGTHS
         )
@@ -202,6 +205,10 @@ class Metrics:
     def growth_refused(self, reason: str) -> None:
         """Count a frame that no tree can be, by the reason of its error."""
         self._refused.labels(reason).inc()
+
+    def drafts_awaited(self, seconds: float) -> None:
+        """Observe how long a step waited for drafts before it started."""
+        self._draft_wait.observe(seconds)
 
     def pass_finished(self, seconds: float, *, num_rows: int) -> None:
         """Count one forward pass of a model over all its sessions."""

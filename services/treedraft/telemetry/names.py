@@ -94,6 +94,7 @@ ATTR_SERVICE_INSTANCE: Final = "service.instance.id"
 
 # Metrics: rounds at a target.
 METRIC_ROUND_PART_SECONDS: Final = "treedraft_round_part_seconds"
+METRIC_DRAFT_WAIT_SECONDS: Final = "treedraft_draft_wait_seconds"
 METRIC_ACCEPTED_LENGTH: Final = "treedraft_accepted_length"
 METRIC_TREE_NODES: Final = "treedraft_tree_nodes"
 METRIC_ROUNDS: Final = "treedraft_rounds_total"

@@ -17,7 +17,10 @@ def workers_of(plan, tmp_path, environ=None, num_cores=8):
     ("num_cores", "plan", "threads"),
     [
         (2, ClusterPlan(), (2, 1)),
-        (2, ClusterPlan(draft="m"), (1, 1)),
+        (2, ClusterPlan(draft="m"), (2, 2)),
+        (4, ClusterPlan(draft="m"), (4, 4)),
+        (4, ClusterPlan(draft="m", num_drafters=2), (3, 1)),
+        (2, ClusterPlan(draft="m", target_threads=1), (1, 1)),
         (1, ClusterPlan(draft="m"), (1, 1)),
         (16, ClusterPlan(draft="m"), (12, 4)),
         (16, ClusterPlan(draft="m", num_drafters=2), (12, 2)),

@@ -1,0 +1,79 @@
+"""What a wait is weighed by: what the trees are worth, and what the engine makes."""
+
+from dataclasses import dataclass
+
+from treedraft.core.token_tree import TokenTree
+from treedraft.target.budget import SurvivalCalibrator, node_survivals
+
+# What a step counts for after the next one: an average over some twenty steps.
+_PACE_DECAY = 0.95
+# Leaves that a drafter is taken to expand in one step.
+_FRONTIER_WIDTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a tree is worth to a pass, and what its leaves promise, both in tokens."""
+
+    value: float
+    promise: float
+
+    @classmethod
+    def of(
+        cls,
+        tree: TokenTree,
+        calibrator: SurvivalCalibrator,
+        *,
+        max_nodes: int,
+        max_depth: int,
+        price: float = 0.0,
+    ) -> "Outlook":
+        """Look at a tree.
+
+        Args:
+            tree: the drafts of one session.
+            calibrator: turns scores into survival.
+            max_nodes: that a pass may hold of them.
+            max_depth: likewise.
+            price: what a row of a pass costs, in tokens; less likely nodes are worth nothing.
+        """
+        if not len(tree):
+            return cls(0.0, 1.0)
+        survivals = node_survivals(tree, calibrator, max_depth)
+        best = sorted(survivals.values(), reverse=True)[:max_nodes]
+        leaves = [s for node_id, s in survivals.items() if not tree.children(node_id)]
+        return cls(
+            sum(max(0.0, survival - price) for survival in best),
+            sum(sorted(leaves, reverse=True)[:_FRONTIER_WIDTH]),
+        )
+
+
+class Goodput:
+    """Tokens per millisecond over the last steps, waits included and idle time not."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._num_tokens = 0.0
+        self._elapsed_ms = 0.0
+        self._since_ns: int | None = None
+
+    @property
+    def tokens_per_ms(self) -> float:
+        """The mean; 0 before the first step."""
+        return self._num_tokens / self._elapsed_ms if self._elapsed_ms else 0.0
+
+    @property
+    def token_us(self) -> int:
+        """Time for a token in microseconds; 0 before the first step."""
+        return int(1e3 / self.tokens_per_ms) if self._num_tokens else 0
+
+    def step_finished(self, num_tokens: int, now_ns: int, *, counts: bool) -> None:
+        """Take in a step that ends now; one that `counts` not only starts the clock."""
+        if counts and self._since_ns is not None:
+            self._num_tokens = self._num_tokens * _PACE_DECAY + num_tokens
+            self._elapsed_ms = self._elapsed_ms * _PACE_DECAY + (now_ns - self._since_ns) / 1e6
+        self._since_ns = now_ns
+
+    def pause(self) -> None:
+        """Leave the time until the next step ends out: there is nothing to do."""
+        self._since_ns = None

@@ -1,0 +1,241 @@
+"""How long a step waits for drafts that are on their way: as long as that pays.
+
+A pass costs nearly the same whether it checks one node or eight, so a moment
+spent on a larger tree can be worth more than the same moment of plain decoding.
+Where drafter and target share cores it nearly always is: the drafter hardly
+gets on while the target computes. So before a step that has no prompt to
+compute, the engine may wait for the next frame of a drafter.
+
+The rule is that of optimal stopping with a reward per unit of time: go on as
+long as the next frame is expected to add more tokens per millisecond than the
+engine makes in the long run. What a frame adds is learned for each drafter as a
+share of the survival that its tree has at its leaves, and when it comes as a
+time after the commit or the frame before. Speculative decoding as a stopping
+problem: SpecDec++ (arXiv 2405.19715), there for the length of a chain.
+
+Invariants: no step waits longer than a stated share of a pass; a frame that is
+overdue ends the wait, and each wait that brought nothing doubles the number of
+steps until the next one, so that a drafter that hangs costs next to nothing;
+nobody waits for a drafter that has said it rests. Waiting changes when a step
+starts and never what it says.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from treedraft.target.budget import StepCosts, SurvivalCalibrator
+from treedraft.target.outlook import Goodput, Outlook
+from treedraft.target.session import TargetSession
+from treedraft.target.settings import PatienceSettings
+
+_SMOOTHING = 0.2
+# Drafted nodes of a session over which the price of a row is taken.
+_TYPICAL_NODES = 8
+_PRIOR_YIELD = 0.8
+_PRIOR_WEIGHT = 2.0
+_YIELD_DECAY = 0.98
+_PRIOR_GAP_MS = 5.0
+# A frame is overdue when it takes so many times as long as expected, and a bit.
+_OVERDUE_FACTOR = 2.0
+_OVERDUE_MS = 1.0
+# A frame that is late is expected after this share of the usual time.
+_MIN_REMAINING_SHARE = 0.25
+_MAX_SKIPPED_STEPS = 1023
+
+
+@dataclass(slots=True)
+class _Gap:
+    """Time between two events, in milliseconds: the mean of late."""
+
+    mean_ms: float = _PRIOR_GAP_MS
+
+    def observe(self, elapsed_ms: float) -> None:
+        self.mean_ms += _SMOOTHING * (elapsed_ms - self.mean_ms)
+
+
+@dataclass(slots=True)
+class _LinkPace:
+    """When frames of one drafter come and what they add."""
+
+    since_ns: int = 0  # of the last commit or frame
+    is_answer: bool = True  # the next frame is the first one after a commit
+    answer_gap: _Gap = field(default_factory=_Gap)
+    frame_gap: _Gap = field(default_factory=_Gap)
+    gained: float = _PRIOR_WEIGHT * _PRIOR_YIELD
+    promised: float = _PRIOR_WEIGHT
+    num_fruitless: int = 0
+    num_to_skip: int = 0
+
+    @property
+    def gap(self) -> _Gap:
+        return self.answer_gap if self.is_answer else self.frame_gap
+
+    @property
+    def yield_(self) -> float:
+        """Tokens that a frame adds for each token that the leaves promise."""
+        return self.gained / self.promised
+
+    def observe_yield(self, gained: float, promised: float) -> None:
+        kept = 1.0 - _YIELD_DECAY
+        self.gained = self.gained * _YIELD_DECAY + gained + kept * _PRIOR_WEIGHT * _PRIOR_YIELD
+        self.promised = self.promised * _YIELD_DECAY + promised + kept * _PRIOR_WEIGHT
+
+    def overdue_ns(self) -> int:
+        return self.since_ns + int((self.gap.mean_ms * _OVERDUE_FACTOR + _OVERDUE_MS) * 1e6)
+
+    def remaining_ms(self, now_ns: int) -> float:
+        mean_ms = self.gap.mean_ms
+        elapsed_ms = (now_ns - self.since_ns) / 1e6
+        return max(mean_ms - elapsed_ms, _MIN_REMAINING_SHARE * mean_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftingSession:
+    """A session of the next step and the drafter that works for it, if one does."""
+
+    session: TargetSession
+    endpoint: str | None
+
+
+class Patience:
+    """Decides before each step whether to wait for a frame, and until when."""
+
+    def __init__(
+        self,
+        settings: PatienceSettings,
+        costs: StepCosts,
+        calibrator: SurvivalCalibrator,
+        *,
+        max_nodes: int,
+        max_depth: int,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Weigh by what passes cost and by what became of earlier nodes.
+
+        Args:
+            settings: whether to wait at all, and how long at most.
+            costs: measured times of passes.
+            calibrator: turns scores into survival.
+            max_nodes: of one session in a pass; what a tree has beyond is worth nothing.
+            max_depth: likewise.
+            clock_ns: the clock that arrivals of frames are read from.
+        """
+        self.goodput = Goodput()
+        self._settings = settings
+        self._costs = costs
+        self._calibrator = calibrator
+        self._max_nodes = max_nodes
+        self._max_depth = max_depth
+        self._clock_ns = clock_ns
+        self._links: dict[str, _LinkPace] = {}
+        self._outlooks: dict[DraftingSession, Outlook] = {}
+        self._price = 0.0
+        self._wait_since_ns: int | None = None
+        self._waited_for: tuple[str, ...] = ()
+
+    def commits_announced(self, endpoints: Iterable[str]) -> None:
+        """Expect an answer of these drafters from now on."""
+        for endpoint in endpoints:
+            pace = self._links.setdefault(endpoint, _LinkPace())
+            pace.since_ns, pace.is_answer = self._clock_ns(), True
+
+    def link_down(self, endpoint: str) -> None:
+        """Forget a drafter that is gone."""
+        self._links.pop(endpoint, None)
+
+    def frame_taken(self, endpoint: str, arrived_ns: int) -> None:
+        """Learn from a frame whose nodes are in the trees by now."""
+        pace = self._links.setdefault(endpoint, _LinkPace(since_ns=arrived_ns))
+        pace.gap.observe(max(0, arrived_ns - pace.since_ns) / 1e6)
+        pace.since_ns, pace.is_answer = arrived_ns, False
+        pace.num_fruitless = pace.num_to_skip = 0
+        gained = promised = 0.0
+        for drafting, before in self._outlooks.items():
+            if drafting.endpoint == endpoint:
+                after = self._outlooks[drafting] = self._look(drafting.session)
+                gained += max(0.0, after.value - before.value)
+                promised += before.promise
+        if promised:
+            pace.observe_yield(gained, promised)
+
+    def begin_step(self, sessions: Sequence[DraftingSession]) -> None:
+        """Consider the next step of these sessions, none of which has a prompt to compute."""
+        self._wait_since_ns = self._clock_ns()
+        self._waited_for = ()
+        if not self._settings.enabled:
+            return
+        self._price = self._row_price(len(sessions))
+        drafted = [s for s in sessions if s.endpoint is not None]
+        self._outlooks = {s: self._look(s.session) for s in drafted}
+        for endpoint in {s.endpoint for s in drafted}:
+            pace = self._links.get(endpoint or "")
+            if pace and pace.num_to_skip:
+                pace.num_to_skip -= 1
+                self._drop(endpoint)
+
+    def wait_until_ns(self, num_sessions: int) -> int | None:
+        """Return until when to wait for a frame; None to start the step now.
+
+        To be asked again after each event that arrived, and when the time is up.
+        """
+        now_ns = self._clock_ns()
+        assert self._wait_since_ns is not None
+        waited_ms = (now_ns - self._wait_since_ns) / 1e6
+        plain_ms = self._costs.estimate(num_sessions)
+        left_ms = self._settings.max_pass_share * plain_ms - waited_ms
+        worth = self.goodput.tokens_per_ms or num_sessions / plain_ms
+        gain, until_ns, endpoints = 0.0, None, []
+        for remaining_ms, endpoint, promise in self._expected(now_ns):
+            if remaining_ms > left_ms:
+                break
+            pace = self._links[endpoint]
+            gain += pace.yield_ * promise
+            endpoints.append(endpoint)
+            if gain > worth * remaining_ms:
+                bound_ns = now_ns + int(left_ms * 1e6)
+                until_ns = min(max(self._links[e].overdue_ns() for e in endpoints), bound_ns)
+                self._waited_for = tuple(endpoints)
+        return until_ns
+
+    def time_is_up(self) -> None:
+        """Note that nothing came of the wait: those who did not come are not waited for at once."""
+        for endpoint in self._waited_for:
+            if pace := self._links.get(endpoint):
+                pace.num_fruitless += 1
+                pace.num_to_skip = min(2**pace.num_fruitless - 1, _MAX_SKIPPED_STEPS)
+
+    def end_wait(self) -> None:
+        """Learn no more from what arrives until the next step is considered."""
+        self._outlooks = {}
+
+    def _expected(self, now_ns: int) -> list[tuple[float, str, float]]:
+        """Return (time left in ms, drafter, promise of its leaves), the soonest first."""
+        promises: dict[str, float] = {}
+        for drafting, outlook in self._outlooks.items():
+            if drafting.endpoint and not drafting.session.is_resting:
+                promises[drafting.endpoint] = promises.get(drafting.endpoint, 0.0) + outlook.promise
+        expected = []
+        for endpoint, promise in promises.items():
+            pace = self._links.get(endpoint)
+            if pace and now_ns < pace.overdue_ns():
+                expected.append((pace.remaining_ms(now_ns), endpoint, promise))
+        return sorted(expected)
+
+    def _look(self, session: TargetSession) -> Outlook:
+        return Outlook.of(
+            session.tree,
+            self._calibrator,
+            max_nodes=self._max_nodes,
+            max_depth=min(self._max_depth, session.stop_checker.tokens_left - 1),
+            price=self._price,
+        )
+
+    def _row_price(self, num_sessions: int) -> float:
+        """Return what a drafted row adds to a pass, in tokens that its time is worth."""
+        rows = num_sessions * _TYPICAL_NODES
+        added_ms = self._costs.estimate(num_sessions + rows) - self._costs.estimate(num_sessions)
+        return max(0.0, added_ms * self.goodput.tokens_per_ms / max(1, rows))
+
+    def _drop(self, endpoint: str | None) -> None:
+        self._outlooks = {s: o for s, o in self._outlooks.items() if s.endpoint != endpoint}

@@ -1,0 +1,115 @@
+"""The engine waits for drafts that pay, and for nothing else."""
+
+import threading
+import time
+
+import pytest
+from tests.engine_harness import FAKE_DRAFTER, EngineHarness, load_toy, spec
+
+from treedraft.core.exchange import DraftFrame, Rest
+from treedraft.core.growth import Growth, TokenSource
+from treedraft.inference.toy import make_toy_model
+from treedraft.target.events import FrameArrived
+from treedraft.target.settings import BudgetSettings, KVSettings, PatienceSettings, TargetSettings
+
+PROMPT = list(range(3, 23))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return load_toy(make_toy_model(tmp_path_factory.mktemp("toy") / "llama", seed=3))
+
+
+def settings(**patience):
+    return TargetSettings(
+        kv=KVSettings(tokens=4096, block_size=8),
+        budget=BudgetSettings(mode="fixed", max_nodes=8),
+        patience=PatienceSettings(**patience),
+    )
+
+
+def waits_of(harness):
+    value = harness.metrics.registry.get_sample_value
+    return (
+        value("treedraft_draft_wait_seconds_count"),
+        value("treedraft_draft_wait_seconds_sum"),
+    )
+
+
+class KnowingDrafter:
+    """Sends the right chain, but not before some milliseconds have gone by."""
+
+    def __init__(self, truth, *, delay_ms):
+        self.truth = truth
+        self.delay_ms = delay_ms
+        self.length = 0
+        self.next_id = 0
+        self.harness = None
+
+    def __call__(self, frame):
+        self.length += sum(len(opened.spec.token_ids) for opened in frame.opens)
+        self.length += sum(len(commit.token_ids) for commit in frame.commits)
+        if frame.opens or frame.commits:
+            number = [*frame.opens, *frame.commits][0].session_number
+            timer = threading.Timer(self.delay_ms / 1e3, self.send, [self.answer(number)])
+            timer.daemon = True
+            timer.start()
+        return []
+
+    def answer(self, number):
+        tokens = tuple(self.truth[self.length : self.length + 4])
+        first, self.next_id = self.next_id, self.next_id + len(tokens)
+        growth = Growth(
+            session_number=number,
+            base_length=self.length,
+            first_node_id=first,
+            parent_offsets=(0, 1, 1, 1)[: len(tokens)],
+            token_ids=tokens,
+            scores=tuple(-0.02 * (i + 1) for i in range(len(tokens))),
+            sources=(TokenSource.DRAFT_MODEL,) * len(tokens),
+        )
+        return DraftFrame(growths=[growth] if tokens else [], rests=[Rest(number, self.length)])
+
+    def send(self, frame):
+        self.harness.engine.post(FrameArrived(FAKE_DRAFTER.endpoint, frame, time.monotonic_ns()))
+
+
+def plain_text(llama, max_tokens):
+    with EngineHarness(llama, settings()) as harness:
+        [result] = harness.run(spec(PROMPT, max_tokens=max_tokens))
+    return result.token_ids
+
+
+def test_a_chain_that_comes_a_little_late_is_waited_for(llama):
+    text = plain_text(llama, 80)
+    rounds = {}
+    for enabled in (False, True):
+        drafter = KnowingDrafter([*PROMPT, *text], delay_ms=2.0)
+        with EngineHarness(
+            llama, settings(enabled=enabled, max_pass_share=10.0), drafter
+        ) as harness:
+            drafter.harness = harness
+            [result] = harness.run(spec(PROMPT, max_tokens=80))
+            num_waits, _ = waits_of(harness)
+        assert result.token_ids == text
+        assert bool(num_waits) is enabled
+        rounds[enabled] = result.finish.statistics.rounds
+    assert rounds[True] < rounds[False]
+
+
+def test_a_drafter_that_never_answers_is_hardly_waited_for(llama):
+    with EngineHarness(llama, settings(max_pass_share=10.0), lambda frame: []) as harness:
+        [result] = harness.run(spec(PROMPT, max_tokens=300))
+        num_waits, _ = waits_of(harness)
+    assert result.finish.statistics.rounds == 300
+    # Each wait in vain doubles the steps until the next one.
+    assert num_waits <= 10
+
+
+def test_control_events_are_heard_during_a_wait(llama):
+    # Ten passes long, and the drafter never comes: only the cancellation ends it soon.
+    with EngineHarness(llama, settings(max_pass_share=10.0), lambda frame: []) as harness:
+        harness.start(spec(PROMPT, max_tokens=2000))
+        harness.pump(lambda: len(harness.results["s"].token_ids) > 3)
+        harness.cancel("s")
+        harness.pump(lambda: harness.results["s"].is_over, timeout_seconds=5.0)
