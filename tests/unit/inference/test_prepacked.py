@@ -44,7 +44,7 @@ def test_plain_weights_are_freed():
 def test_loading_on_a_cpu_packs_every_layer(tmp_path):
     loaded = load_model(make_toy_model(tmp_path / "toy"))
     kinds = [type(layer) for layer in loaded.module.modules()]
-    assert kinds.count(PackedLinear) == 2 * 7 + 1
+    assert kinds.count(PackedLinear) == 2 * 4 + 1
     assert nn.Linear not in kinds
 
 
