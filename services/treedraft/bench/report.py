@@ -13,6 +13,7 @@ from pathlib import Path
 from treedraft.bench.plan import PLAIN, SPECULATIVE, TRANSFORMERS
 from treedraft.bench.result import BenchResult
 from treedraft.core.errors import InvalidRequestError
+from treedraft.inference.drafters import describe_drafter
 
 BEGIN_MARK = "<!-- bench:begin -->"
 END_MARK = "<!-- bench:end -->"
@@ -100,7 +101,7 @@ def _speed(result: BenchResult, system: str, concurrency: int) -> str:
 
 def _conditions(result: BenchResult) -> str:
     stamp, plan, check = result.stamp, result.plan, result.check
-    drafts = f"draft model {plan.draft}" if plan.draft else "drafts by lookup"
+    drafts = describe_drafter(plan.draft)
     versions = ", ".join(f"{name} {version}" for name, version in stamp.packages.items())
     return (
         f"Median of {plan.num_repeats} (slowest-fastest); greedy, {plan.num_tokens} tokens each, "

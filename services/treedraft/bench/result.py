@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from treedraft.bench.plan import PLAIN, SPECULATIVE, BenchPlan
-from treedraft.bench.stamp import Stamp
+from treedraft.inference.stamp import Stamp
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from treedraft.bench.baseline import BaselineResult, TransformersBaseline
 from treedraft.bench.plan import PLAIN, SPECULATIVE, SYSTEMS, TRANSFORMERS, BenchPlan
 from treedraft.bench.prompts import conversations
 from treedraft.bench.result import BenchResult, Check, Sample
-from treedraft.bench.stamp import take_stamp
 from treedraft.core.generation import ChatMessage, GenerateQuery
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import RoundTimes, SessionStatistics
+from treedraft.inference.stamp import take_stamp
 from treedraft.local_cluster.cluster import LocalCluster, Progress
 from treedraft.local_cluster.plan import ClusterPlan, num_usable_cores, share_threads
 from treedraft.rpc.coordinator_client import CoordinatorClient

@@ -11,6 +11,7 @@ from treedraft.bench import report
 from treedraft.bench.plan import BenchPlan
 from treedraft.bench.run import run_bench
 from treedraft.cli import options, terminal
+from treedraft.inference.drafters import AUTO, choose_drafter
 
 
 def bench(
@@ -21,7 +22,7 @@ def bench(
         Path | None, typer.Option(help="Document whose table is replaced.", exists=True)
     ] = None,
     target: options.Target = "default",
-    draft: options.Draft = "",
+    draft: options.Draft = AUTO,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: options.Device = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
@@ -34,7 +35,7 @@ def bench(
     """Measure speed, side by side with transformers' generate on the same weights."""
     plan = BenchPlan(
         target=target,
-        draft=draft,
+        draft=choose_drafter(draft, target),
         dtype=dtype,
         device=device,
         num_threads=threads,

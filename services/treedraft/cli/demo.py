@@ -16,6 +16,7 @@ from treedraft.core.generation import ChatMessage, Delta, GenerateQuery
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import SessionStatistics
+from treedraft.inference.drafters import AUTO, choose_drafter, describe_drafter
 from treedraft.local_cluster.plan import ClusterPlan
 from treedraft.rpc.coordinator_client import CoordinatorClient
 from treedraft.telemetry.names import ROUND_PARTS
@@ -53,12 +54,13 @@ def demo(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Key of the noise, for temperatures above 0.")] = 7,
     target: options.Target = "default",
-    draft: options.Draft = "",
+    draft: options.Draft = AUTO,
     dtype: options.Dtype = "",
     device: options.Device = "",
 ) -> None:
     """Serve a model, answer three prompts without and with speculation, compare."""
-    plan = ClusterPlan(target=target, draft=draft, dtype=dtype, device=device)
+    drafter = choose_drafter(draft, target)
+    plan = ClusterPlan(target=target, draft=drafter, dtype=dtype, device=device)
     with terminal.errors_shown():
         query = GenerateQuery(
             sampling=SamplingParameters(temperature=temperature, seed=seed),
@@ -75,7 +77,7 @@ async def _demo(plan: ClusterPlan, query: GenerateQuery) -> list[Comparison]:
             f"{name} (process {process.process_id}, {process.endpoint})"
             for name, process in cluster.processes.items()
         )
-        console.print(Text(f"serving: {names}", style="dim"))
+        console.print(Text(f"serving: {names}; {describe_drafter(plan.draft)}", style="dim"))
         client = CoordinatorClient(cluster.endpoint)
         try:
             comparisons = [

@@ -17,6 +17,7 @@ from treedraft.core.sampling import (
     StoppingCriteria,
     Verification,
 )
+from treedraft.inference.drafters import AUTO, choose_drafter
 from treedraft.local_cluster.plan import ClusterPlan
 
 _OWN_CLUSTER = ("target", "draft", "redis", "dtype", "device")
@@ -55,7 +56,7 @@ def generate(
     model: Annotated[str, typer.Option(help="Served model to ask, where there are several.")] = "",
     endpoint: options.Endpoint = "",
     target: options.Target = "default",
-    draft: options.Draft = "",
+    draft: options.Draft = AUTO,
     redis: options.Redis = "",
     dtype: options.Dtype = "",
     device: options.Device = "",
@@ -84,7 +85,13 @@ def generate(
                 enabled=not no_speculation, max_nodes=max_nodes, max_depth=max_depth
             ),
         )
-    plan = ClusterPlan(target=target, draft=draft, redis=redis, dtype=dtype, device=device)
+    plan = ClusterPlan(
+        target=target,
+        draft=choose_drafter(draft, target),
+        redis=redis,
+        dtype=dtype,
+        device=device,
+    )
     terminal.run(_generate(query, endpoint, plan, as_json))
 
 

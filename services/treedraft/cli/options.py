@@ -15,7 +15,9 @@ Target = Annotated[
 Draft = Annotated[
     str,
     typer.Option(
-        help="Draft model with the target's tokenizer; without one, drafts come from lookup.",
+        help="Draft model with the target's tokenizer: hub id, folder or .gguf file. `auto` takes "
+        "the one that is shipped for the target, if there is one; `lookup` guesses that the text "
+        "repeats itself.",
         envvar="TREEDRAFT_DRAFT__MODEL",
         rich_help_panel="Own cluster",
     ),
@@ -31,7 +33,8 @@ Redis = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        help="float32, bfloat16, float16 or auto; empty leaves it to the services.",
+        help="What the target computes in: float32, bfloat16, float16 or auto; empty leaves it to "
+        "the service.",
         rich_help_panel="Own cluster",
     ),
 ]

@@ -73,7 +73,11 @@ def target(
 
 def draft(
     model: Annotated[
-        str, typer.Option(help="Hub id, folder, .gguf file or `default`; empty is lookup alone.")
+        str,
+        typer.Option(
+            help="Hub id, folder, .gguf file or name of a shipped drafter; empty or `lookup` is "
+            "lookup alone."
+        ),
     ] = "",
     model_name: ModelName = "",
     dtype: Dtype = "",

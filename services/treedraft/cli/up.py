@@ -10,6 +10,7 @@ from rich.table import Table
 
 from treedraft.cli import options, terminal
 from treedraft.cli.connection import started
+from treedraft.inference.drafters import AUTO, choose_drafter
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
 
@@ -18,7 +19,7 @@ DEFAULT_PORT = 50050
 
 def up(
     target: options.Target = "default",
-    draft: options.Draft = "",
+    draft: options.Draft = AUTO,
     redis: options.Redis = "",
     dtype: options.Dtype = "",
     device: options.Device = "",
@@ -30,7 +31,7 @@ def up(
     """Run all services until Ctrl-C and print where they are."""
     plan = ClusterPlan(
         target=target,
-        draft=draft,
+        draft=choose_drafter(draft, target),
         redis=redis,
         dtype=dtype,
         device=device,

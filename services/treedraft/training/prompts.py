@@ -42,7 +42,7 @@ _MIN_ATTEMPTS = 256
 class PromptSettings(Frozen):
     """What to ask the target."""
 
-    count: int = Field(default=100_000, ge=1, description="Prompts to keep, files included.")
+    count: int = Field(default=80_000, ge=1, description="Prompts to keep, files included.")
     files: tuple[str, ...] = Field(
         default=(), description="Files of prompts (.txt, .jsonl) to take first."
     )

@@ -31,7 +31,7 @@ _TOKENS_PER_PART = 4_000_000
 class ResponseSettings(Frozen):
     """How the target answers."""
 
-    per_prompt: int = Field(default=2, ge=1, description="Answers to each prompt.")
+    per_prompt: int = Field(default=3, ge=1, description="Answers to each prompt.")
     temperatures: dict[float, float] = Field(
         default={0.0: 0.4, 0.5: 0.1, 0.7: 0.3, 1.0: 0.2},
         description="Share of answers by temperature. A prompt is answered greedily once at most.",

@@ -15,19 +15,19 @@ class LossSettings(Frozen):
     """The mixture of losses and how it changes over a run."""
 
     kl_share: float = Field(
-        default=0.5,
+        default=0.4,
         ge=0,
         le=1,
         description="Share of the run that is trained on the divergence alone.",
     )
     ramp_share: float = Field(
-        default=0.1,
+        default=0.2,
         ge=0,
         le=1,
         description="Share of the run, after that, over which the other losses come in.",
     )
     acceptance: float = Field(
-        default=0.5,
+        default=0.7,
         ge=0,
         le=1,
         description="Final weight of -log Σ min(p, q) at the temperature of each text.",
@@ -50,7 +50,7 @@ class LossSettings(Frozen):
         description="Weight, throughout, of the distance to the target's last hidden state.",
     )
     survival_share: float = Field(
-        default=0.0,
+        default=0.3,
         ge=0,
         le=1,
         description="How far positions are weighted, in the end, by what a chain of drafts gains "
@@ -81,7 +81,7 @@ class TrainSettings(Frozen):
         default=16_384, ge=1, description="Columns of the head: the ids most frequent in the texts."
     )
     seed: int = Field(default=0, ge=0, description="Of the order of texts.")
-    epochs: float = Field(default=3.0, gt=0, description="How often each text is seen.")
+    epochs: float = Field(default=8.0, gt=0, description="How often each text is seen.")
     max_seconds: float = Field(
         default=0.0,
         ge=0,
@@ -91,7 +91,7 @@ class TrainSettings(Frozen):
     batch_tokens: int = Field(
         default=32_768, ge=1, description="Tokens of a step, padding included."
     )
-    learning_rate: float = Field(default=1.5e-3, gt=0, description="At its peak.")
+    learning_rate: float = Field(default=2.5e-3, gt=0, description="At its peak.")
     warm_up_share: float = Field(default=0.02, ge=0, lt=1, description="Of the run.")
     final_share: float = Field(
         default=0.02, ge=0, le=1, description="Of the peak, the learning rate at the end."

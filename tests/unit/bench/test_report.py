@@ -6,8 +6,8 @@ import pytest
 from treedraft.bench.plan import PLAIN, SPECULATIVE, SYSTEMS, TRANSFORMERS, BenchPlan
 from treedraft.bench.report import BEGIN_MARK, END_MARK, markdown, to_json, update_document
 from treedraft.bench.result import BenchResult, Check, Sample
-from treedraft.bench.stamp import Stamp
 from treedraft.core.errors import InvalidRequestError
+from treedraft.inference.stamp import Stamp
 
 STAMP = Stamp(
     time="2026-01-02T03:04:05+00:00",

@@ -128,7 +128,7 @@ def test_row_losses_use_each_rows_temperature_and_the_whole_vocabularys_mass():
         best_columns=full[:, :4].argmax(-1),
         is_first=torch.tensor([True, False, False]),
     )
-    settings = LossSettings(kl_share=0, ramp_share=0, acceptance=1.0)
+    settings = LossSettings(kl_share=0, ramp_share=0, acceptance=1.0, survival_share=0)
     mix = LossMix.at(1.0, settings)
     gradients, loss, accepted = logit_gradients(
         row_losses, draft, full[:, :4], chunk, mix.weights(draft.device), mix

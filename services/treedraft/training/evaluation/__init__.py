@@ -1,0 +1,1 @@
+"""Evaluation: how often a drafter is right, how long its trees are, what it costs."""
