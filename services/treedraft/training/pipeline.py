@@ -20,7 +20,7 @@ import torch
 
 from treedraft.core.errors import InvalidRequestError, UnavailableError
 from treedraft.inference.downloads import Progress
-from treedraft.inference.models import load_model
+from treedraft.inference.models import drafting_dtype, load_model
 from treedraft.inference.weights import be_silent, resolve
 from treedraft.training.corpus import Corpus, CorpusWriter
 from treedraft.training.evaluation.held_out import held_out_prompts
@@ -212,7 +212,9 @@ class _Run:
         where: dict[str, Any] = {"device": settings.evaluation_device, "progress": self._progress}
         report = evaluate(
             load_model(settings.target, dtype="float32", **where),
-            load_model(settings.out, dtype="auto", **where),
+            load_model(
+                settings.out, dtype=drafting_dtype("auto", settings.evaluation_device), **where
+            ),
             settings=settings.evaluation,
             progress=self._progress,
             cache=self.workspace.folder(Stage.EVALUATE),

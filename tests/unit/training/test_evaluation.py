@@ -19,6 +19,7 @@ from treedraft.core.token_tree import TokenTree
 from treedraft.draft.assembly import assemble
 from treedraft.draft.calibration import OpinionMixer
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
+from treedraft.inference.drafter_folder import save_drafter
 from treedraft.inference.law import LawRow, target_probs
 from treedraft.inference.models import load_model
 from treedraft.inference.sampler import coupled_draw
@@ -45,6 +46,8 @@ from treedraft.training.evaluation.tree_length import (
     summarise,
     tree_lengths,
 )
+from treedraft.training.student import make_student
+from treedraft.training.target import load_target
 
 PROMPTS = (
     HeldOutPrompt("prose", "The quick brown fox"),
@@ -210,6 +213,43 @@ def test_overlap_is_estimated_without_bias(target, drafter):
         overlaps += torch.minimum(p, q).sum(dim=-1).tolist()
     error = 4 * 0.5 / np.sqrt(len(overlaps))
     assert estimate == pytest.approx(np.mean(overlaps), abs=error)
+
+
+def test_a_reduced_head_is_right_where_it_has_the_token(target, texts, tmp_path):
+    # All layers of the target, so that only the head can be at fault; most of its
+    # tokens are gone, and some of those that the texts have.
+    said = {token for text in texts for token in text.token_ids[text.prompt_length :]}
+    kept = sorted({token for token in said if token % 4} | {0, 1, 2, 500})
+    folder = tmp_path / "drafter"
+    source = make_toy_model(tmp_path / "source", seed=1)
+    whole = load_target(str(source), dtype="float32", device="cpu").module
+    student = make_student(whole, range(target.num_layers), kept)
+    save_drafter(
+        student,
+        kept,
+        folder,
+        target_name=target.name,
+        target_source=str(tmp_path / "source"),
+        tokenizer_hash=target.tokenizer_hash,
+        eos_token_ids=target.eos_token_ids,
+        embedding="plain",
+    )
+    model = load_model(folder)
+    for temperature in SETTINGS.temperatures:
+        own = at(texts, temperature)
+        probe = DraftProbe(model, own, num_children=4, vocab_size=target.vocab_size)
+        drafted = probe.read(own)
+        found = measure_agreement(drafted, num_children=4)
+        tokens = [t for text in own for t in text.token_ids[text.prompt_length :]]
+        assert found.coverage == pytest.approx(np.mean([token in kept for token in tokens]))
+        assert 0.5 < found.coverage < 0.95, "a test on nothing"
+        # The weights are stored as bfloat16.
+        assert found.acceptance[0] == pytest.approx(found.coverage, abs=0.1)
+        assert found.one_minus_tv <= found.coverage
+        assert found.one_minus_tv == pytest.approx(found.coverage, abs=0.1)
+        shape = TreeShape(8, 8, 4)
+        rounds = tree_lengths(probe, drafted, [shape], min_score=-50.0, max_rows=64)[shape]
+        assert summarise(drafted, shape, rounds).tau > 1.5
 
 
 # Lengths

@@ -1,0 +1,1 @@
+"""Tuning: which drafter and which settings suit a user's prompts and machine."""
