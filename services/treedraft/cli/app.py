@@ -7,6 +7,7 @@ from treedraft.cli.demo import demo
 from treedraft.cli.distill import distill
 from treedraft.cli.generate import generate
 from treedraft.cli.inspect import fetch, models, trace, version
+from treedraft.cli.judge import judge
 from treedraft.cli.services import coordinator, draft, target
 from treedraft.cli.tune import tune
 from treedraft.cli.up import up
@@ -14,7 +15,7 @@ from treedraft.cli.up import up
 _PANELS = {
     "Use": (demo, up, generate, models, trace),
     "Run one service": (coordinator, target, draft),
-    "More": (bench, tune, distill, fetch, version),
+    "More": (bench, tune, judge, distill, fetch, version),
 }
 
 

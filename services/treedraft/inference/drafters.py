@@ -37,7 +37,7 @@ def shipped_drafter(source: str, *, shipped: Path = SHIPPED_FOLDER) -> Path | No
     """Return the folder of a shipped drafter by its name, None if there is none of that name."""
     name = source.lower()
     folder = shipped / name
-    is_shipped = name in _DRAFTER_OF_TARGET.values() and (folder / "config.json").is_file()
+    is_shipped = name in _DRAFTER_OF_TARGET.values() and (folder / "drafter.json").is_file()
     return folder if is_shipped else None
 
 
