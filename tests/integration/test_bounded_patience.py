@@ -113,3 +113,20 @@ def test_control_events_are_heard_during_a_wait(llama):
         harness.pump(lambda: len(harness.results["s"].token_ids) > 3)
         harness.cancel("s")
         harness.pump(lambda: harness.results["s"].is_over, timeout_seconds=5.0)
+
+
+@pytest.mark.parametrize("limit", ["max_nodes", "max_depth", "max_step_nodes"])
+def test_a_target_that_verifies_nothing_asks_no_drafter(llama, limit):
+    frames = []
+
+    def drafter(frame):
+        frames.append(frame)
+        return []
+
+    plain = TargetSettings(
+        kv=KVSettings(tokens=4096, block_size=8), budget=BudgetSettings(**{limit: 0})
+    )
+    with EngineHarness(llama, plain, drafter) as harness:
+        (result,) = harness.run(spec(PROMPT, max_tokens=8))
+    assert len(result.token_ids) == 8
+    assert not any(frame.opens or frame.commits for frame in frames)

@@ -76,6 +76,11 @@ class RecentTrafficSettings(Frozen):
         description="Whether to keep the text of sessions that have ended. Off, lookup sees a "
         "session's own text alone.",
     )
+    without_tenant: bool = Field(
+        default=False,
+        description="Whether sessions that name no tenant are one tenant's. Set it where all who "
+        "may ask may see each other's text, as on a machine of one's own.",
+    )
     max_tokens_per_tenant: int = Field(
         default=65_536,
         ge=1024,

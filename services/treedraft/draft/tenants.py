@@ -161,9 +161,13 @@ class Tenants:
         return tenant
 
     def remember(self, salt: bytes, token_ids: Sequence[int]) -> None:
-        """Put the text of a session that has ended in line; one too many is left out."""
+        """Put the text of a session that has ended in line; one too many is left out.
+
+        Sessions without a tenant, whose salt is empty, may be anybody's: their
+        text is kept only if the settings say that they are all one tenant's.
+        """
         recent = self._settings.recent
-        if self._settings.enabled and recent.enabled:
+        if self._settings.enabled and recent.enabled and (salt or recent.without_tenant):
             num_waiting = self._num_waiting_tokens + len(token_ids)
             if num_waiting <= recent.max_tokens:
                 self._waiting.append((salt, _Text(token_ids)))

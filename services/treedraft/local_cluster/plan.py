@@ -131,6 +131,8 @@ def plan_workers(
     held = {"GRPC__PORT": "0", "WORKER__COORDINATORS": coordinator}
     held |= {"DEVICE": plan.device} if plan.device else {}
     dtype = {"DTYPE": plan.dtype} if plan.dtype else {}
+    # Whoever starts a cluster like this is its only tenant.
+    own = {"TREEDRAFT_DRAFT__LOOKUP__RECENT__WITHOUT_TENANT": "true"}
     in_turns = (
         {"TREEDRAFT_DRAFT__GROWTH__SHARES_DEVICE": "true"} if takes_turns(num_cores, plan) else {}
     )
@@ -161,7 +163,7 @@ def plan_workers(
             },
             plan,
             folder,
-            {**in_turns, **_with_threads(DRAFT, draft_threads, environ)},
+            {**own, **in_turns, **_with_threads(DRAFT, draft_threads, environ)},
         )
         for index in range(plan.num_drafters)
     ]

@@ -58,11 +58,27 @@ class _Link:
 class DraftBook:
     """Attaches sessions to drafters and takes in what these send."""
 
-    def __init__(self, settings: DraftLinkSettings, *, vocab_size: int, metrics: Metrics) -> None:
-        """Start with no drafter."""
+    def __init__(
+        self,
+        settings: DraftLinkSettings,
+        *,
+        vocab_size: int,
+        metrics: Metrics,
+        verifies_drafts: bool = True,
+    ) -> None:
+        """Start with no drafter.
+
+        Args:
+            settings: of the links.
+            vocab_size: token ids in use.
+            metrics: what is counted.
+            verifies_drafts: whether passes ever hold drafted nodes; drafters are left
+                alone if not.
+        """
         self._settings = settings
         self._vocab_size = vocab_size
         self._metrics = metrics
+        self._verifies_drafts = verifies_drafts
         self._links: dict[str, _Link] = {}
         self._attachments: dict[str, _Attachment] = {}
         self._refusals: dict[str, set[str]] = {}  # session id -> endpoints that refused it
@@ -81,7 +97,8 @@ class DraftBook:
     def open(self, session: TargetSession) -> None:
         """Draft for a session from now on, if it wants that and a drafter is up."""
         options = session.spec.speculation
-        if options.enabled and options.max_nodes != 0 and options.max_depth != 0:
+        is_wanted = options.enabled and options.max_nodes != 0 and options.max_depth != 0
+        if is_wanted and self._verifies_drafts:
             self._sessions[session.session_id] = session
             self._attach(session)
 

@@ -46,6 +46,11 @@ class BudgetSettings(Frozen):
         default=256, ge=0, description="Nodes in one pass over all sessions, at most."
     )
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a pass may hold any drafted node."""
+        return min(self.max_nodes, self.max_depth, self.max_step_nodes) > 0
+
 
 class PatienceSettings(Frozen):
     """How long a step may wait for drafts that are on their way."""
@@ -54,7 +59,7 @@ class PatienceSettings(Frozen):
         default=True, description="Whether to wait at all; without, a miss costs a plain pass."
     )
     max_pass_share: float = Field(
-        default=0.75,
+        default=2.0,
         ge=0.0,
         le=10.0,
         description="The longest wait before a step, as a share of the time that a pass without "

@@ -20,10 +20,10 @@ def tenant_with(*texts):
     """Return a tenant whose ended sessions wrote these texts."""
     tenants = Tenants(SETTINGS)
     for text in texts:
-        tenants.remember(b"", text)
+        tenants.remember(b"t", text)
         while tenants.digest(1000):
             pass
-    return tenants.get(b"")
+    return tenants.get(b"t")
 
 
 def path_of(session):

@@ -36,30 +36,40 @@ def test_a_text_is_found_by_its_own_tenant_alone():
     assert finds(tenants, b"", [12, 13, 14]) == []
 
 
+def test_text_without_a_tenant_is_kept_only_where_all_are_one():
+    tenants = make_tenants()
+    remember(tenants, b"", TEXT)
+    assert tenants.num_tokens == 0
+    tenants = make_tenants(without_tenant=True)
+    remember(tenants, b"", TEXT)
+    assert finds(tenants, b"", [12, 13, 14]) == [15]
+    assert finds(tenants, b"a", [12, 13, 14]) == []
+
+
 def test_a_text_is_taken_in_bit_by_bit():
     tenants = make_tenants()
-    tenants.remember(b"", list(range(500)))
+    tenants.remember(b"t", list(range(500)))
     num_calls = 0
     while tenants.digest(64):
         num_calls += 1
         assert tenants.num_tokens <= 64 * num_calls + 1
     assert num_calls >= 500 // 64
-    assert finds(tenants, b"", [497, 498]) == [499]
+    assert finds(tenants, b"t", [497, 498]) == [499]
 
 
 def test_a_known_beginning_is_not_kept_twice_and_what_follows_it_is():
     tenants = make_tenants()
     prompt = list(range(1000, 1320))
-    remember(tenants, b"", [*prompt, 1, 2, 3])
+    remember(tenants, b"t", [*prompt, 1, 2, 3])
     once = tenants.num_tokens
-    remember(tenants, b"", [*prompt, 4, 5, 6])
+    remember(tenants, b"t", [*prompt, 4, 5, 6])
     assert tenants.num_tokens - once < 64
     # Also across the seam between what is known and what is new.
-    assert finds(tenants, b"", prompt[-16:]) == [4, 1]
-    assert finds(tenants, b"", [4, 5]) == [6]
+    assert finds(tenants, b"t", prompt[-16:]) == [4, 1]
+    assert finds(tenants, b"t", [4, 5]) == [6]
     # A conversation that goes on, and a session that was opened afresh.
     before = tenants.num_tokens
-    remember(tenants, b"", prompt)
+    remember(tenants, b"t", prompt)
     assert tenants.num_tokens == before
 
 
@@ -67,14 +77,14 @@ def test_the_oldest_text_of_a_tenant_goes_first():
     tenants = make_tenants(max_tokens_per_tenant=MAX_TOKENS)
     texts = [list(range(1000 * n, 1000 * n + 200)) for n in range(1, 20)]
     for text in texts:
-        remember(tenants, b"", text)
+        remember(tenants, b"t", text)
         assert tenants.num_tokens <= MAX_TOKENS
     assert tenants.num_tokens > MAX_TOKENS // 2
-    assert finds(tenants, b"", texts[-1][:16]) == [texts[-1][16]]
-    assert finds(tenants, b"", texts[0][:16]) == []
+    assert finds(tenants, b"t", texts[-1][:16]) == [texts[-1][16]]
+    assert finds(tenants, b"t", texts[0][:16]) == []
     # What was pushed out is taken in again.
-    remember(tenants, b"", texts[0])
-    assert finds(tenants, b"", texts[0][:16]) == [texts[0][16]]
+    remember(tenants, b"t", texts[0])
+    assert finds(tenants, b"t", texts[0][:16]) == [texts[0][16]]
 
 
 def test_the_tenant_that_came_longest_ago_pays_for_the_others():
@@ -120,7 +130,7 @@ def test_no_limit_is_ever_exceeded(arrivals):
 
 def test_a_full_store_takes_about_twenty_bytes_for_a_token():
     tenants = make_tenants()
-    remember(tenants, b"", range(70_000))
+    remember(tenants, b"t", range(70_000))
     assert tenants.num_tokens > 50_000
     assert tenants.num_bytes / tenants.num_tokens < 22
 
@@ -128,7 +138,7 @@ def test_a_full_store_takes_about_twenty_bytes_for_a_token():
 def test_the_line_of_texts_is_bounded():
     tenants = make_tenants(max_tokens=MAX_TOKENS)
     for first in range(0, 100_000, 1000):
-        tenants.remember(b"", range(first, first + 400))
+        tenants.remember(b"t", range(first, first + 400))
     num_calls = 0
     while tenants.digest(64):
         num_calls += 1
@@ -144,7 +154,7 @@ def test_the_line_of_texts_is_bounded():
 )
 def test_nothing_is_kept_where_that_is_turned_off(lookup):
     tenants = Tenants(lookup)
-    tenants.remember(b"", TEXT)
+    tenants.remember(b"t", TEXT)
     assert not tenants.digest(1000)
     assert tenants.num_tokens == tenants.num_bytes == 0
 
