@@ -1,11 +1,19 @@
 """What a bench run measures."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 PLAIN = "plain"
 SPECULATIVE = "speculative"
 TRANSFORMERS = "transformers"
 SYSTEMS = (PLAIN, SPECULATIVE, TRANSFORMERS)
+
+WITHOUT_RECENT_TRAFFIC: Mapping[str, str] = {"TREEDRAFT_DRAFT__LOOKUP__RECENT__ENABLED": "false"}
+"""What runs on the same prompts again and again tell the services.
+
+A drafter that remembers the answer of before would recite it, which says nothing
+about new prompts.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +23,7 @@ class BenchPlan:
     `concurrencies` are the numbers of requests at once; one request at a time
     is repeated over prompts of all kinds. `num_tokens` is the length of every
     answer: ends of texts are ignored, so that all systems do the same work.
+    `settings` are environment variables of the services.
     """
 
     target: str = "default"
@@ -25,3 +34,4 @@ class BenchPlan:
     concurrencies: tuple[int, ...] = (1, 8, 32)
     num_tokens: int = 64
     num_repeats: int = 3
+    settings: Mapping[str, str] = field(default_factory=lambda: dict(WITHOUT_RECENT_TRAFFIC))

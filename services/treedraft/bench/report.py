@@ -10,7 +10,13 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from treedraft.bench.plan import PLAIN, SPECULATIVE, TRANSFORMERS
+from treedraft.bench.plan import (
+    PLAIN,
+    SPECULATIVE,
+    TRANSFORMERS,
+    WITHOUT_RECENT_TRAFFIC,
+    BenchPlan,
+)
 from treedraft.bench.result import BenchResult
 from treedraft.core.errors import InvalidRequestError
 from treedraft.inference.drafters import describe_drafter
@@ -105,13 +111,19 @@ def _conditions(result: BenchResult) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in stamp.packages.items())
     return (
         f"Median of {plan.num_repeats} (slowest-fastest); greedy, {plan.num_tokens} tokens each, "
-        f"prompts included in the time; model {plan.target}, {drafts}, {plan.dtype}, "
+        f"prompts included in the time; model {plan.target}, {drafts}{_recent_traffic(plan)}, "
+        f"{plan.dtype}, "
         f"{result.num_threads} threads. The same text with speculation as without: "
         f"{check.speculative_equals_plain} of {check.num_prompts}; as transformers' `generate`: "
         f"{check.plain_equals_transformers} of {check.num_prompts}. {stamp.machine}, "
         f"load {stamp.load_before:.1f} before the run; "
         f"Python {stamp.python}, {versions}; commit {stamp.commit or 'unknown'}, {stamp.time[:10]}."
     )
+
+
+def _recent_traffic(plan: BenchPlan) -> str:
+    is_off = WITHOUT_RECENT_TRAFFIC.items() <= plan.settings.items()
+    return " without recent traffic (every repeat asks the same)" if is_off else ""
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

@@ -5,7 +5,8 @@ measured as its users see it: through the coordinator, over gRPC, prompts
 included. The three systems take turns within every repeat, so that a machine
 whose speed drifts is slow for all of them; the others idle meanwhile. Every
 measurement has prompts that begin differently, since the engine would
-otherwise find their pages where an earlier one left them.
+otherwise find their pages where an earlier one left them. What users ask is the
+same every time, so drafters do not look into recent traffic: they would recite.
 """
 
 import asyncio
@@ -134,13 +135,7 @@ async def run_bench(plan: BenchPlan, folder: Path, progress: Progress) -> BenchR
         progress: told in words what is measured.
     """
     stamp = take_stamp()
-    cluster_plan = ClusterPlan(
-        target=str(folder),
-        draft=plan.draft,
-        dtype=plan.dtype,
-        device=plan.device,
-        target_threads=plan.num_threads,
-    )
+    cluster_plan = plan_cluster(plan, folder)
     num_threads = share_threads(num_usable_cores(), cluster_plan)[0]
     async with _systems(plan, cluster_plan, num_threads, folder, progress) as bench:
         progress("comparing what the systems say")
@@ -156,6 +151,18 @@ async def run_bench(plan: BenchPlan, folder: Path, progress: Progress) -> BenchR
             progress(f"measuring {number + 1}/{len(steps)}: {system}, {concurrency} at once")
             samples.append(await bench.measure(system, concurrency, repeat))
     return BenchResult(stamp, plan, num_threads, check, tuple(samples))
+
+
+def plan_cluster(plan: BenchPlan, folder: Path) -> ClusterPlan:
+    """Return the processes of a run."""
+    return ClusterPlan(
+        target=str(folder),
+        draft=plan.draft,
+        dtype=plan.dtype,
+        device=plan.device,
+        target_threads=plan.num_threads,
+        settings=plan.settings,
+    )
 
 
 @asynccontextmanager

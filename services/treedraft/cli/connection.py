@@ -7,6 +7,7 @@ from rich.console import Console
 
 from treedraft.cli.terminal import progress_shown
 from treedraft.core.errors import InvalidRequestError, TreedraftError
+from treedraft.inference.drafters import describe_drafter
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
 from treedraft.rpc.coordinator_client import CoordinatorClient
@@ -25,7 +26,14 @@ async def connected(
             await client.close()
         return
     async with started(plan, console) as cluster, connected(cluster.endpoint, plan, console) as own:
+        say_drafter(plan, console)
         yield own
+
+
+def say_drafter(plan: ClusterPlan, console: Console) -> None:
+    """Print what drafts, which `auto` leaves open."""
+    words = describe_drafter(plan.draft) if plan.num_drafters else "no drafts"
+    console.print(words, style="dim", markup=False)
 
 
 @asynccontextmanager

@@ -28,7 +28,11 @@ def distill(
         list[str] | None, typer.Option(help=f"Do this stage alone: {_STAGES}; repeatable.")
     ] = None,
     redo: Annotated[
-        list[str] | None, typer.Option(help="Do this stage, and all after it, afresh; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Do this stage, and all after it, afresh; repeatable. The same command goes on "
+            "where it was broken off, and removes nothing a second time."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -7,10 +7,8 @@ import typer
 from rich.markdown import Markdown
 
 from treedraft.cli import options, terminal
-from treedraft.core.errors import UnavailableError
+from treedraft.core.errors import InvalidRequestError
 from treedraft.inference.drafters import AUTO, choose_drafter
-
-_PICTURE_FILE = "report.svg"
 
 
 def judge(
@@ -39,33 +37,37 @@ def judge(
     The target computes in float32. Times mean something on a quiet machine only.
     """
     with terminal.errors_shown(), terminal.progress_shown(terminal.stderr()) as progress:
-        from treedraft.inference.models import drafting_dtype, load_model
-        from treedraft.training.evaluation.evaluate import evaluate
+        drafter = _drafter_model(draft, target)
+
         from treedraft.training.evaluation.held_out import held_out_prompts, read_prompts
-        from treedraft.training.evaluation.picture import draw
-        from treedraft.training.evaluation.report import write
+        from treedraft.training.evaluation.judgement import judge_and_write
         from treedraft.training.evaluation.summary import markdown
 
-        known = read_prompts(prompts) if prompts else held_out_prompts()
-        report = evaluate(
-            load_model(target, dtype="float32", device=device, progress=progress),
-            load_model(
-                choose_drafter(draft, target),
-                dtype=drafting_dtype("auto", device),
-                device=device,
-                progress=progress,
-            ),
-            known,
-            progress=progress,
+        report = judge_and_write(
+            target,
+            drafter,
+            device=device,
+            prompts=read_prompts(prompts) if prompts else held_out_prompts(),
+            out=out,
             cache=cache,
+            progress=progress,
         )
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write(report, out)
-            try:
-                draw(report, out / _PICTURE_FILE)
-            except UnavailableError as error:  # matplotlib is an extra; the figures are there
-                progress(error.message)
     console = terminal.stdout()
     text = markdown(report)
     console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
+
+
+def _drafter_model(draft: str, target: str) -> str:
+    """Return the source of a draft model; lookup alone has none to judge."""
+    if source := choose_drafter(draft, target):
+        return source
+    why = (
+        f"no drafter is shipped for {target}: name one with --draft"
+        if draft.lower() == AUTO
+        else "lookup alone has no model to judge"
+    )
+    raise InvalidRequestError(
+        f"{why}; what lookup reaches is told by `treedraft tune --draft lookup`",
+        field="draft",
+        reason="NO_DRAFTER",
+    )

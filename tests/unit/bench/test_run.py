@@ -6,11 +6,13 @@ from treedraft.bench.answer import Answer, ask
 from treedraft.bench.baseline import BaselineResult
 from treedraft.bench.plan import PLAIN, SPECULATIVE, TRANSFORMERS, BenchPlan
 from treedraft.bench.prompts import PROMPTS, conversations
-from treedraft.bench.run import Bench, summarise
+from treedraft.bench.run import Bench, plan_cluster, summarise
 from treedraft.core.errors import UnavailableError
 from treedraft.core.generation import Delta, Finished, GenerateQuery, Started
 from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, RoundTimes, SessionStatistics
+from treedraft.draft.settings import DraftSettings
+from treedraft.local_cluster.plan import plan_workers
 
 PROMPT_IDS = (1, 2, 3)
 
@@ -112,6 +114,17 @@ async def test_every_measurement_has_prompts_of_its_own(bench):
             await bench.measure(system, 8, repeat)
     firsts = [query.conversation[0].content for query in bench._client.queries]
     assert len(set(firsts)) == len(firsts) == 32
+
+
+def test_a_drafter_cannot_recite_the_answers_of_earlier_repeats(tmp_path, monkeypatch):
+    plan = plan_cluster(BenchPlan(draft="m", num_threads=1), tmp_path)
+    assert (plan.target, plan.draft, plan.target_threads) == (str(tmp_path), "m", 1)
+    users = {"TREEDRAFT_DRAFT__LOOKUP__RECENT__ENABLED": "true"}
+    _, draft = plan_workers(plan, "host:1", tmp_path, users, num_cores=2)
+    for name, value in draft.environment.items():
+        monkeypatch.setenv(name, value)
+    lookup = DraftSettings().lookup
+    assert (lookup.enabled, lookup.recent.enabled) == (True, False)
 
 
 def test_prompts_are_distinct_up_to_the_largest_load():

@@ -1,6 +1,7 @@
 """Tuning: what is tried, what is predicted, what is recommended."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -184,7 +185,24 @@ def test_the_fastest_run_is_recommended_and_the_others_are_explained():
     assert "10 points more often (80%), and a step costs 0.31 of a pass instead of 0.11" in text
     assert "odd cannot be used: it has another tokenizer" in text
     assert "export TREEDRAFT_TARGET__BUDGET__MAX_NODES=8" in text
-    assert "treedraft draft … --set growth.max_depth=4 --set growth.num_children=4" in text
+    assert "treedraft draft … --model small --set growth.max_depth=4 --set growth.num" in text
+
+
+def test_commands_load_the_target_as_it_was_tuned():
+    found = replace(
+        result([confirmation("small", 1.6), confirmation("", 1.1), confirmation("large", 1.0)]),
+        source="/my models/toy",
+        dtype="bfloat16",
+        device="cuda:1",
+    )
+    text = report.advice(found)
+    loaded = "'/my models/toy' --dtype bfloat16 --device cuda:1"
+    assert f"    treedraft up --target {loaded} --draft small\n" in text
+    assert f"    treedraft target … --model {loaded} --set budget.max_nodes=8" in text
+    assert "    treedraft draft … --model small --device cuda:1 --set growth" in text
+    lookup = report.advice(replace(found, confirmations=(confirmation("", 1.2),)))
+    assert "--draft lookup\n" in lookup
+    assert "treedraft draft … --model lookup --device cuda:1 --set" in lookup
 
 
 def test_settings_that_need_no_words_get_none():
@@ -211,7 +229,8 @@ def test_a_run_that_changed_a_text_is_never_recommended():
 def test_no_drafter_is_recommended_where_none_helps():
     text = report.advice(result([confirmation("small", 1.01), confirmation("", 0.99)]))
     assert text.startswith("Use no drafter here")
-    assert "budget.max_nodes=0" in text
+    assert "`--set budget.max_nodes=0` asks no drafter" in text
+    assert "    treedraft up --target default --dtype float32 --num-drafters 0" in text
 
 
 def test_without_runs_the_best_prediction_is_named_as_one():

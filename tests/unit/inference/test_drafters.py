@@ -9,16 +9,28 @@ from treedraft.inference.weights import resolve
 def shipped(tmp_path):
     folder = tmp_path / "smollm2-135m-drafter"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    for name in ("config.json", "drafter.json"):
+        (folder / name).write_text("{}")
     return tmp_path
 
 
-@pytest.mark.parametrize("target", ["default", "smollm2-135m-instruct", "SmolLM2-135M-Instruct"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "default",
+        "smollm2-135m-instruct",
+        "SmolLM2-135M-Instruct",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "huggingfacetb/smollm2-135m-instruct",
+    ],
+)
 def test_auto_is_the_drafter_that_is_shipped_for_the_target(shipped, target):
     assert choose_drafter("auto", target, shipped=shipped) == "smollm2-135m-drafter"
 
 
-@pytest.mark.parametrize("target", ["", "someone/else", "/some/folder"])
+@pytest.mark.parametrize(
+    "target", ["", "someone/else", "someone/SmolLM2-135M-Instruct", "/some/folder"]
+)
 def test_auto_is_lookup_for_any_other_target(shipped, target):
     assert choose_drafter("auto", target, shipped=shipped) == ""
 

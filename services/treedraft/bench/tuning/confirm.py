@@ -3,11 +3,15 @@
 Both answers to a prompt come from one cluster, one right after the other and in
 changing order, so that a machine whose speed drifts is slow for both. The pass over
 the prompt is in neither time: the second of two equal prompts finds its pages.
+
+Invariant: no drafter has seen the text that it is measured on. The prompt that warms
+up is not among those that count, and recent traffic is off.
 """
 
 from collections.abc import Mapping, Sequence
 
 from treedraft.bench.answer import Answer, ask
+from treedraft.bench.plan import WITHOUT_RECENT_TRAFFIC
 from treedraft.bench.tuning.plan import TunePlan, spread
 from treedraft.bench.tuning.result import Confirmation
 from treedraft.core.generation import ChatMessage, GenerateQuery
@@ -18,8 +22,8 @@ from treedraft.rpc.coordinator_client import CoordinatorClient
 from treedraft.training.evaluation.tree_length import TreeShape
 
 _SEED = 1
-# Prompts that nobody counts: what is slow the first time, and what learns, is over then.
-_WARM_UP_PROMPTS = 1
+# Warms up where all prompts are measured.
+_SPARE_PROMPT = "Say in a few sentences what a good morning looks like to you."
 
 
 def cluster_plan(plan: TunePlan, draft: str, environment: Mapping[str, str]) -> ClusterPlan:
@@ -29,7 +33,7 @@ def cluster_plan(plan: TunePlan, draft: str, environment: Mapping[str, str]) -> 
         draft=draft,
         dtype=plan.dtype,
         device=plan.device,
-        settings=environment,
+        settings={**environment, **WITHOUT_RECENT_TRAFFIC},
     )
 
 
@@ -56,13 +60,22 @@ async def confirm(
     async with LocalCluster(cluster_plan(plan, draft, environment), progress=progress) as cluster:
         client = CoordinatorClient(cluster.endpoint)
         try:
+            progress("warming up")  # what is slow the first time, and what learns
+            await _ask_both(client, plan, warm_up_prompt(plan), 0)
             pairs = []
-            for index, prompt in enumerate([*prompts[:_WARM_UP_PROMPTS], *prompts]):
-                progress(f"prompt {index + 1} of {len(prompts) + _WARM_UP_PROMPTS}")
-                pairs.append(await _ask_both(client, plan, prompt.text, index))
+            for number, prompt in enumerate(prompts, 1):
+                progress(f"prompt {number} of {len(prompts)}")
+                pairs.append(await _ask_both(client, plan, prompt.text, number))
         finally:
             await client.close()
-    return summarise(draft, shape, environment, pairs[_WARM_UP_PROMPTS:])
+    return summarise(draft, shape, environment, pairs)
+
+
+def warm_up_prompt(plan: TunePlan) -> str:
+    """Return a prompt that is not measured: the next one of the plan, if it has more."""
+    measured = {prompt.text for prompt in spread(plan.prompts, plan.confirmed_prompts)}
+    others = (prompt.text for prompt in spread(plan.prompts, len(plan.prompts)))
+    return next((text for text in others if text not in measured), _SPARE_PROMPT)
 
 
 _Pair = dict[bool, Answer]

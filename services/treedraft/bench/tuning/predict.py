@@ -12,7 +12,12 @@ import torch
 from treedraft.bench.tuning.plan import TunePlan
 from treedraft.bench.tuning.result import DrafterFigures, Prediction
 from treedraft.core.errors import IncompatiblePeerError, TreedraftError
-from treedraft.draft.settings import DraftSettings, GrowthSettings
+from treedraft.draft.settings import (
+    DraftSettings,
+    GrowthSettings,
+    LookupSettings,
+    RecentTrafficSettings,
+)
 from treedraft.inference.downloads import Progress
 from treedraft.inference.models import LoadedModel, drafting_dtype, load_model
 from treedraft.training.evaluation.agreement import measure_agreement
@@ -138,7 +143,10 @@ def _rehearse_lookup(
     It seldom fills a pass, so a pass is taken to cost what one over the mean
     number of its nodes does.
     """
-    settings = DraftSettings(growth=GrowthSettings(max_depth=shape.depth))
+    settings = DraftSettings(
+        growth=GrowthSettings(max_depth=shape.depth),
+        lookup=LookupSettings(recent=RecentTrafficSettings(enabled=False)),
+    )
     with Rehearsal(settings, None, vocab_size=target.vocab_size) as rehearsal:
         results = [
             rehearsal.run(

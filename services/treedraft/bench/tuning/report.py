@@ -1,6 +1,9 @@
 """A tuning run in tables and words: what to use, why, and how to say so."""
 
+import shlex
+
 from treedraft.bench.tuning.result import Confirmation, DrafterFigures, TuneResult
+from treedraft.inference.drafters import LOOKUP
 from treedraft.training.evaluation.tree_length import TreeShape
 
 _SHOWN_PREDICTIONS = 3
@@ -22,8 +25,9 @@ def advice(result: TuneResult) -> str:
     if best.speed < _LEAST_GAIN:
         return (
             f"Use no drafter here: the best of them, {_name(result, best)}, gave S = "
-            f"{best.speed:.2f}. Drafts cost nothing if they are off: "
-            "`--set budget.max_nodes=0` at the target."
+            f"{best.speed:.2f}. A target that is told `--set budget.max_nodes=0` asks no drafter, "
+            "so drafts cost it nothing; in one go, without a drafter's process:\n\n"
+            f"    treedraft up {_model_options(result, '--target')} --num-drafters 0"
         )
     lines = [
         f"Use {_name(result, best)} {_words(best.shape)}: {best.tokens_per_second:.1f} tokens/s "
@@ -31,7 +35,7 @@ def advice(result: TuneResult) -> str:
         f"{best.tau:.2f}), the same text for {best.num_equal} of {best.num_texts} prompts.",
         *_comparisons(result, best),
         "",
-        *_how_to(best),
+        *_how_to(result, best),
     ]
     return "\n".join(lines)
 
@@ -85,14 +89,20 @@ def _difference(chosen: DrafterFigures, other: DrafterFigures) -> str:
     )
 
 
-def _how_to(best: Confirmation) -> list[str]:
-    draft = best.draft or "lookup"
-    lines = [f"    treedraft up --draft {draft}"]
+def _how_to(result: TuneResult, best: Confirmation) -> list[str]:
+    draft = shlex.quote(best.draft or LOOKUP)
+    target_options = _model_options(result, "--target")
+    lines = [f"    treedraft up {target_options} --draft {draft}"]
     if best.environment:
         lines += ["", "with this in the environment:", ""]
         lines += [f"    export {name}={value}" for name, value in best.environment.items()]
         lines += ["", "or, where the services are started one by one:", ""]
-        for service in ("target", "draft"):
+        device = f" --device {result.device}" if result.device else ""
+        models = {
+            "target": _model_options(result, "--model"),
+            "draft": f"--model {draft}{device}",
+        }
+        for service, options in models.items():
             prefix = f"TREEDRAFT_{service.upper()}__"
             own = {
                 name.removeprefix(prefix).lower().replace("__", "."): value
@@ -100,8 +110,14 @@ def _how_to(best: Confirmation) -> list[str]:
                 if name.startswith(prefix)
             }
             flags = " ".join(f"--set {name}={value}" for name, value in own.items())
-            lines.append(f"    treedraft {service} … {flags}")
+            lines.append(f"    treedraft {service} … {options} {flags}")
     return lines
+
+
+def _model_options(result: TuneResult, name: str) -> str:
+    """Return the options that load the target as it was loaded here."""
+    device = ("--device", result.device) if result.device else ()
+    return shlex.join((name, result.source, "--dtype", result.dtype, *device))
 
 
 def _drafters(result: TuneResult) -> str:
@@ -177,7 +193,8 @@ def _conditions(result: TuneResult) -> str:
     return (
         f"Target {result.target}, {result.num_prompts} prompts, T = {result.temperature:g}; ms of "
         f"a target pass by rows: {times}; {result.num_threads} threads, target and drafter "
-        f"{where}. S counts decoding, prompts not included. {result.stamp.machine}, load "
+        f"{where}. S counts decoding, prompts not included; no drafter saw a "
+        f"prompt twice, and lookup saw no recent traffic. {result.stamp.machine}, load "
         f"{result.stamp.load_before:.1f} before the run; commit "
         f"{result.stamp.commit or 'unknown'}, {result.stamp.time[:10]}."
     )

@@ -76,7 +76,8 @@ class Confirmation:
 class TuneResult:
     """A whole run.
 
-    `is_sharing` says that target and drafter compute on the same cores, or the
+    `source`, `dtype` and `device` are what was asked for; an empty device leaves it to
+    the services. `is_sharing` says that target and drafter compute on the same cores, or the
     same accelerator, so that drafting costs the target's time.
     """
 
@@ -89,6 +90,9 @@ class TuneResult:
     target_ms: tuple[tuple[int, float], ...]
     drafters: tuple[DrafterFigures, ...]
     confirmations: tuple[Confirmation, ...]
+    source: str = "default"
+    dtype: str = "float32"
+    device: str = ""
 
     def drafter(self, draft: str) -> DrafterFigures:
         """Return the figures of a drafter by its source."""

@@ -60,6 +60,9 @@ async def tune(plan: TunePlan, progress: Progress) -> TuneResult:
         target_ms=cost.target_ms,
         drafters=tuple(figures),
         confirmations=tuple(confirmations),
+        source=plan.target,
+        dtype=plan.dtype,
+        device=plan.device,
     )
 
 

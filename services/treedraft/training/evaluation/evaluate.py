@@ -15,8 +15,6 @@ import torch
 from torch import nn
 
 from treedraft.core.errors import IncompatiblePeerError
-from treedraft.draft.assembly import assemble
-from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.downloads import Progress
 from treedraft.inference.models import LoadedModel
 from treedraft.inference.prepacked import PackedLinear
@@ -25,9 +23,9 @@ from treedraft.inference.weights import be_silent
 from treedraft.training.evaluation.agreement import Agreement, measure_agreement
 from treedraft.training.evaluation.cost import measure_cost, predict_speed
 from treedraft.training.evaluation.held_out import HeldOutPrompt, held_out_prompts
+from treedraft.training.evaluation.own_loop import rehearse
 from treedraft.training.evaluation.probe import DraftedText, DraftProbe, groups_of
-from treedraft.training.evaluation.rehearsal import Rehearsal
-from treedraft.training.evaluation.report import RehearsedLength, Report, Subject
+from treedraft.training.evaluation.report import Report, Subject
 from treedraft.training.evaluation.settings import EvaluationSettings
 from treedraft.training.evaluation.texts import TargetText, target_texts
 from treedraft.training.evaluation.tree_length import (
@@ -88,7 +86,7 @@ def evaluate(
             agreement += found[0]
             lengths += found[1]
     with clock.part("rehearsal"):
-        rehearsed = _rehearse(draft, texts, settings, target.vocab_size, progress)
+        rehearsed = rehearse(draft, texts, settings, target.vocab_size, progress)
     cost = None
     if measures_cost:
         progress("timing passes of target and drafter")
@@ -196,60 +194,6 @@ def replay(
         for shape, counts in found.items():
             rounds[shape] += counts
     return drafted, rounds
-
-
-def _rehearse(
-    draft: LoadedModel,
-    texts: Sequence[TargetText],
-    settings: EvaluationSettings,
-    vocab_size: int,
-    progress: Progress,
-) -> tuple[RehearsedLength, ...]:
-    """Return τ of the drafter's own loop, over the first texts of each category."""
-    results = []
-    for temperature in settings.temperatures if settings.rehearsed_prompts else ():
-        progress(f"the drafter's own loop at temperature {temperature:g}")
-        own = _first_of_each([t for t in texts if t.temperature == temperature], settings)
-        draft_settings = DraftSettings(
-            kv_tokens=sum(len(text.token_ids) + 256 for text in own),
-            max_sessions=len(own),
-            growth=GrowthSettings(
-                max_rows_per_step=4 * len(own),
-                num_children=settings.num_children,
-                max_depth=settings.max_depth,
-                min_score=settings.min_score,
-                prefill_chunk=sum(len(text.token_ids) for text in own),
-            ),
-            lookup=LookupSettings(enabled=False),
-        )
-        grower = assemble(draft, draft_settings).grower
-        with Rehearsal(draft_settings, grower, vocab_size=vocab_size) as rehearsal:
-            outcomes = rehearsal.run(
-                own,
-                budget=settings.rehearsed_budget,
-                max_depth=settings.max_depth,
-                max_steps=settings.rehearsed_steps,
-            )
-        num_rounds = sum(outcome.num_rounds for outcome in outcomes)
-        results.append(
-            RehearsedLength(
-                temperature=temperature,
-                budget=settings.rehearsed_budget,
-                max_steps=settings.rehearsed_steps,
-                num_texts=len(own),
-                num_rounds=num_rounds,
-                num_tokens=sum(outcome.num_tokens for outcome in outcomes),
-                steps_per_round=sum(o.num_steps for o in outcomes) / max(1, num_rounds),
-            )
-        )
-    return tuple(results)
-
-
-def _first_of_each(texts: Sequence[TargetText], settings: EvaluationSettings) -> list[TargetText]:
-    chosen: dict[str, list[TargetText]] = {}
-    for text in texts:
-        chosen.setdefault(text.category, []).append(text)
-    return [text for group in chosen.values() for text in group[: settings.rehearsed_prompts]]
 
 
 def _subject(model: LoadedModel) -> Subject:

@@ -132,11 +132,6 @@ class DraftProbe:
         self._column_ids = known[known < vocab_size]
         self._is_whole = model.draft_token_ids is None
 
-    @property
-    def num_free_slots(self) -> int:
-        """Guesses that can still be expanded."""
-        return self._slots.num_free
-
     def read(self, texts: Sequence[TargetText]) -> list[DraftedText]:
         """Run the model over whole texts."""
         drafted = []
@@ -192,11 +187,6 @@ class DraftProbe:
         )
         return result
 
-    def knows(self, token_id: int) -> bool:
-        """Return whether the model's head has a token."""
-        column = int(np.searchsorted(self._column_ids, token_id))
-        return column < len(self._column_ids) and int(self._column_ids[column]) == token_id
-
     def expand(self, branches: Sequence[Branch]) -> None:
         """Find the children of guesses, in one pass; everything above them is expanded."""
         by_text: dict[DraftedText, list[Branch]] = {}
@@ -210,17 +200,6 @@ class DraftProbe:
         laws = [LawRow(branch.text.sampling, position=_position(branch) + 1) for branch in ordered]
         for branch, children in zip(ordered, self._children(logits, laws), strict=True):
             branch.children = children
-
-    def forget(self, texts: Sequence[DraftedText]) -> None:
-        """Give the KV of texts and of their branches back; they cannot be expanded any more."""
-        for text in texts:
-            self._slots.release(text.slots)
-            pending = list(text.branches.values())
-            while pending:
-                branch = pending.pop()
-                if branch.slot >= 0:
-                    self._slots.release([branch.slot])
-                pending.extend(branch.branches.values())
 
 
 def groups_of(model: LoadedModel, texts: Sequence[TargetText]) -> Iterator[list[TargetText]]:

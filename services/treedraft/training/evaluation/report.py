@@ -43,6 +43,8 @@ class Subject:
 class RehearsedLength:
     """τ of the drafter's own loop, over fewer texts.
 
+    `has_lookup` says whether lookup drafts beside the model, in the session's own
+    text; reports of before knew only the model alone.
     `steps_per_round` are draft steps between two passes; all texts of a
     temperature were drafted for at once, so each step served all of them.
     """
@@ -54,6 +56,7 @@ class RehearsedLength:
     num_rounds: int
     num_tokens: int
     steps_per_round: float
+    has_lookup: bool = False
 
     @property
     def tau(self) -> float:

@@ -5,12 +5,19 @@ import math
 from treedraft.training.evaluation.report import Report
 from treedraft.training.evaluation.tree_length import TreeShape
 
+_LOOKUP = (False, True)
+
 
 def markdown(report: Report) -> str:
     """Return the report as tables for people."""
-    return "\n\n".join(
-        [_heading(report), _agreement_table(report), _length_table(report), _costs(report)]
-    )
+    parts = [
+        _heading(report),
+        _agreement_table(report),
+        _length_table(report),
+        _rehearsal_table(report),
+        _costs(report),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _heading(report: Report) -> str:
@@ -62,6 +69,26 @@ def _tau(report: Report, shape: TreeShape, temperature: float) -> float:
         return report.length_of(shape, temperature).tau
     except KeyError:
         return math.nan
+
+
+def _rehearsal_table(report: Report) -> str:
+    """Return τ of the drafter's own loop, by temperature, with and without lookup."""
+    if not report.rehearsed:
+        return ""
+    rows = []
+    for temperature in dict.fromkeys(entry.temperature for entry in report.rehearsed):
+        taus = {
+            entry.has_lookup: f"{entry.tau:.2f}"
+            for entry in report.rehearsed
+            if entry.temperature == temperature
+        }
+        rows.append([f"{temperature:g}", *(taus.get(has_lookup, "-") for has_lookup in _LOOKUP)])
+    first = report.rehearsed[0]
+    words = (
+        f"The drafter's own loop, over {first.num_texts} texts at each temperature, with "
+        f"{first.budget} nodes in a pass and at most {first.max_steps} draft steps before it:"
+    )
+    return f"{words}\n\n{_table(['T', 'τ, model alone', 'τ, lookup too'], rows)}"
 
 
 def _costs(report: Report) -> str:
