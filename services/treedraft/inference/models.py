@@ -88,7 +88,8 @@ def load_model(
             accelerator and float32 on a CPU.
         device: a torch device, or `auto`: `cuda` where there is one, else `cpu`.
         attention: transformers' name of the attention function; another than ours
-            is for those who run whole texts, as training does.
+            is for those who run whole texts, as training does, and is never packed,
+            since the packed forward has ours built in.
         is_packed: whether linear layers are joined and prepacked where that is
             quicker; such a module can neither be trained nor copied.
         progress: told in plain words what takes long.
@@ -127,7 +128,7 @@ def load_model(
     probe_module(module, text_config.num_hidden_layers)
     fingerprint = _fingerprint(module, torch_dtype, torch_device, draft_token_ids)
     vocab_size = int(module.get_output_embeddings().weight.shape[0])  # type: ignore[no-untyped-call]
-    if is_packed:
+    if is_packed and attention == ATTENTION_NAME:
         _make_quick(module, torch_device, torch_dtype)
     return LoadedModel(
         name=name or files.name,

@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m treedraft.training", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="out=DIR, train.layers=3")
     parser.add_argument("--stage", action="append", default=[], help="do this stage alone")
-    parser.add_argument("--redo", action="append", default=[], help="do this one and later afresh")
+    parser.add_argument(
+        "--redo", action="append", default=[], help="do this one and later afresh; repeated, go on"
+    )
     given = parser.parse_args(arguments)
     started = time.monotonic()
 

@@ -2,7 +2,8 @@
 
 A checkpoint is one file, written under another name and renamed, so that
 whatever is there is whole. It says what it belongs to: one of other settings,
-texts or layers is not gone on with.
+texts or layers is not gone on with. It outlives the end of training: whoever
+ordered the drafter removes it once that is noted.
 """
 
 import os

@@ -1,5 +1,6 @@
 """How many texts are written at once, and with what."""
 
+import gc
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -70,3 +71,10 @@ def _fitting(target: TrainingTarget, max_length: int) -> int:
     free, _ = torch.cuda.mem_get_info(target.device)
     slot_bytes = kv_bytes_per_token(target) * max_length + _BYTES_PER_LOGIT * target.vocab_size
     return min(_MAX_SLOTS_ON_CUDA, int(_SHARE_OF_MEMORY * free / slot_bytes))
+
+
+def free_memory() -> None:
+    """Give the device back what is no longer used, graphs and caches of keys included."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

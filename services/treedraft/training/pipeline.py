@@ -8,7 +8,6 @@ over, one that was broken off goes on. What a stage's result depends on is in
 its identity; on which device it ran, and how fast, is not.
 """
 
-import gc
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -16,32 +15,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from treedraft.core.errors import InvalidRequestError, UnavailableError
+from treedraft.core.errors import InvalidRequestError
 from treedraft.inference.downloads import Progress
-from treedraft.inference.models import drafting_dtype, load_model
 from treedraft.inference.weights import be_silent, resolve
+from treedraft.training.checkpoint import remove_checkpoint
 from treedraft.training.corpus import Corpus, CorpusWriter
 from treedraft.training.evaluation.held_out import held_out_prompts
-from treedraft.training.generation import generator_factory
+from treedraft.training.generation import free_memory, generator_factory
+from treedraft.training.prompt_grammar import fingerprint
 from treedraft.training.prompt_store import PromptStore
 from treedraft.training.prompts import collect_prompts
 from treedraft.training.responses import collect_responses, done_jobs
 from treedraft.training.settings import DistillSettings
 from treedraft.training.target import TrainingTarget, load_target
+from treedraft.training.train_settings import PACE_SETTINGS
 from treedraft.training.workspace import StageIdentity, StageState, Workspace
-
-_PICTURE_FILE = "report.svg"
-# Settings of training that change how long it takes, or what is seen of it.
-_PACE_SETTINGS = {
-    "cache_teacher",
-    "checkpoint_seconds",
-    "chunk_rows",
-    "compilation",
-    "log_steps",
-    "validation_seconds",
-}
 
 
 class Stage(StrEnum):
@@ -81,7 +69,8 @@ def distill(
     Args:
         settings: all of them; stages that are not done read theirs too.
         stages: which ones to do; none given means all.
-        redo: stages to do afresh. What they and all later ones made is removed.
+        redo: stages to do afresh. What they and all later ones made is removed, once:
+            the same redo, broken off and asked for again, goes on.
         progress: told in plain words how far it is.
 
     Returns:
@@ -92,25 +81,33 @@ def distill(
             other settings.
         TreedraftError: reason STAGE_MISSING; a stage before is not finished.
     """
-    run = _Run(settings, progress)
-    if redo:
-        ordered = list(Stage)
-        run.workspace.discard(ordered[min(ordered.index(stage) for stage in redo) :])
+    ordered = list(Stage)
+    redone = ordered[min(ordered.index(stage) for stage in redo) :] if redo else []
+    run = _Run(settings, redone, progress)
+    if redone:
+        run.workspace.begin_redo(redone)
     wanted = set(stages or Stage)
-    return {stage: run.do(stage) for stage in Stage if stage in wanted}
+    results = {stage: run.do(stage) for stage in Stage if stage in wanted}
+    run.workspace.end_redo()
+    return results
 
 
 class _Run:
     """One call of `distill`: the target is loaded when a stage needs it."""
 
-    def __init__(self, settings: DistillSettings, progress: Progress) -> None:
+    def __init__(
+        self, settings: DistillSettings, redone: Sequence[Stage], progress: Progress
+    ) -> None:
         self.workspace = Workspace(settings.work)
         self._settings = settings
+        self._redone = redone
         self._progress = progress
 
     def do(self, stage: Stage) -> Mapping[str, Any]:
         """Do a stage unless it is finished; return its figures."""
         identity = self._identity(stage)
+        if stage in self._redone and self.workspace.is_changed(stage, identity):
+            self.workspace.discard([stage])
         state = self.workspace.state(stage, identity)
         if state is StageState.FINISHED:
             self._progress(f"{stage} is done already")
@@ -126,7 +123,8 @@ class _Run:
         }
         result = steps[stage]()
         self.workspace.finish(stage, identity, result)
-        _free_memory()
+        remove_checkpoint(self.workspace.folder(stage))  # not before it is noted as finished
+        free_memory()
         return result
 
     @cached_property
@@ -147,12 +145,13 @@ class _Run:
             shape = settings.prompts.model_dump(mode="json")
             shape["files"] = [_hash_of_file(Path(path)) for path in settings.prompts.files]
             held_out = hashlib.sha256("\n".join(_held_out_texts()).encode()).hexdigest()
+            shape["grammar"] = fingerprint()
             return StageIdentity({**common, "prompts": shape, "held_out": held_out})
         if stage is Stage.RESPONSES:
             shape = settings.responses.model_dump(mode="json")
             return self._after(Stage.PROMPTS, {**common, "responses": shape})
         if stage is Stage.TRAIN:
-            shape = settings.train.model_dump(mode="json", exclude=_PACE_SETTINGS)
+            shape = settings.train.model_dump(mode="json", exclude=PACE_SETTINGS)
             return self._after(Stage.RESPONSES, {"target": self._target_name, "train": shape})
         shape = settings.evaluation.model_dump(mode="json")
         return self._after(Stage.TRAIN, {"target": self._target_name, "evaluation": shape})
@@ -164,7 +163,7 @@ class _Run:
         return collect_prompts(
             self._target,
             self._settings.prompts,
-            PromptStore(self.workspace.folder(Stage.PROMPTS)),
+            self.workspace.folder(Stage.PROMPTS),
             _held_out_texts(),
             seed=self._settings.seed,
             make_generator=generator_factory(
@@ -204,26 +203,18 @@ class _Run:
 
     def _do_evaluate(self) -> Mapping[str, Any]:
         # It needs what serving needs, which a machine for training may lack.
-        from treedraft.training.evaluation.evaluate import evaluate
-        from treedraft.training.evaluation.picture import draw
-        from treedraft.training.evaluation.report import write
+        from treedraft.training.evaluation.judgement import judge_and_write
 
         settings = self._settings
-        where: dict[str, Any] = {"device": settings.evaluation_device, "progress": self._progress}
-        report = evaluate(
-            load_model(settings.target, dtype="float32", **where),
-            load_model(
-                settings.out, dtype=drafting_dtype("auto", settings.evaluation_device), **where
-            ),
+        report = judge_and_write(
+            settings.target,
+            settings.out,
+            device=settings.evaluation_device,
             settings=settings.evaluation,
-            progress=self._progress,
+            out=settings.out,
             cache=self.workspace.folder(Stage.EVALUATE),
+            progress=self._progress,
         )
-        write(report, settings.out)
-        try:
-            draw(report, settings.out / _PICTURE_FILE)
-        except UnavailableError as error:  # matplotlib is an extra; the figures are there
-            self._progress(error.message)
         budget = max(settings.evaluation.budgets)
         return {
             f"T={temperature:g}": {
@@ -247,10 +238,3 @@ def _hash_of_file(path: Path) -> str:
             field="prompts",
             reason="PROMPTS_UNREADABLE",
         ) from error
-
-
-def _free_memory() -> None:
-    """Give the device back what a stage held, graphs and caches of keys included."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

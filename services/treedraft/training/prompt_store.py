@@ -5,13 +5,15 @@ Also reads prompts that people bring: `.txt` with one a line, or `.jsonl` with
 """
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.generation import ChatMessage
+from treedraft.training.speed import FLUSH_SECONDS, Interval
 
 _PART_PATTERN = "part-*.jsonl"
 _PARTIAL_SUFFIX = ".partial"
@@ -22,7 +24,8 @@ FROM_FILE = "file"
 class TrainingPrompt:
     """A conversation that waits for an answer, and where it comes from.
 
-    `origin` is `free`, the category of the starter that it began with, or `file`.
+    `origin` is `file`, or the kind of the prompt, and after a colon the category
+    of the template that it was made with: `free`, `opening:code`, `pasted:summaries`.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -33,17 +36,28 @@ class TrainingPrompt:
         """What was said last."""
         return self.messages[-1].content
 
+    @property
+    def kind(self) -> str:
+        """The origin without its category."""
+        return self.origin.partition(":")[0]
+
+
+def user_prompt(text: str, origin: str) -> TrainingPrompt:
+    """Return a conversation of one message, without space around it."""
+    return TrainingPrompt((ChatMessage("user", text.strip()),), origin)
+
 
 class PromptStore:
     """Prompts on disk, in the order in which they were appended."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open a folder, which is made if needed."""
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Open a folder, which is made if needed; the clock says when parts are due."""
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"*{_PARTIAL_SUFFIX}"):
             leftover.unlink()
         self._folder = folder
         self._pending: list[TrainingPrompt] = []
+        self._interval = Interval(FLUSH_SECONDS, clock)
 
     @property
     def num_parts(self) -> int:
@@ -56,8 +70,10 @@ class PromptStore:
         return len(self._pending)
 
     def append(self, prompt: TrainingPrompt) -> None:
-        """Take a prompt; it is safe once `flush_part` has returned."""
+        """Take a prompt; it is safe once `flush_part` has returned, or about a minute later."""
         self._pending.append(prompt)
+        if self._interval.is_over():
+            self.flush_part()
 
     def flush_part(self) -> None:
         """Write what was appended since the last part, if anything."""
@@ -96,7 +112,7 @@ def read_prompt_file(path: Path) -> Iterator[TrainingPrompt]:
         if not line.strip():
             continue
         if path.suffix == ".txt":
-            yield TrainingPrompt((ChatMessage("user", line.strip()),), FROM_FILE)
+            yield user_prompt(line, FROM_FILE)
         else:
             yield _from_line(line, f"{path}:{number}")
 

@@ -9,20 +9,9 @@ import torch
 
 from treedraft.training.corpus import Corpus
 from treedraft.training.target import TrainingTarget
-from treedraft.training.train_settings import TrainSettings
+from treedraft.training.train_settings import PACE_SETTINGS, TrainSettings
 from treedraft.training.validation import Validation
 
-# Settings that a run which was broken off may be gone on with differently.
-_PACE_SETTINGS = {
-    "cache_teacher",
-    "checkpoint_seconds",
-    "chunk_rows",
-    "compilation",
-    "epochs",
-    "log_steps",
-    "max_seconds",
-    "validation_seconds",
-}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -61,7 +50,7 @@ def run_identity(
     target: TrainingTarget, corpus: Corpus, settings: TrainSettings, layers: tuple[int, ...]
 ) -> str:
     """Return a hash of all that decides what a run comes to."""
-    shaping = settings.model_dump(mode="json", exclude=_PACE_SETTINGS)
+    shaping = settings.model_dump(mode="json", exclude=PACE_SETTINGS)
     texts = hashlib.sha256(corpus.lengths.tobytes() + corpus.prompt_lengths.tobytes()).hexdigest()
     described = [
         shaping,

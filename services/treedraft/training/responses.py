@@ -9,7 +9,8 @@ Every answer is a numbered job, fixed by the seed, so that a run which was
 broken off knows what is missing.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,9 @@ from treedraft.inference.downloads import Progress
 from treedraft.settings import Frozen
 from treedraft.training.corpus import Corpus, CorpusWriter, Document
 from treedraft.training.generation import GeneratorFactory
-from treedraft.training.generator import Job
+from treedraft.training.generator import FinishedText, Job
 from treedraft.training.prompt_store import TrainingPrompt
-from treedraft.training.speed import Speed
+from treedraft.training.speed import FLUSH_SECONDS, Interval, Speed
 from treedraft.training.target import TrainingTarget
 
 _TOKENS_PER_PART = 4_000_000
@@ -38,7 +39,7 @@ class ResponseSettings(Frozen):
     )
     max_new_tokens: int = Field(default=256, ge=1, description="Longest answer, in tokens.")
     max_length: int = Field(
-        default=384, ge=16, description="Longest prompt and answer together, in tokens."
+        default=448, ge=16, description="Longest prompt and answer together, in tokens."
     )
 
     @field_validator("temperatures")
@@ -69,8 +70,9 @@ def collect_responses(
     seed: int,
     make_generator: GeneratorFactory,
     progress: Progress,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, int]:
-    """Answer all prompts and write the corpus.
+    """Answer all prompts and write the corpus; what was answered stays if it is broken off.
 
     Args:
         target: who answers.
@@ -81,6 +83,7 @@ def collect_responses(
         seed: of the temperatures and draws.
         make_generator: makes the generator.
         progress: told how far it is.
+        clock: seconds from anywhere; decides when answers go to disk.
 
     Returns:
         Numbers of answers and their tokens in this run, and of prompts too long.
@@ -107,25 +110,22 @@ def collect_responses(
         seed=int(np.random.default_rng((seed, len(done), 2)).integers(2**62)),
     )
     jobs = _jobs(orders, encoded, settings)
-    speed = Speed()
-    for finished in generator.run(jobs):
-        num_new = len(finished.new_ids)
-        prompt_length = len(finished.job.prompt_ids)
-        writer.append(
-            Document(
-                finished.token_ids, prompt_length, finished.job.temperature, finished.job.number
-            )
-        )
-        if writer.num_pending_tokens >= _TOKENS_PER_PART:
-            writer.flush_part()
-        counts["answers"] += 1
-        counts["response_tokens"] += num_new
-        if speed.count(num_new):
-            progress(
-                f"responses: {counts['answers']:,} of {len(orders):,}, "
-                f"{counts['response_tokens'] / 1e6:,.2f} M tokens, {speed.per_second:,.0f} tokens/s"
-            )
-    writer.flush_part()
+    speed, interval = Speed(clock), Interval(FLUSH_SECONDS, clock)
+    try:
+        for finished in generator.run(jobs):
+            writer.append(_document(finished))
+            if writer.num_pending_tokens >= _TOKENS_PER_PART or interval.is_over():
+                writer.flush_part()
+            counts["answers"] += 1
+            counts["response_tokens"] += len(finished.new_ids)
+            if speed.count(len(finished.new_ids)):
+                progress(
+                    f"responses: {counts['answers']:,} of {len(orders):,}, "
+                    f"{counts['response_tokens'] / 1e6:,.2f} M tokens, "
+                    f"{speed.per_second:,.0f} tokens/s"
+                )
+    finally:
+        writer.flush_part()
     return counts
 
 
@@ -167,3 +167,8 @@ def _jobs(
 ) -> Iterator[Job]:
     for order in orders:
         yield Job(order.number, encoded[order.prompt], order.temperature, settings.max_new_tokens)
+
+
+def _document(finished: FinishedText) -> Document:
+    job = finished.job
+    return Document(finished.token_ids, len(job.prompt_ids), job.temperature, job.number)

@@ -11,7 +11,7 @@ from treedraft.core.errors import InvalidRequestError
 from treedraft.settings import Frozen
 from treedraft.training.evaluation.settings import EvaluationSettings
 from treedraft.training.generation import GeneratorSettings
-from treedraft.training.prompts import PromptSettings
+from treedraft.training.prompt_settings import PromptSettings
 from treedraft.training.responses import ResponseSettings
 from treedraft.training.train_settings import TrainSettings
 

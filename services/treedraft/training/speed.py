@@ -1,9 +1,29 @@
-"""How fast something goes, and when to say so."""
+"""How fast something goes, when to say so, and when to put it on disk."""
 
 import time
 from collections.abc import Callable
 
+# The most work that is lost when a stage is killed.
+FLUSH_SECONDS = 60.0
 _REPORT_SECONDS = 2.0
+
+
+class Interval:
+    """Tells when so much time has passed since it last did."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start the first one now."""
+        self._seconds = seconds
+        self._clock = clock
+        self._started = clock()
+
+    def is_over(self) -> bool:
+        """Return whether the time has passed; if so, the next interval starts."""
+        now = self._clock()
+        if now - self._started < self._seconds:
+            return False
+        self._started = now
+        return True
 
 
 class Speed:

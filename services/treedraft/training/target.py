@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from treedraft.core.errors import InvalidRequestError
+from treedraft.core.errors import InvalidRequestError, UnsupportedModelError
 from treedraft.core.generation import ChatMessage
 from treedraft.inference.downloads import Progress
+from treedraft.inference.drafter_folder import is_drafter_folder
 from treedraft.inference.models import load_model
-from treedraft.inference.weights import be_silent
+from treedraft.inference.weights import be_silent, resolve
 from treedraft.text.chat_template import render_chat
 from treedraft.text.tokenizer import Tokenizer
 
@@ -78,9 +79,15 @@ def load_target(
     Raises:
         InvalidRequestError: reason MODEL_NOT_FOUND; or NO_CHAT_TEMPLATE, since all
             text that we train on comes out of conversations.
-        UnsupportedModelError: as for serving.
+        UnsupportedModelError: as for serving; reason NOT_A_TARGET for a drafter.
         UnavailableError: reason WEIGHTS_UNAVAILABLE.
     """
+    files = resolve(source, progress)
+    if is_drafter_folder(files.folder):
+        raise UnsupportedModelError(
+            f"{files.name} is a drafter and has no drafter of its own: give its target",
+            reason="NOT_A_TARGET",
+        )
     loaded = load_model(
         source,
         dtype=dtype,

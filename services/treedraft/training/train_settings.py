@@ -67,6 +67,20 @@ class LossSettings(Frozen):
         return self
 
 
+# A run that was broken off may be gone on with other values of these: they say how long it
+# takes, or what is seen of it, not what is learned from which texts.
+PACE_SETTINGS = {
+    "cache_teacher",
+    "checkpoint_seconds",
+    "chunk_rows",
+    "compilation",
+    "epochs",
+    "log_steps",
+    "max_seconds",
+    "validation_seconds",
+}
+
+
 class TrainSettings(Frozen):
     """How a drafter is made out of a target and its texts."""
 

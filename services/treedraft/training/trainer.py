@@ -23,7 +23,7 @@ from treedraft.inference.downloads import Progress
 from treedraft.inference.drafter_folder import save_drafter
 from treedraft.inference.weights import be_silent
 from treedraft.training.batches import Indices
-from treedraft.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from treedraft.training.checkpoint import load_checkpoint, save_checkpoint
 from treedraft.training.compilation import compile_layers_if_possible, undo_compilation
 from treedraft.training.corpus import Corpus
 from treedraft.training.optimisation import learning_rate_factor
@@ -57,7 +57,8 @@ def train(
         corpus: what it wrote.
         settings: of the drafter and its training.
         work: for checkpoints, `history.json` and the drafter as it is so far; a run
-            that was broken off there is gone on with.
+            that was broken off there is gone on with. The last checkpoint stays:
+            given it, the same call writes the same drafter again, and takes no step.
         out: where the drafter is written.
         progress: told in plain words how it goes.
         clock: seconds from anywhere.
@@ -74,6 +75,7 @@ def train(
         try:
             run.go_on()
             run.train_to_the_end()
+            run.save()
             return run.finish(out)
         finally:
             undo_compilation(target.module)
@@ -202,7 +204,6 @@ class TrainingRun:
                 self.trainer.weights.use_latest()
         self._write_drafter(out)
         self._write_history()
-        remove_checkpoint(self._work)
         self._progress(f"drafter in {out}: {validation}")
         return TrainingResult(
             layers=self.layers,

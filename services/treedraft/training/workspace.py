@@ -22,6 +22,7 @@ from typing import Any
 from treedraft.core.errors import InvalidRequestError, TreedraftError
 
 MANIFEST = "manifest.json"
+REDO_FILE = "redo.json"
 _FORMAT_VERSION = 1
 
 
@@ -87,6 +88,11 @@ class Workspace:
             raise _corrupt(path)
         return manifest
 
+    def is_changed(self, stage: str, identity: StageIdentity) -> bool:
+        """Return whether what is there was made with other settings or from other inputs."""
+        manifest = self.manifest(stage)
+        return manifest is not None and manifest.fingerprint != identity.fingerprint
+
     def state(self, stage: str, identity: StageIdentity) -> StageState:
         """Return how far a stage is, if it is the same stage.
 
@@ -134,6 +140,20 @@ class Workspace:
         for stage in stages:
             shutil.rmtree(self.folder(stage), ignore_errors=True)
 
+    def begin_redo(self, stages: Sequence[str]) -> None:
+        """Remove everything of these stages, unless a redo of just these was broken off."""
+        path = self._root / REDO_FILE
+        if path.is_file() and path.read_text(encoding="utf-8") == _redo_text(stages):
+            return
+        path.unlink(missing_ok=True)
+        self.discard(stages)
+        self._root.mkdir(parents=True, exist_ok=True)
+        path.write_text(_redo_text(stages), encoding="utf-8")  # only now: they are gone
+
+    def end_redo(self) -> None:
+        """Note that nothing is under way: the next redo removes again."""
+        (self._root / REDO_FILE).unlink(missing_ok=True)
+
     def _write(
         self, stage: str, identity: StageIdentity, *, is_finished: bool, result: Mapping[str, Any]
     ) -> None:
@@ -149,6 +169,10 @@ class Workspace:
         partial = path.with_name(f".{MANIFEST}.partial")
         partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
+
+
+def _redo_text(stages: Sequence[str]) -> str:
+    return json.dumps([str(stage) for stage in stages]) + "\n"
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,3 +98,12 @@ def test_loading_streamlines_unless_the_module_is_to_be_trained(tmp_path):
     assert sum(name.endswith("qkv_proj") for name in names) == 2
     assert not any(name.endswith("q_proj") for name in names)
     assert quick.fingerprint == load_model(toy, is_packed=False).fingerprint
+
+
+def test_another_attention_is_run_by_the_modules_own_forward(tmp_path):
+    toy = make_toy_model(tmp_path / "toy")
+    module = load_model(toy, attention="eager").module
+    assert module.config._attn_implementation == "eager"
+    assert any(name.endswith("q_proj") for name, _ in module.named_modules())
+    output = module(torch.tensor([[3, 4, 5]]), use_cache=False, output_attentions=True)
+    assert output.attentions[0].shape == (1, 4, 3, 3)  # only eager attention tells these

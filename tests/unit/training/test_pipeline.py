@@ -73,6 +73,46 @@ def test_other_settings_are_refused_until_the_stage_is_done_again(given):
     assert results[Stage.RESPONSES]["answers"] == 3
 
 
+def broken_off_at(words):
+    def progress(text):
+        if words in text:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_redo_that_was_broken_off_removes_nothing_again(given):
+    run(given, stages=[Stage.PROMPTS])
+    redo = {"stages": MADE, "redo": [Stage.PROMPTS]}
+    with pytest.raises(KeyboardInterrupt):
+        distill(make_settings(given), progress=broken_off_at("responses begins"), **redo)
+    _, said = run(given, **redo)
+    assert "prompts is done already / responses begins" in said
+    _, said = run(given, **redo)  # that one came to its end: this is a new one
+    assert "prompts begins" in said
+
+
+def test_a_redo_that_was_broken_off_does_what_has_changed_since(given):
+    redo = {"stages": MADE, "redo": [Stage.PROMPTS]}
+    with pytest.raises(KeyboardInterrupt):
+        distill(make_settings(given), progress=broken_off_at("responses begins"), **redo)
+    _, said = run({**given, "seed": 5}, **{**redo, "stages": [Stage.PROMPTS]})
+    assert "prompts begins" in said
+
+
+def test_another_redo_than_the_one_broken_off_removes_what_it_says(given):
+    run(given, stages=[Stage.PROMPTS])
+    with pytest.raises(KeyboardInterrupt):
+        distill(
+            make_settings(given),
+            progress=broken_off_at("responses begins"),
+            stages=MADE,
+            redo=[Stage.RESPONSES],
+        )
+    _, said = run(given, stages=[Stage.PROMPTS], redo=[Stage.PROMPTS])
+    assert "prompts begins" in said
+
+
 def test_what_only_sets_the_pace_changes_no_stage(given):
     run(given, stages=MADE)
     _, said = run({**given, "generator.num_slots": 1}, stages=MADE)

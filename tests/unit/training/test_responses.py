@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from pydantic import ValidationError
 from training_support import greedy_text, make_generator_of, make_target
@@ -5,6 +7,7 @@ from training_support import greedy_text, make_generator_of, make_target
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.generation import ChatMessage
 from treedraft.training.corpus import Corpus, CorpusWriter
+from treedraft.training.generator import Generator
 from treedraft.training.prompt_store import TrainingPrompt
 from treedraft.training.responses import (
     ResponseSettings,
@@ -23,7 +26,7 @@ def prompts(*texts):
     return [TrainingPrompt((ChatMessage("user", text),), "free") for text in texts]
 
 
-def collect(target, asked, writer, done=frozenset(), **settings):
+def collect(target, asked, writer, done=frozenset(), *, clock=time.monotonic, **settings):
     return collect_responses(
         target,
         asked,
@@ -33,6 +36,7 @@ def collect(target, asked, writer, done=frozenset(), **settings):
         seed=1,
         make_generator=make_generator_of(target),
         progress=lambda _: None,
+        clock=clock,
     )
 
 
@@ -69,6 +73,29 @@ def test_a_run_that_was_broken_off_does_what_is_missing(target, tmp_path):
     assert result["answers"] == len(jobs) - 7
     assert done_jobs(Corpus.open(tmp_path / "rest")) == jobs - done
     assert collect(target, ASKED, rest, jobs, max_new_tokens=3)["answers"] == 0
+
+
+def test_answers_go_to_disk_every_minute(target, tmp_path):
+    clock = iter(range(0, 100_000, 25))  # three times round are a minute
+    writer = CorpusWriter(tmp_path)
+    collect(target, ASKED[:6], writer, clock=lambda: next(clock), per_prompt=1, max_new_tokens=2)
+    assert Corpus.open(tmp_path).num_documents == 6
+    assert 2 <= writer.num_parts <= 5
+
+
+def test_answers_stay_when_it_is_broken_off(target, tmp_path, monkeypatch):
+    run = Generator.run
+
+    def run_and_break(self, jobs):
+        for number, finished in enumerate(run(self, jobs)):
+            if number == 5:
+                raise KeyboardInterrupt
+            yield finished
+
+    monkeypatch.setattr(Generator, "run", run_and_break)
+    with pytest.raises(KeyboardInterrupt):
+        collect(target, ASKED, CorpusWriter(tmp_path), max_new_tokens=2)
+    assert Corpus.open(tmp_path).num_documents == 5
 
 
 def test_prompts_that_are_too_long_are_left_out(target, tmp_path):

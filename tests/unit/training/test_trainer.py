@@ -5,13 +5,14 @@ import torch
 from training_toys import toy_corpus, toy_target
 
 from treedraft.core.errors import TreedraftError
+from treedraft.inference.drafter_folder import WEIGHTS_FILE
 from treedraft.inference.models import load_model
 from treedraft.training.checkpoint import CHECKPOINT_FILE
 from treedraft.training.optimisation import learning_rate_factor
 from treedraft.training.student_trainer import _MAX_BAD_STEPS
 from treedraft.training.teacher import TeacherCache, summarise
 from treedraft.training.teaching import causally_attending
-from treedraft.training.train_settings import LossSettings, TrainSettings
+from treedraft.training.train_settings import PACE_SETTINGS, LossSettings, TrainSettings
 from treedraft.training.trainer import TrainingRun, train
 from treedraft.training.validation import _tokens_per_pass, validate
 
@@ -40,14 +41,6 @@ def corpus(tmp_path_factory, target):
     return toy_corpus(tmp_path_factory.mktemp("corpus"), target)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _run(target, corpus, work, **changes):
     work.mkdir(exist_ok=True)
     settings = SETTINGS.model_copy(update=changes)
@@ -67,7 +60,6 @@ def test_a_student_learns_and_its_drafter_can_be_loaded(target, corpus, tmp_path
     loaded = load_model(tmp_path / "out")
     assert loaded.num_layers == 2
     assert len(loaded.draft_token_ids) == 300
-    assert not (tmp_path / "work" / CHECKPOINT_FILE).exists()
     history = json.loads((tmp_path / "work" / "history.json").read_text())
     assert history[-1]["tokens"] == result.num_tokens
     json.dumps(result.to_json())
@@ -113,6 +105,27 @@ def test_checkpoints_of_another_training_or_broken_ones_are_not_gone_on_with(
         assert _run(target, corpus, tmp_path, log_steps=7).go_on()
         (tmp_path / CHECKPOINT_FILE).write_bytes(b"nothing")
         assert not _run(target, corpus, tmp_path).go_on()
+
+
+def test_a_finished_training_that_was_not_noted_takes_no_step_again(target, corpus, tmp_path):
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    first = train(target, corpus, settings, tmp_path / "work", tmp_path / "out")
+    written = (tmp_path / "out" / WEIGHTS_FILE).read_bytes()
+    said = []
+    again = train(target, corpus, settings, tmp_path / "work", tmp_path / "out", said.append)
+    assert f"going on at step {first.num_steps}, 100% done" in said
+    assert (again.num_steps, again.validation) == (first.num_steps, first.validation)
+    assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == written
+
+
+def test_a_run_that_was_broken_off_may_be_given_another_length(target, corpus, tmp_path):
+    with causally_attending(target.module):
+        run = _run(target, corpus, tmp_path)
+        run.train_to_the_end(max_steps=1)
+        run.save()
+        for changes in ({"max_seconds": 5.0}, {"epochs": 2.0}):
+            assert set(changes) <= PACE_SETTINGS
+            assert _run(target, corpus, tmp_path, **changes).go_on()
 
 
 def test_a_run_ends_when_its_time_is_up(target, corpus, tmp_path):
@@ -186,11 +199,12 @@ def test_summaries_are_log_sum_exp_at_both_temperatures():
 
 def test_learning_rate_rises_and_falls():
     settings = TrainSettings(warm_up_share=0.1, final_share=0.05)
-    factors = [learning_rate_factor(share, settings) for share in (0.05, 0.1, 0.5, 1.0)]
-    assert factors[0] == pytest.approx(0.5)
-    assert factors[1] == pytest.approx(1.0)
-    assert factors[3] == pytest.approx(0.05)
-    assert factors == sorted(factors, key=lambda f: abs(f - 1.0))[::-1] or factors[2] < 1.0
+    factors = [learning_rate_factor(share, settings) for share in (0.05, 0.1, 1.0)]
+    assert factors == pytest.approx([0.5, 1.0, 0.05])
+    assert learning_rate_factor(0.55, settings) == pytest.approx((1.0 + 0.05) / 2)  # half way down
+    curve = [learning_rate_factor(i / 100, settings) for i in range(1, 101)]
+    assert curve[:10] == sorted(set(curve[:10]))
+    assert curve[9:] == sorted(set(curve[9:]), reverse=True)
 
 
 @pytest.mark.parametrize(

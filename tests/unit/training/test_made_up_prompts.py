@@ -1,20 +1,20 @@
 import json
+from collections import Counter
 
 import pytest
+from pydantic import ValidationError
 from training_support import make_generator_of, make_target
 
 from treedraft.core.errors import InvalidRequestError, UnavailableError
 from treedraft.core.generation import ChatMessage
-from treedraft.training import prompts as prompts_module
+from treedraft.training import pasted_prompts, prompt_collection
 from treedraft.training.evaluation.held_out import held_out_prompts
 from treedraft.training.prompt_filter import PromptFilter
+from treedraft.training.prompt_grammar import prompt_grammar
+from treedraft.training.prompt_settings import PromptKind, PromptSettings, PromptShares
 from treedraft.training.prompt_store import PromptStore, TrainingPrompt, read_prompt_file
-from treedraft.training.prompts import (
-    PromptSettings,
-    collect_prompts,
-    opening_of_user_turn,
-    starters,
-)
+from treedraft.training.prompts import collect_prompts
+from treedraft.training.user_turns import opening_of_user_turn
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +32,20 @@ def lenient(monkeypatch):
     )
 
 
-def collect(target, store, count, **settings):
+def collect(target, folder, count, **settings):
     return collect_prompts(
         target,
         PromptSettings(count=count, max_tokens=24, **settings),
-        store,
+        folder,
         [],
         seed=1,
         make_generator=make_generator_of(target),
         progress=lambda _: None,
     )
+
+
+def kinds(folder):
+    return Counter(prompt.kind for prompt in PromptStore(folder).read())
 
 
 def test_the_target_speaks_as_the_user(target):
@@ -50,55 +54,80 @@ def test_the_target_speaks_as_the_user(target):
 
 
 @pytest.mark.usefixtures("lenient")
-def test_prompts_end_by_themselves_and_some_begin_as_given(target, tmp_path):
-    store = PromptStore(tmp_path)
-    result = collect(target, store, 20)
-    kept = store.read()
-    assert len(kept) == result["kept"] == 20
-    assert len({prompt.text for prompt in kept}) == 20
+def test_prompts_that_are_made_up_end_by_themselves_and_some_begin_as_given(target, tmp_path):
+    shares = {"complete": 0, "pasted": 0, "opening": 1, "free": 1}
+    result = collect(target, tmp_path, 8, shares=shares)
+    kept = PromptStore(tmp_path).read()
+    assert len(kept) == result["kept"] == 8
+    assert result["free"] == result["opening"] == 4
+    assert len({prompt.text for prompt in kept}) == 8
     assert all(prompt.messages[-1].role == "user" for prompt in kept)
     assert not any("<|im_" in prompt.text for prompt in kept)
-    texts_of = {}
-    for one in starters():
-        texts_of.setdefault(one.category, []).append(one.text)
-    begun = [prompt for prompt in kept if prompt.origin != "free"]
-    assert 0 < len(begun) < 20
-    for prompt in begun:
-        assert prompt.text.startswith(tuple(text.strip() for text in texts_of[prompt.origin]))
+    categories = {*prompt_grammar().openings, *prompt_grammar().requests}
+    for prompt in kept:
+        if prompt.kind == "opening":
+            assert prompt.origin.partition(":")[2] in categories
+
+
+def test_complete_prompts_need_no_target(tmp_path):
+    shares = {"pasted": 0, "free": 0, "opening": 0}
+    result = collect(None, tmp_path, 200, shares=shares)
+    assert (result["kept"], result["complete"]) == (200, 200)
+    again = tmp_path / "again"
+    collect(None, again, 200, shares=shares)
+    assert PromptStore(again).read() == PromptStore(tmp_path).read()
+    collect(None, tmp_path, 300, shares=shares)
+    texts = [prompt.text for prompt in PromptStore(tmp_path).read()]
+    assert len(set(texts)) == len(texts) == 300
 
 
 @pytest.mark.usefixtures("lenient")
-def test_a_store_that_was_begun_goes_on_with_other_prompts(target, tmp_path):
-    store = PromptStore(tmp_path)
-    collect(target, store, 6)
-    collect(target, store, 12)
-    texts = [prompt.text for prompt in store.read()]
-    assert len(set(texts)) == len(texts) == 12
-    assert store.num_parts == 2
+def test_a_folder_that_was_begun_goes_on_with_other_prompts(target, tmp_path):
+    shares = {"complete": 0, "pasted": 0}
+    collect(target, tmp_path, 2, shares=shares)
+    collect(target, tmp_path, 6, shares=shares)
+    texts = [prompt.text for prompt in PromptStore(tmp_path).read()]
+    assert len(set(texts)) == len(texts) == 6
+    assert kinds(tmp_path) == {"opening": 3, "free": 3}
+
+
+@pytest.mark.usefixtures("lenient")
+def test_what_babble_leaves_is_filled_with_complete_prompts(target, tmp_path, monkeypatch):
+    monkeypatch.setattr(pasted_prompts, "_MIN_SPARE", 1)
+    # A toy writes nothing that could be pasted.
+    result = collect(target, tmp_path, 4, shares={"free": 0, "opening": 0, "pasted": 1})
+    assert result["complete"] == 4
+    num_texts = len(PromptStore(tmp_path / "texts").read())
+    assert num_texts > 0
+    collect(target, tmp_path, 4, shares={"free": 0, "opening": 0, "pasted": 1})
+    assert len(PromptStore(tmp_path / "texts").read()) == num_texts
+
+
+@pytest.mark.parametrize("count", [1, 7, 80_000])
+def test_shares_are_in_proportion_and_nothing_is_lost(count):
+    split = PromptShares().split(count)
+    assert sum(split.values()) == count
+    assert split[PromptKind.COMPLETE] == pytest.approx(0.36 * count, abs=1)
+    with pytest.raises(ValidationError, match="must have a share"):
+        PromptShares(complete=0, opening=0, free=0, pasted=0)
 
 
 def test_files_come_first_and_are_judged_too(target, tmp_path):
     lines = ["Tell me about the sea.", "tell me, about THE SEA!", "Hi", "How do tides work?"]
     file = tmp_path / "own.txt"
     file.write_text("\n".join(lines))
-    store = PromptStore(tmp_path / "store")
-    result = collect(target, store, 2, files=(str(file),))
+    folder = tmp_path / "store"
+    result = collect(target, folder, 2, files=(str(file),))
     assert result == {"kept": 2, "duplicate": 1, "short": 1}
-    assert [prompt.text for prompt in store.read()] == [lines[0], lines[3]]
+    assert [prompt.text for prompt in PromptStore(folder).read()] == [lines[0], lines[3]]
 
 
 def test_a_target_without_fit_prompts_is_told_apart(target, tmp_path, monkeypatch):
-    monkeypatch.setattr(prompts_module, "_MIN_ATTEMPTS", 4)
+    monkeypatch.setattr(prompt_collection, "_MIN_ATTEMPTS", 4)
     monkeypatch.setattr(PromptFilter, "accepts", lambda self, text: False)
     with pytest.raises(UnavailableError) as caught:
-        collect(target, PromptStore(tmp_path), 1)
+        collect(target, tmp_path, 1)
     assert caught.value.reason == "TOO_FEW_PROMPTS"
-
-
-def test_starters_cover_much_and_leave_the_next_word_open():
-    assert len(starters()) >= 150
-    assert len({one.category for one in starters()}) >= 10
-    assert len({one.text for one in starters()}) == len(starters())
 
 
 @pytest.mark.parametrize(
