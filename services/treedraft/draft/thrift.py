@@ -11,6 +11,10 @@ import math
 from collections.abc import Iterable
 
 _SMOOTHING = 0.1
+# What a step takes is learned quickly when it falls and slowly when it rises: a
+# step beside a pass of the target takes several times as long as one alone, and
+# it is the latter that has to pay.
+_FALLING, _RISING = 0.3, 0.03
 # Until steps were measured: what children of a node survive with, all together.
 _PRIOR_YIELD = 0.8
 
@@ -48,7 +52,8 @@ class Thrift:
             self._step_ms = elapsed_ms
         # One hiccup of the machine must not end all growth.
         elapsed_ms = min(elapsed_ms, 3.0 * self._step_ms)
-        self._step_ms += _SMOOTHING * (elapsed_ms - self._step_ms)
+        rate = _FALLING if elapsed_ms < self._step_ms else _RISING
+        self._step_ms += rate * (elapsed_ms - self._step_ms)
         if expanded:
             self._yield += _SMOOTHING * (min(1.0, added / expanded) - self._yield)
 

@@ -13,7 +13,7 @@ from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.models import LoadedModel
 from treedraft.inference.runner import Runner
 from treedraft.target.admission import SessionFactory
-from treedraft.target.budget import Budget, StepCosts, SurvivalCalibrator
+from treedraft.target.budget import Budget, SurvivalCalibrator
 from treedraft.target.drafting import DraftBook
 from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews
@@ -23,6 +23,7 @@ from treedraft.target.scheduler import Scheduler, SchedulerLimits
 from treedraft.target.session_roster import SessionRoster
 from treedraft.target.settings import TargetSettings
 from treedraft.target.step import PassRunner
+from treedraft.target.step_costs import StepCosts
 from treedraft.target.warm_up import warm_up
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import Tracing
@@ -91,7 +92,12 @@ def assemble(
         fingerprint=description.fingerprint,
         on_preempted=metrics.session_preempted,
     )
-    book = DraftBook(settings.drafting, vocab_size=description.vocab_size, metrics=metrics)
+    book = DraftBook(
+        settings.drafting,
+        vocab_size=description.vocab_size,
+        metrics=metrics,
+        verifies_drafts=settings.budget.has_room,
+    )
     factory = SessionFactory(
         description,
         max_session_tokens=max_session_tokens,

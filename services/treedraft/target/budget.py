@@ -11,7 +11,6 @@ References: TurboSpec (arXiv 2406.14066), Sequoia (2402.12374), EAGLE-2
 (2406.16858).
 """
 
-import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,63 +18,15 @@ from dataclasses import dataclass
 from treedraft.core.flat_tree import FlatTree
 from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
 from treedraft.core.token_tree import TokenTree
+from treedraft.target.step_costs import StepCosts
 
-# Fine enough that a few nodes more show in the price: what 36 rows cost is not
-# to be guessed from what 64 do.
-_SIZES = (
-    *(1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64),
-    *(72, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512),
-)
-_SMOOTHING = 0.1
-_MAX_JUMP = 3.0
 _FORGETTING = 0.002
 _NUM_BINS = 12
 _BIN_WIDTH = 0.5
-_PRIOR_WEIGHT = 4.0
+# Drafters calibrate their scores themselves: what a few walks show weighs little
+# against that, or the first misses of a session would empty its passes.
+_PRIOR_WEIGHT = 8.0
 _DECAY = 0.995
-
-
-class StepCosts:
-    """Measured time of a pass by its number of rows, in milliseconds."""
-
-    def __init__(self) -> None:
-        """Know nothing yet: every size is taken to cost the same."""
-        self._rows: list[int] = []
-        self._times: list[float] = []
-        self._first_times: list[float] = []
-
-    def observe(self, num_rows: int, elapsed_ms: float) -> None:
-        """Learn from a pass."""
-        size = _SIZES[min(bisect.bisect_left(_SIZES, num_rows), len(_SIZES) - 1)]
-        index = bisect.bisect_left(self._rows, size)
-        if index < len(self._rows) and self._rows[index] == size:
-            # One hiccup of the machine must not price a size out for good.
-            elapsed_ms = min(elapsed_ms, _MAX_JUMP * self._times[index])
-            self._times[index] += _SMOOTHING * (elapsed_ms - self._times[index])
-        else:
-            self._rows.insert(index, size)
-            self._times.insert(index, elapsed_ms)
-            self._first_times.insert(index, elapsed_ms)
-        self._forget(index)
-
-    def _forget(self, observed: int) -> None:
-        """Let what was not observed return to its first price, so that it is tried again."""
-        for index, first in enumerate(self._first_times):
-            if index != observed:
-                self._times[index] += _FORGETTING * (first - self._times[index])
-
-    def estimate(self, num_rows: int) -> float:
-        """Return the expected time of a pass, interpolated between known sizes."""
-        if not self._rows:
-            return 1.0
-        index = bisect.bisect_left(self._rows, num_rows)
-        if index == 0:
-            return self._times[0]
-        if index == len(self._rows):
-            return self._times[-1] * max(1.0, num_rows / self._rows[-1])
-        low, high = self._rows[index - 1], self._rows[index]
-        share = (num_rows - low) / (high - low)
-        return self._times[index - 1] * (1 - share) + self._times[index] * share
 
 
 class SurvivalCalibrator:

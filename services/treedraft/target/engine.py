@@ -254,9 +254,9 @@ class Engine:
         frames = self._book.take_frames(self._patience.goodput.token_us)
         if frames:
             self._publish(EngineNews(frames=frames))
-            self._patience.commits_announced(
-                endpoint for endpoint, frame in frames.items() if frame.commits or frame.opens
-            )
+            opened = {endpoint for endpoint, frame in frames.items() if frame.opens}
+            committed = {endpoint for endpoint, frame in frames.items() if frame.commits}
+            self._patience.commits_announced(opened | committed, opened)
 
     def _tell(self) -> None:
         outputs = self._roster.take_outputs()

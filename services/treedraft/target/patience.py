@@ -10,7 +10,9 @@ The rule is that of optimal stopping with a reward per unit of time: go on as
 long as the next frame is expected to add more tokens per millisecond than the
 engine makes in the long run. What a frame adds is learned for each drafter as a
 share of the survival that its tree has at its leaves, and when it comes as a
-time after the commit or the frame before. Speculative decoding as a stopping
+time after the commit or the frame before. Where a pass takes longer while a
+drafter computes, on the same cores, the wait goes on until the drafter rests,
+unless it takes longer than it can save. Speculative decoding as a stopping
 problem: SpecDec++ (arXiv 2405.19715), there for the length of a chain.
 
 Invariants: no step waits longer than a stated share of a pass; a frame that is
@@ -21,13 +23,14 @@ starts and never what it says.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from treedraft.target.budget import StepCosts, SurvivalCalibrator
+from treedraft.target.budget import SurvivalCalibrator
 from treedraft.target.outlook import Goodput, Outlook
 from treedraft.target.session import TargetSession
 from treedraft.target.settings import PatienceSettings
+from treedraft.target.step_costs import StepCosts
 
 _SMOOTHING = 0.2
 # Drafted nodes of a session over which the price of a row is taken.
@@ -36,8 +39,9 @@ _PRIOR_YIELD = 0.8
 _PRIOR_WEIGHT = 2.0
 _YIELD_DECAY = 0.98
 _PRIOR_GAP_MS = 5.0
-# A frame is overdue when it takes so many times as long as expected, and a bit.
-_OVERDUE_FACTOR = 2.0
+# A frame is overdue when it is later than expected by so many mean deviations (as
+# TCP times out, Jacobson 1988), and a bit.
+_OVERDUE_DEVIATIONS = 4.0
 _OVERDUE_MS = 1.0
 # A frame that is late is expected after this share of the usual time.
 _MIN_REMAINING_SHARE = 0.25
@@ -46,12 +50,19 @@ _MAX_SKIPPED_STEPS = 1023
 
 @dataclass(slots=True)
 class _Gap:
-    """Time between two events, in milliseconds: the mean of late."""
+    """Time between two events, in milliseconds: the mean of late, and how far off it is."""
 
     mean_ms: float = _PRIOR_GAP_MS
+    deviation_ms: float = _PRIOR_GAP_MS / 4.0
+
+    @property
+    def overdue_ms(self) -> float:
+        return self.mean_ms + _OVERDUE_DEVIATIONS * self.deviation_ms + _OVERDUE_MS
 
     def observe(self, elapsed_ms: float) -> None:
-        self.mean_ms += _SMOOTHING * (elapsed_ms - self.mean_ms)
+        error = elapsed_ms - self.mean_ms
+        self.mean_ms += _SMOOTHING * error
+        self.deviation_ms += _SMOOTHING * (abs(error) - self.deviation_ms)
 
 
 @dataclass(slots=True)
@@ -60,6 +71,8 @@ class _LinkPace:
 
     since_ns: int = 0  # of the last commit or frame
     is_answer: bool = True  # the next frame is the first one after a commit
+    is_opening: bool = False  # … after a session was opened: a prompt is computed first
+    opening_gap: _Gap = field(default_factory=_Gap)
     answer_gap: _Gap = field(default_factory=_Gap)
     frame_gap: _Gap = field(default_factory=_Gap)
     gained: float = _PRIOR_WEIGHT * _PRIOR_YIELD
@@ -69,6 +82,8 @@ class _LinkPace:
 
     @property
     def gap(self) -> _Gap:
+        if self.is_opening:
+            return self.opening_gap
         return self.answer_gap if self.is_answer else self.frame_gap
 
     @property
@@ -82,7 +97,7 @@ class _LinkPace:
         self.promised = self.promised * _YIELD_DECAY + promised + kept * _PRIOR_WEIGHT
 
     def overdue_ns(self) -> int:
-        return self.since_ns + int((self.gap.mean_ms * _OVERDUE_FACTOR + _OVERDUE_MS) * 1e6)
+        return self.since_ns + int(self.gap.overdue_ms * 1e6)
 
     def remaining_ms(self, now_ns: int) -> float:
         mean_ms = self.gap.mean_ms
@@ -134,11 +149,12 @@ class Patience:
         self._wait_since_ns: int | None = None
         self._waited_for: tuple[str, ...] = ()
 
-    def commits_announced(self, endpoints: Iterable[str]) -> None:
-        """Expect an answer of these drafters from now on."""
+    def commits_announced(self, endpoints: Iterable[str], opened: Collection[str] = ()) -> None:
+        """Expect an answer of these drafters from now on; at those `opened` a session begins."""
         for endpoint in endpoints:
             pace = self._links.setdefault(endpoint, _LinkPace())
             pace.since_ns, pace.is_answer = self._clock_ns(), True
+            pace.is_opening = endpoint in opened
 
     def link_down(self, endpoint: str) -> None:
         """Forget a drafter that is gone."""
@@ -147,8 +163,10 @@ class Patience:
     def frame_taken(self, endpoint: str, arrived_ns: int) -> None:
         """Learn from a frame whose nodes are in the trees by now."""
         pace = self._links.setdefault(endpoint, _LinkPace(since_ns=arrived_ns))
-        pace.gap.observe(max(0, arrived_ns - pace.since_ns) / 1e6)
-        pace.since_ns, pace.is_answer = arrived_ns, False
+        gap_ms = max(0, arrived_ns - pace.since_ns) / 1e6
+        # A late frame may have been held up by the pass that nobody waited with.
+        pace.gap.observe(min(gap_ms, pace.gap.overdue_ms))
+        pace.since_ns, pace.is_answer, pace.is_opening = arrived_ns, False, False
         pace.num_fruitless = pace.num_to_skip = 0
         gained = promised = 0.0
         for drafting, before in self._outlooks.items():
@@ -192,7 +210,8 @@ class Patience:
             pace = self._links[endpoint]
             gain += pace.yield_ * promise
             endpoints.append(endpoint)
-            if gain > worth * remaining_ms:
+            # A drafter that computes on slows the pass down: to start now is no gain then.
+            if gain > worth * (remaining_ms - self._costs.disturbance_ms):
                 bound_ns = now_ns + int(left_ms * 1e6)
                 until_ns = min(max(self._links[e].overdue_ns() for e in endpoints), bound_ns)
                 self._waited_for = tuple(endpoints)

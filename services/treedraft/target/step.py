@@ -14,7 +14,7 @@ import torch
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.runner import Runner
 from treedraft.inference.sampler import LawRow, NoiseRows, coupled_draw, target_probs
-from treedraft.target.budget import StepCosts, SurvivalCalibrator
+from treedraft.target.budget import SurvivalCalibrator
 from treedraft.target.drafting import DraftBook
 from treedraft.target.round import (
     Round,
@@ -31,6 +31,7 @@ from treedraft.target.round import (
 )
 from treedraft.target.round_trace import RoundTrace
 from treedraft.target.scheduler import Scheduler, SessionPass
+from treedraft.target.step_costs import StepCosts
 from treedraft.target.verification import Walk, coupled_walk, rejection_walk
 
 
@@ -75,6 +76,7 @@ class PassRunner:
             announce_commits: called as soon as the book knows the commits.
         """
         clock = StepClock()
+        is_disturbed = any(self._is_drafted_for(p) for p in passes)
         segments = [build_segment(session_pass, self._block_size) for session_pass in passes]
         target_logits = self._runner.forward(segments)
         clock.forwarded = time.monotonic_ns()
@@ -82,7 +84,7 @@ class PassRunner:
         walks = self._walk(drawing, target_logits)
         take_draft_events()
         clock.walked = time.monotonic_ns()
-        self._observe_costs(passes, clock)
+        self._observe_costs(passes, clock, is_disturbed=is_disturbed)
         rounds = [self._commit(p, walk) for p, walk in zip(drawing, walks, strict=True)]
         announce_commits()
         self._settle_kv(passes, rounds)
@@ -166,8 +168,15 @@ class PassRunner:
                 self._trace.prefill(session_pass, clock)
             session_pass.session.begin_round(clock.committed)
 
-    def _observe_costs(self, passes: Sequence[SessionPass], clock: StepClock) -> None:
+    def _is_drafted_for(self, session_pass: SessionPass) -> bool:
+        session = session_pass.session
+        return self._book.is_attached(session) and not session.is_resting
+
+    def _observe_costs(
+        self, passes: Sequence[SessionPass], clock: StepClock, *, is_disturbed: bool
+    ) -> None:
         # Passes with prompt chunks would teach the budget a wrong price.
         if all(p.num_new == 1 for p in passes):
             num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
-            self._costs.observe(num_rows, (clock.walked - clock.started) / 1e6)
+            elapsed_ms = (clock.walked - clock.started) / 1e6
+            self._costs.observe(num_rows, elapsed_ms, is_disturbed=is_disturbed)

@@ -9,9 +9,9 @@ import time
 import numpy as np
 
 from treedraft.inference.runner import Runner, Segment
-from treedraft.target.budget import StepCosts
+from treedraft.target.step_costs import StepCosts
 
-_REPEATS = 3
+_SWEEPS = 5
 
 
 def warm_up(runner: Runner, costs: StepCosts, *, max_rows: int) -> None:
@@ -19,11 +19,12 @@ def warm_up(runner: Runner, costs: StepCosts, *, max_rows: int) -> None:
 
     Writes to the first slots of the KV pool, which hold nothing yet.
     """
-    num_rows = 1
-    while num_rows <= max_rows:
-        times = [_time_pass(runner, num_rows) for _ in range(_REPEATS)]
-        costs.observe(num_rows, min(times))
-        num_rows *= 2
+    sizes = [2**exponent for exponent in range(max_rows.bit_length())]
+    # Sweep after sweep: what else the machine does for a moment, such as loading a
+    # drafter, must not fall on all passes of one size.
+    sweeps = [[_time_pass(runner, size) for size in sizes] for _ in range(_SWEEPS)]
+    for size, times in zip(sizes, zip(*sweeps, strict=True), strict=True):
+        costs.observe(size, min(times))
 
 
 def _time_pass(runner: Runner, num_rows: int) -> float:

@@ -42,5 +42,14 @@ def test_one_hiccup_does_not_end_all_growth():
     assert thrift.pays(CERTAIN)
 
 
+def test_steps_beside_a_pass_of_the_target_do_not_set_the_price():
+    thrift = Thrift(is_sharing=True)
+    thrift.token_costs(20_000)
+    for _ in range(60):
+        for elapsed_ms in (20.0, 6.0, 6.0):
+            thrift.step_finished(elapsed_ms, 1.0, 0.8)
+    assert thrift.pays([math.log(0.6)])  # 9.6 ms of the target's time
+
+
 def test_survival_is_the_expected_number_of_accepted_nodes():
     assert survival([math.log(0.5), math.log(0.25)]) == pytest.approx(0.75)

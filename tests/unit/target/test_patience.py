@@ -8,10 +8,11 @@ import pytest
 
 from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.token_tree import TokenTree
-from treedraft.target.budget import StepCosts, SurvivalCalibrator
+from treedraft.target.budget import SurvivalCalibrator
 from treedraft.target.outlook import Goodput, Outlook
 from treedraft.target.patience import DraftingSession, Patience
 from treedraft.target.settings import PatienceSettings
+from treedraft.target.step_costs import StepCosts
 
 MODEL = TokenSource.DRAFT_MODEL
 PASS_MS = 40.0
@@ -40,7 +41,7 @@ class World:
         self.gap_ms = gap_ms
         self.probability = probability
         self.answers = True
-        costs = StepCosts()
+        costs = self.costs = StepCosts()
         for rows in (1, 2, 4, 8, 16):
             costs.observe(rows, PASS_MS)
         self.patience = Patience(
@@ -125,6 +126,35 @@ def test_nobody_waits_for_a_drafter_that_rests():
     world = World()
     assert world.steps(50, max_frames=2)[-1] == 2
     assert world.waited_ms[-1] == pytest.approx(10.0)
+
+
+def test_a_drafter_that_would_disturb_the_pass_is_waited_for_until_it_rests():
+    world = World(probability=0.3)
+    assert world.steps(60, max_frames=6)[-1] < 6
+    for _ in range(60):
+        world.costs.observe(1, PASS_MS)
+        world.costs.observe(1, 2 * PASS_MS, is_disturbed=True)
+    assert set(world.steps(20, max_frames=6)) == {6}
+    assert world.waited_ms[-1] <= 6 * world.gap_ms + 1e-6
+
+
+def test_the_prompt_of_a_new_session_teaches_nothing_about_answers():
+    world = World()
+    before = world.steps(50)[-1]
+    for _ in range(20):
+        world.patience.commits_announced(["d"], opened=["d"])
+        world.now_ms += 20 * world.gap_ms
+        world.patience.frame_taken("d", int(world.now_ms * 1e6))
+    assert world.step() == before
+
+
+def test_frames_that_come_unevenly_are_not_given_up_too_soon():
+    world = World(probability=0.9)
+    for _ in range(25):
+        for world.gap_ms in (2.0, 2.0, 2.0, 8.0):
+            world.step(max_frames=1)
+    world.gap_ms = 8.0  # four times the usual
+    assert world.step(max_frames=1) == 1
 
 
 def test_many_sessions_without_drafters_do_not_wait_for_one_with():

@@ -1,0 +1,58 @@
+"""Prices of passes: by size, along with the machine, apart from what drafters disturb."""
+
+import pytest
+
+from treedraft.target.step_costs import StepCosts
+
+
+def known(**times: float) -> StepCosts:
+    costs = StepCosts()
+    for rows, time_ms in times.items():
+        costs.observe(int(rows[1:]), time_ms)
+    return costs
+
+
+def test_prices_interpolate_and_extrapolate():
+    costs = StepCosts()
+    assert costs.estimate(5) == 1.0
+    costs = known(r1=10.0)
+    assert costs.estimate(1) == costs.estimate(0) == 10.0
+    assert costs.estimate(2) == pytest.approx(20.0)
+    costs.observe(4, 30.0)
+    assert costs.estimate(2) == pytest.approx(
+        costs.estimate(1) + (costs.estimate(4) - costs.estimate(1)) / 3
+    )
+
+
+def test_a_size_says_more_about_those_near_it():
+    costs = known(r1=10.0, r8=10.0, r16=10.0)
+    for _ in range(20):
+        costs.observe(8, 20.0)
+    assert costs.estimate(8) > 17.0
+    assert costs.estimate(8) > costs.estimate(16) > costs.estimate(1) > 10.0
+
+
+def test_the_first_pass_of_a_size_between_others_does_not_set_its_price():
+    costs = known(r8=10.0, r16=10.0)
+    costs.observe(12, 500.0)
+    assert costs.estimate(12) < 25.0
+
+
+def test_what_a_drafter_adds_is_no_price_of_rows():
+    costs = known(r1=40.0, r8=44.0)
+    for _ in range(60):
+        costs.observe(8, 44.0)
+        costs.observe(8, 80.0, is_disturbed=True)
+    assert costs.disturbance_ms == pytest.approx(36.0, rel=0.3)
+    assert costs.estimate(8) == pytest.approx(44.0, rel=0.15)
+
+
+def test_where_drafters_disturb_nothing_prices_are_as_if_they_rested():
+    costs = known(r8=44.0)
+    for _ in range(300):
+        costs.observe(8, 44.0, is_disturbed=True)
+    assert costs.disturbance_ms == pytest.approx(0.0, abs=0.1)
+    for _ in range(600):  # a machine that became slower, and never a quiet pass to tell
+        costs.observe(8, 60.0, is_disturbed=True)
+    assert costs.estimate(8) == pytest.approx(60.0, rel=0.05)
+    assert costs.disturbance_ms < 4.0
