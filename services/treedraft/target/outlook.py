@@ -37,6 +37,8 @@ class Outlook:
             max_depth: likewise.
             price: what a row of a pass costs, in tokens; less likely nodes are worth nothing.
         """
+        if max_nodes <= 0 or max_depth <= 0:
+            return cls(0.0, 0.0)
         if not len(tree):
             return cls(0.0, 1.0)
         survivals = node_survivals(tree, calibrator, max_depth)

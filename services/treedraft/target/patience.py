@@ -211,7 +211,7 @@ class Patience:
             gain += pace.yield_ * promise
             endpoints.append(endpoint)
             # A drafter that computes on slows the pass down: to start now is no gain then.
-            if gain > worth * (remaining_ms - self._costs.disturbance_ms):
+            if gain > max(0.0, worth * (remaining_ms - self._costs.disturbance_ms)):
                 bound_ns = now_ns + int(left_ms * 1e6)
                 until_ns = min(max(self._links[e].overdue_ns() for e in endpoints), bound_ns)
                 self._waited_for = tuple(endpoints)
@@ -242,11 +242,15 @@ class Patience:
         return sorted(expected)
 
     def _look(self, session: TargetSession) -> Outlook:
+        # What a pass could not hold, or the session not emit, is not waited for.
+        options = session.spec.speculation
+        max_nodes = self._max_nodes if options.max_nodes is None else options.max_nodes
+        max_depth = self._max_depth if options.max_depth is None else options.max_depth
         return Outlook.of(
             session.tree,
             self._calibrator,
-            max_nodes=self._max_nodes,
-            max_depth=min(self._max_depth, session.stop_checker.tokens_left - 1),
+            max_nodes=min(max_nodes, self._max_nodes),
+            max_depth=min(max_depth, self._max_depth, session.stop_checker.tokens_left - 1),
             price=self._price,
         )
 

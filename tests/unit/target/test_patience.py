@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from treedraft.core.growth import ROOT, TokenSource
+from treedraft.core.sampling import SpeculationOptions
 from treedraft.core.token_tree import TokenTree
 from treedraft.target.budget import SurvivalCalibrator
 from treedraft.target.outlook import Goodput, Outlook
@@ -25,6 +26,9 @@ class Session:
     tree: TokenTree = field(default_factory=lambda: TokenTree(5))
     is_resting: bool = False
     stop_checker: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(tokens_left=99))
+    spec: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(speculation=SpeculationOptions())
+    )
 
     def add_chain(self, *probabilities):
         parent, score = ROOT, 0.0
@@ -198,6 +202,23 @@ def test_the_outlook_of_a_tree_counts_what_a_pass_can_hold():
     assert few.value == pytest.approx(1.44, rel=0.01)
     priced = Outlook.of(session.tree, **look, price=0.6)
     assert priced.value == pytest.approx(0.24, rel=0.02)
+
+
+@pytest.mark.parametrize("limit", ["tokens_left", "max_nodes", "max_depth"])
+def test_drafts_that_no_pass_could_hold_are_not_waited_for(limit):
+    session = Session()
+    if limit == "tokens_left":
+        session.stop_checker.tokens_left = 1
+    else:
+        session.spec.speculation = SpeculationOptions(**{limit: 0})
+    world = World()
+    patience = world.patience
+    patience.commits_announced(["d"])
+    patience.begin_step([DraftingSession(session, "d")])
+    assert patience.wait_until_ns(1) is None
+    patience.end_wait()
+    patience.begin_step([DraftingSession(Session(), "d")])
+    assert patience.wait_until_ns(1) is not None
 
 
 def test_goodput_leaves_idle_time_and_prompts_out():
