@@ -9,7 +9,7 @@ replacement from a law that travels along.
 
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -20,11 +20,12 @@ import torch
 
 from treedraft.core.errors import InvalidRequestError, OverloadedError
 from treedraft.core.growth import ROOT, TokenSource
-from treedraft.draft.growth import Share, Wish, frontier, plan_step
+from treedraft.draft.growth import Wish, frontier, plan_step
 from treedraft.draft.model_state import DraftModelState
 from treedraft.draft.segments import Work, build_segment
 from treedraft.draft.session import DraftSession
 from treedraft.draft.settings import GrowthSettings
+from treedraft.draft.slot_sharing import share_slots
 from treedraft.draft.thrift import Thrift, survival
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.draft_sampler import draft_children, draft_siblings
@@ -161,7 +162,9 @@ class ModelGrower:
             max_rows_per_session=self._settings.max_rows_per_session,
             prefill_chunk=self._settings.prefill_chunk,
         )
-        works = self._allocate([(ordered[share.index], share) for share in shares])
+        works = share_slots(
+            self._pool, self._sessions, [(ordered[share.index], share) for share in shares]
+        )
         if works and not self._pays(works):
             return StepReport({}, starved, tuple(ordered))
         if works:
@@ -214,47 +217,6 @@ class ModelGrower:
         )
         best = nodes[: self._settings.max_rows_per_session]
         return Wish(0, tuple(entry for entry in best if session.tree.depth(entry[1]) < room))
-
-    def _allocate(self, shared: Sequence[tuple[DraftSession, Share]]) -> list[Work]:
-        """Give slots to shares, texts first; what gets none sits this step out."""
-        works: list[Work] = []
-        protected: set[DraftSession] = set()
-        for session, share in shared:
-            state = self._sessions[session]
-            if share.num_tokens:
-                count = share.num_tokens
-                if not self._make_room(session, count, protected):
-                    continue
-                works.append(Work(session, state, count, (), self._pool.allocate(count)))
-                protected.add(session)
-            elif state.num_computed == session.num_tokens:  # not evicted just now
-                # A deeper tree is not worth another session's text.
-                node_ids = share.node_ids[: self._pool.num_free]
-                if node_ids:
-                    slots = self._pool.allocate(len(node_ids))
-                    works.append(Work(session, state, 0, node_ids, slots))
-        return works
-
-    def _make_room(
-        self, session: DraftSession, count: int, protected: Collection[DraftSession]
-    ) -> bool:
-        """Free slots by evicting those who waited longest; return success.
-
-        A text under way is evicted only for one that is further along: the
-        furthest then always gets to its end, whatever the others do.
-        """
-        if self._pool.num_free >= count:
-            return True
-        for other in sorted(self._sessions, key=lambda other: other.last_step):
-            if self._pool.num_free >= count:
-                break
-            if other is session or other in protected:
-                continue
-            state = self._sessions[other]
-            is_under_way = state.num_computed < other.num_tokens and not other.tree.children(ROOT)
-            if not is_under_way or state.num_computed < self._sessions[session].num_computed:
-                state.evict()
-        return self._pool.num_free >= count
 
     def _run(self, works: Sequence[Work]) -> None:
         try:

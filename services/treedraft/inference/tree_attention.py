@@ -17,7 +17,7 @@ included, and nothing else; padding reads only slots of its own segment, so not
 even a NaN passes from one session to another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from treedraft.core.errors import UnsupportedModelError
 from treedraft.inference.kv_pool import KVPool
 
 ATTENTION_NAME = "treedraft"
+NO_KEYWORD_ARGUMENTS = "the model does not hand keyword arguments to its attention function"
 
 # In units of one row attending to one key: what it costs to read a key, and
 # what a kernel call costs besides. Measured on a CPU; an accelerator does far
@@ -187,23 +188,32 @@ def attend_rows(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _check_layer(plan: AttentionPlan | None, options: dict[str, Any]) -> AttentionPlan:
-    if plan is None:
-        raise UnsupportedModelError(
-            "the model does not hand keyword arguments to its attention function",
-            reason="UNSUPPORTED_ATTENTION",
-        )
+def check_attention_options(options: Mapping[str, Any], *, num_positions: int) -> None:
+    """Raise UnsupportedModelError for what would make attention more than causal.
+
+    Args:
+        options: what transformers hands to an attention function beside its tensors.
+        num_positions: of the longest text.
+    """
     window = options.get("sliding_window")
-    if window is not None and plan.max_position >= window:
-        raise UnsupportedModelError(
-            f"position {plan.max_position} lies beyond a sliding window of {window}",
-            reason="UNSUPPORTED_ATTENTION",
+    if window is not None and num_positions > window:
+        raise unsupported_attention(
+            f"position {num_positions - 1} lies beyond a sliding window of {window}"
         )
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
-            raise UnsupportedModelError(
-                f"attention with {name} is not supported", reason="UNSUPPORTED_ATTENTION"
-            )
+            raise unsupported_attention(f"attention with {name} is not supported")
+
+
+def unsupported_attention(message: str) -> UnsupportedModelError:
+    """Return the error of a model whose attention cannot be done."""
+    return UnsupportedModelError(message, reason="UNSUPPORTED_ATTENTION")
+
+
+def _check_layer(plan: AttentionPlan | None, options: Mapping[str, Any]) -> AttentionPlan:
+    if plan is None:
+        raise unsupported_attention(NO_KEYWORD_ARGUMENTS)
+    check_attention_options(options, num_positions=plan.max_position + 1)
     return plan
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from treedraft.core.errors import UnsupportedModelError
+from treedraft.inference.tree_attention import check_attention_options, unsupported_attention
 
 CAUSAL_ATTENTION = "treedraft_causal"
 
@@ -46,13 +46,9 @@ def attend_causally(
     Raises:
         UnsupportedModelError: reason UNSUPPORTED_ATTENTION.
     """
-    window = options.get("sliding_window")
-    asks_more = any(options.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
-    if attention_mask is not None or asks_more or (window and query.shape[2] > window):
-        raise UnsupportedModelError(
-            f"{type(module).__name__} asks for more than causal attention",
-            reason="UNSUPPORTED_ATTENTION",
-        )
+    if attention_mask is not None:
+        raise unsupported_attention(f"{type(module).__name__} asks for a mask")
+    check_attention_options(options, num_positions=query.shape[2])
     output = scaled_dot_product_attention(
         query,
         key,

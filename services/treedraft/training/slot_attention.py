@@ -21,7 +21,11 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from treedraft.core.errors import UnsupportedModelError
+from treedraft.inference.tree_attention import (
+    NO_KEYWORD_ARGUMENTS,
+    check_attention_options,
+    unsupported_attention,
+)
 
 SLOT_ATTENTION = "treedraft_slots"
 
@@ -139,19 +143,10 @@ def attend_in_slots(
             cache cannot do.
     """
     if slot_cache is None:
-        raise _refusal("the model does not hand keyword arguments to its attention function")
-    window = options.get("sliding_window")
-    if window is not None and window < slot_cache.max_length:
-        raise _refusal(f"a sliding window of {window} is shorter than the texts")
-    for name in ("softcap", "s_aux", "position_bias"):
-        if options.get(name) is not None:
-            raise _refusal(f"attention with {name} is not supported")
+        raise unsupported_attention(NO_KEYWORD_ARGUMENTS)
+    check_attention_options(options, num_positions=slot_cache.max_length)
     layer: int = module.layer_idx  # type: ignore[assignment]
     return slot_cache.attend(layer, query, key, value, scaling), None
-
-
-def _refusal(message: str) -> UnsupportedModelError:
-    return UnsupportedModelError(message, reason="UNSUPPORTED_ATTENTION")
 
 
 AttentionInterface.register(SLOT_ATTENTION, attend_in_slots)

@@ -26,6 +26,7 @@ from treedraft.training.batches import Indices
 from treedraft.training.checkpoint import load_checkpoint, save_checkpoint
 from treedraft.training.compilation import compile_layers_if_possible, undo_compilation
 from treedraft.training.corpus import Corpus
+from treedraft.training.files import replace_text
 from treedraft.training.optimisation import learning_rate_factor
 from treedraft.training.recipe import TrainingResult, pass_dtype, run_identity
 from treedraft.training.student import choose_layers, decoder_layers, make_student
@@ -281,9 +282,7 @@ class TrainingRun:
         return validation
 
     def _write_history(self) -> None:
-        partial = self._work / f".{HISTORY_FILE}.partial"
-        partial.write_text(json.dumps(self._history, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self._work / HISTORY_FILE)
+        replace_text(self._work / HISTORY_FILE, json.dumps(self._history, indent=1) + "\n")
 
     def _write_drafter(self, folder: Path) -> None:
         save_drafter(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from treedraft.core.errors import InvalidRequestError, TreedraftError
+from treedraft.training.files import replace_text
 
 MANIFEST = "manifest.json"
 REDO_FILE = "redo.json"
@@ -165,10 +166,7 @@ class Workspace:
             is_finished=is_finished,
             result=dict(result),
         )
-        path = self.folder(stage) / MANIFEST
-        partial = path.with_name(f".{MANIFEST}.partial")
-        partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        replace_text(self.folder(stage) / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def _redo_text(stages: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from treedraft.training.evaluation.agreement import Agreement
 from treedraft.training.evaluation.cost import Cost, DraftStepCost, PredictedSpeed
 from treedraft.training.evaluation.settings import EvaluationSettings
 from treedraft.training.evaluation.tree_length import TreeLength, TreeShape
+from treedraft.training.files import replace_text
 
 FORMAT_VERSION = 1
 FILE_NAME = "report.json"
@@ -195,7 +196,5 @@ def _with_shape(entry: dict[str, Any]) -> dict[str, Any]:
 def write(report: Report, folder: Path) -> Path:
     """Write `report.json` into a folder and return its path; what was there is replaced."""
     file = folder / FILE_NAME
-    partial = folder / f".partial-{FILE_NAME}"
-    partial.write_text(to_json(report), encoding="utf-8")
-    partial.replace(file)
+    replace_text(file, to_json(report))
     return file
