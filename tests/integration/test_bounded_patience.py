@@ -84,7 +84,7 @@ def test_a_chain_that_comes_a_little_late_is_waited_for(llama):
     text = plain_text(llama, 80)
     rounds = {}
     for enabled in (False, True):
-        drafter = KnowingDrafter([*PROMPT, *text], delay_ms=2.0)
+        drafter = KnowingDrafter([*PROMPT, *text], delay_ms=0.5)  # a fraction of the toy's pass
         with EngineHarness(
             llama, settings(enabled=enabled, max_pass_share=10.0), drafter
         ) as harness:
