@@ -1,5 +1,6 @@
 """The engine waits for drafts that pay, and for nothing else."""
 
+import functools
 import threading
 import time
 
@@ -13,6 +14,7 @@ from treedraft.target.events import FrameArrived
 from treedraft.target.settings import BudgetSettings, KVSettings, PatienceSettings, TargetSettings
 
 PROMPT = list(range(3, 23))
+PASS_MS = 20.0  # long against what a busy machine adds to a timer
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +82,26 @@ def plain_text(llama, max_tokens):
     return result.token_ids
 
 
-def test_a_chain_that_comes_a_little_late_is_waited_for(llama):
+@pytest.fixture
+def slow_llama(llama, monkeypatch):
+    """The toy, with passes that take as long as those of a real model."""
+    forward = llama.module.forward
+
+    @functools.wraps(forward)  # the runner looks at the signature
+    def slowly(*args, **options):
+        time.sleep(PASS_MS / 1e3)
+        return forward(*args, **options)
+
+    monkeypatch.setattr(llama.module, "forward", slowly)
+    return llama
+
+
+def test_a_chain_that_comes_a_little_late_is_waited_for(slow_llama):
+    llama = slow_llama
     text = plain_text(llama, 80)
     rounds = {}
     for enabled in (False, True):
-        drafter = KnowingDrafter([*PROMPT, *text], delay_ms=0.5)  # a fraction of the toy's pass
+        drafter = KnowingDrafter([*PROMPT, *text], delay_ms=0.25 * PASS_MS)
         with EngineHarness(
             llama, settings(enabled=enabled, max_pass_share=10.0), drafter
         ) as harness:
