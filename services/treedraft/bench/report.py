@@ -112,13 +112,17 @@ def _conditions(result: BenchResult) -> str:
     return (
         f"Median of {plan.num_repeats} (slowest-fastest); greedy, {plan.num_tokens} tokens each, "
         f"prompts included in the time; model {plan.target}, {drafts}{_recent_traffic(plan)}, "
-        f"{plan.dtype}, "
+        f"{plan.dtype}{_weights(plan)}, "
         f"{result.num_threads} threads. The same text with speculation as without: "
         f"{check.speculative_equals_plain} of {check.num_prompts}; as transformers' `generate`: "
         f"{check.plain_equals_transformers} of {check.num_prompts}. {stamp.machine}, "
         f"load {stamp.load_before:.1f} before the run; "
         f"Python {stamp.python}, {versions}; commit {stamp.commit or 'unknown'}, {stamp.time[:10]}."
     )
+
+
+def _weights(plan: BenchPlan) -> str:
+    return f" with weights in {plan.weights}" if plan.weights else ""
 
 
 def _recent_traffic(plan: BenchPlan) -> str:

@@ -159,6 +159,7 @@ def plan_cluster(plan: BenchPlan, folder: Path) -> ClusterPlan:
         target=str(folder),
         draft=plan.draft,
         dtype=plan.dtype,
+        weights=plan.weights,
         device=plan.device,
         target_threads=plan.num_threads,
         settings=plan.settings,

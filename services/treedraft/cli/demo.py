@@ -56,11 +56,12 @@ def demo(
     target: options.Target = "default",
     draft: options.Draft = AUTO,
     dtype: options.Dtype = "",
+    weights: options.Weights = "",
     device: options.Device = "",
 ) -> None:
     """Serve a model, answer three prompts without and with speculation, compare."""
     drafter = choose_drafter(draft, target)
-    plan = ClusterPlan(target=target, draft=drafter, dtype=dtype, device=device)
+    plan = ClusterPlan(target=target, draft=drafter, dtype=dtype, weights=weights, device=device)
     with terminal.errors_shown():
         query = GenerateQuery(
             sampling=SamplingParameters(temperature=temperature, seed=seed),

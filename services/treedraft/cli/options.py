@@ -30,6 +30,14 @@ Redis = Annotated[
         rich_help_panel="Own cluster",
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="How a CPU holds the target's weights: auto, float32, bfloat16 or int8; auto loses "
+        "nothing.",
+        rich_help_panel="Own cluster",
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(

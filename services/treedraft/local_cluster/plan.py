@@ -26,9 +26,9 @@ class ClusterPlan:
 
     `target` and `draft` are hub ids, folders or .gguf files; an empty `draft`
     leaves the drafters to lookup. `dtype` is the target's: what a drafter
-    computes in changes no token. Empty `dtype` and `device`, and 0 threads, leave
-    it to the services or to `share_threads`. `settings` are environment variables
-    for all processes.
+    computes in changes no token; `weights` are the target's too. Empty `dtype`,
+    `weights` and `device`, and 0 threads, leave it to the services or to
+    `share_threads`. `settings` are environment variables for all processes.
     """
 
     target: str = "default"
@@ -37,6 +37,7 @@ class ClusterPlan:
     num_targets: int = 1
     num_drafters: int = 1
     dtype: str = ""
+    weights: str = ""
     device: str = ""
     target_threads: int = 0
     draft_threads: int = 0
@@ -130,7 +131,8 @@ def plan_workers(
     target_threads, draft_threads = share_threads(num_cores, plan)
     held = {"GRPC__PORT": "0", "WORKER__COORDINATORS": coordinator}
     held |= {"DEVICE": plan.device} if plan.device else {}
-    dtype = {"DTYPE": plan.dtype} if plan.dtype else {}
+    numbers = {"DTYPE": plan.dtype} if plan.dtype else {}
+    numbers |= {"WEIGHTS": plan.weights} if plan.weights else {}
     # Whoever starts a cluster like this is its only tenant.
     own = {"TREEDRAFT_DRAFT__LOOKUP__RECENT__WITHOUT_TENANT": "true"}
     in_turns = (
@@ -142,7 +144,7 @@ def plan_workers(
             f"{TARGET}-{index}",
             {
                 **held,
-                **dtype,
+                **numbers,
                 "MODEL": plan.target,
                 "WORKER__WORKER_ID": worker_id(f"{TARGET}-{index}", folder),
             },

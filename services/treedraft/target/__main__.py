@@ -118,6 +118,7 @@ async def _load(
             name=settings.model_name,
             dtype=settings.dtype,
             device=settings.device,
+            weights=settings.weights,
             progress=_log.info,
         )
         return assemble(
