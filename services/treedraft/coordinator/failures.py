@@ -41,7 +41,6 @@ MOVABLE_REASONS = frozenset(
         "TARGET_SILENT",
         "DRAINING",
         "UNAVAILABLE",
-        "NOT_READY",
         "OUTPUT_GAP",
     }
 )
