@@ -1,31 +1,31 @@
 """Real targets that are frozen, told to stop and killed while they write: no text changes."""
 
 import asyncio
+import os
 import signal
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+
+from tests.unit.coordinator.cluster import Cluster, a_cluster
 
 from treedraft.core.generation import Delta, Finished, GenerateQuery
 from treedraft.core.sampling import SamplingParameters, StoppingCriteria
 from treedraft.inference.toy import make_toy_model
-from treedraft.local_cluster.cluster import LocalCluster
-from treedraft.local_cluster.plan import ClusterPlan, worker_id
+from treedraft.local_cluster.plan import ClusterPlan, plan_workers
+from treedraft.local_cluster.service_process import ServiceProcess
 from treedraft.rpc.coordinator_client import CoordinatorClient
+from treedraft.telemetry import names
 
-LENGTH = 240
-SETTINGS = {
-    "TREEDRAFT_COORDINATOR__FAILOVER__SILENCE_SECONDS": "2",
-    "TREEDRAFT_COORDINATOR__FAILOVER__MAX_AT_ONCE": "2",
+LENGTH = 300
+TARGETS = {
     "TREEDRAFT_TARGET__HEARTBEAT_SECONDS": "0.2",
     "TREEDRAFT_TARGET__WORKER__REPORT_INTERVAL_SECONDS": "0.2",
     "TREEDRAFT_TARGET__DRAIN_SECONDS": "0",
 }
-GREEDY = SamplingParameters(temperature=0.0, seed=1)
 LAWS = (
-    GREEDY,
+    SamplingParameters(temperature=0.0, seed=1),
     SamplingParameters(temperature=1.0, seed=2),
-    SamplingParameters(temperature=0.0, seed=3, repetition_penalty=1.3, frequency_penalty=0.5),
-    SamplingParameters(temperature=1.0, seed=4, top_p=0.9, presence_penalty=0.7),
+    SamplingParameters(temperature=1.0, seed=3, top_p=0.9, repetition_penalty=1.2),
 )
 QUERIES = tuple(
     GenerateQuery(
@@ -41,12 +41,12 @@ QUERIES = tuple(
 
 @dataclass
 class Answer:
-    """What came of one query; `is_midway` is set once it is well under way."""
+    """What came of one query."""
 
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     finished: Finished | None = None
-    is_midway: asyncio.Event = field(default_factory=asyncio.Event)
+    has_begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self, client: CoordinatorClient, query: GenerateQuery) -> None:
         async with aclosing(client.generate(query)) as events:
@@ -55,76 +55,81 @@ class Answer:
                     assert event.base_length == len(self.token_ids)
                     self.token_ids.extend(event.token_ids)
                     self.text += event.text
+                    self.has_begun.set()
                 elif isinstance(event, Finished):
                     self.finished = event
-                if len(self.token_ids) >= LENGTH // 6:
-                    self.is_midway.set()
 
 
-class World:
-    """A cluster, a client of it, and what its targets say undisturbed."""
-
-    def __init__(self, cluster: LocalCluster, client: CoordinatorClient):
-        self.cluster = cluster
-        self.client = client
-
-    async def ask(self, *, hurt: str = "", number: signal.Signals | None = None) -> list[Answer]:
-        """Ask everything at once; when all answers are under way, signal a target that writes."""
-        answers = [Answer() for _ in QUERIES]
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            pairs = zip(answers, QUERIES, strict=True)
-            reading = [group.create_task(one.read(self.client, query)) for one, query in pairs]
-            if number is not None:
-                await self.until_busy(hurt)
-                await asyncio.gather(*(answer.is_midway.wait() for answer in answers))
-                self.cluster.processes[hurt].send(number)
-                assert not any(task.done() for task in reading)
-        return answers
-
-    async def until_busy(self, name: str) -> None:
-        while not await self.load_of(name):  # noqa: ASYNC110 - seen through reports
-            await asyncio.sleep(0.02)
-
-    async def until_ready(self, num_targets: int) -> None:
-        """Wait until that many targets are there and none has a session."""
-        async with asyncio.timeout(30):
-            while True:
-                models = await self.client.list_models()
-                if sum(model.num_targets for model in models) == num_targets:
-                    return
+@asynccontextmanager
+async def targets_of(cluster: Cluster, folder, model):
+    """Run three targets of a model, each a process, and give them by number."""
+    plan = ClusterPlan(target=str(model), num_targets=3, num_drafters=0, settings=TARGETS)
+    workers = plan_workers(plan, cluster.endpoint, folder, num_cores=os.cpu_count() or 1)
+    processes = [await ServiceProcess.start(worker, folder) for worker in workers]
+    try:
+        async with asyncio.timeout(120):
+            while await num_targets(cluster) < len(processes):
+                for process in processes:
+                    process.check()
                 await asyncio.sleep(0.05)
+        yield processes
+    finally:
+        for process in processes:
+            process.send(signal.SIGKILL)
+            await process.wait()
 
-    async def load_of(self, name: str) -> int:
-        wanted = worker_id(name, self.cluster.log_folder)
-        workers = (await self.client.describe_cluster()).workers
-        return sum(report.num_sessions for known, report in workers if known.worker_id == wanted)
+
+async def num_targets(cluster: Cluster) -> int:
+    return sum(model.num_targets for model in await cluster.client.list_models())
+
+
+async def ask_all(
+    client: CoordinatorClient,
+    hurt: ServiceProcess | None = None,
+    number: signal.Signals = signal.SIGKILL,
+) -> list[Answer]:
+    """Ask everything at once, and signal a target when all answers have begun."""
+    answers = [Answer() for _ in QUERIES]
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for answer, query in zip(answers, QUERIES, strict=True):
+            group.create_task(answer.read(client, query))
+        if hurt is not None:
+            for answer in answers:
+                await answer.has_begun.wait()
+            hurt.send(number)
+    return answers
+
+
+def num_moved(cluster: Cluster, *causes: str) -> float:
+    values = [
+        cluster.metrics.registry.get_sample_value(
+            names.METRIC_FAILOVERS, {names.LABEL_REASON: cause}
+        )
+        for cause in causes
+    ]
+    return sum(value or 0.0 for value in values)
 
 
 async def test_texts_survive_targets_that_freeze_that_stop_and_that_die(tmp_path):
-    folder = make_toy_model(tmp_path / "toy", layers=2, hidden=64)
-    plan = ClusterPlan(target=str(folder), num_targets=3, num_drafters=1, settings=SETTINGS)
-    async with LocalCluster(plan, start_seconds=120) as cluster:
-        client = CoordinatorClient(cluster.endpoint)
-        world = World(cluster, client)
-        import time
-
-        t = time.time()
-        undisturbed = await world.ask()
-        print("undisturbed", time.time() - t)
-        for hurt, number, num_left in (
-            ("target-0", signal.SIGSTOP, 3),
-            ("target-1", signal.SIGTERM, 2),
-            ("target-2", signal.SIGKILL, 1),
+    model = make_toy_model(tmp_path / "toy", layers=2, hidden=64)
+    failover = {"silence_seconds": 2.0, "max_at_once": 1}
+    async with (
+        a_cluster(failover=failover) as cluster,
+        targets_of(cluster, tmp_path, model) as targets,
+    ):
+        undisturbed = await ask_all(cluster.client)
+        for hurt, number, causes in (
+            (targets[0], signal.SIGSTOP, ["TARGET_SILENT"]),
+            (targets[1], signal.SIGTERM, ["DRAINING", "TARGET_LOST"]),
+            (targets[2], signal.SIGKILL, ["TARGET_LOST"]),
         ):
-            t = time.time()
-            answers = await world.ask(hurt=hurt, number=number)
-            print(hurt, time.time() - t)
+            before = num_moved(cluster, *causes)
+            answers = await ask_all(cluster.client, hurt, number)
+            assert num_moved(cluster, *causes) > before
             for answer, expected in zip(answers, undisturbed, strict=True):
                 assert answer.token_ids == expected.token_ids
                 assert answer.text == expected.text
                 assert answer.finished.reason is expected.finished.reason
                 assert answer.finished.statistics.emitted_tokens == len(expected.token_ids)
             if number is signal.SIGSTOP:
-                cluster.processes[hurt].send(signal.SIGCONT)
-            await world.until_ready(num_left)
-        await client.close()
+                hurt.send(signal.SIGCONT)
