@@ -150,18 +150,52 @@ async def test_a_deadline_ends_a_session_at_the_target_too(cluster):
     await until(lambda: target.cancelled == [spec.session_id])
 
 
-async def test_a_lost_target_fails_its_sessions_clearly_and_is_dialled_again(cluster):
-    target = FakeTarget()
-    await cluster.add_target(target)
-    asking = asyncio.create_task(failure_of(cluster.client, HELLO))
-    await target.session()
-    target.hang_up()
-    error = await asking
-    assert isinstance(error, UnavailableError)
-    assert error.reason == "TARGET_LOST"
-    target.script = says("again")
-    assert text_of(await ask(cluster.client, HELLO)) == "again"
-    assert target.num_streams == 2
+async def test_a_session_whose_only_target_is_lost_fails_clearly_and_others_dial_it_again():
+    async with a_cluster(failover={"wait_seconds": 0.1}) as cluster:
+        target = FakeTarget()
+        await cluster.add_target(target)
+        asking = asyncio.create_task(failure_of(cluster.client, HELLO))
+        await target.session()
+        target.hang_up()
+        error = await asking
+        assert isinstance(error, UnavailableError)
+        assert error.reason == "NO_TARGET_LEFT"
+        target.script = says("again")
+        assert text_of(await ask(cluster.client, HELLO)) == "again"
+        assert target.num_streams == 2
+
+
+async def test_a_session_goes_on_at_another_target(cluster):
+    lost, survivor = FakeTarget(), FakeTarget()
+    await cluster.add_target(lost, "t1")
+    await cluster.add_target(survivor, "t2")
+    query = replace(HELLO, stopping=StoppingCriteria(stop_strings=("STOP",)))
+    asking = asyncio.create_task(ask(cluster.client, query))
+    first = await lost.session()
+    lost.say(output(first, 0, encode("one S")))
+    await until(lambda: lost.logged.get(first.session_id) == 5 + 5)
+    lost.hang_up()
+    second = await survivor.session()
+    assert second == replace(
+        first, epoch=2, token_ids=(*first.token_ids, *encode("one S")), drafters=second.drafters
+    )
+    survivor.say(output(replace(second, epoch=1), 5, encode("late")))
+    survivor.say(output(second, 5, encode("TOP"), FinishReason.STOP))
+    events = await asking
+    assert tokens_of(events) == encode("one STOP")
+    assert text_of(events) == "one "
+    counted = cluster.metrics.registry.get_sample_value(
+        names.METRIC_FAILOVERS, {names.LABEL_REASON: "TARGET_LOST"}
+    )
+    assert counted == 1
+    await until(lambda: cluster.num_spans() == 4)
+    spans = {span.name: span for span in cluster.spans.get_finished_spans()}
+    move = spans[names.SPAN_FAILOVER]
+    assert move.parent.span_id == spans[names.SPAN_GENERATE].context.span_id
+    assert move.attributes[names.ATTR_FAILOVER_CAUSE] == "TARGET_LOST"
+    assert move.attributes[names.ATTR_FAILOVER_FROM] == "t1"
+    assert move.attributes[names.ATTR_PLACE_TARGET] == "t2"
+    assert move.attributes[names.ATTR_FAILOVER_TOKENS] == 5 + 5
 
 
 async def test_a_failed_session_touches_no_other(cluster):

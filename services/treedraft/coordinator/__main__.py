@@ -73,7 +73,10 @@ def build(
         clock=time.monotonic,
     )
     links = TargetLinks(
-        dial, coordinator_id, on_failure=lambda reason: metrics.link_failed("target", reason)
+        dial,
+        coordinator_id,
+        silence_seconds=settings.failover.silence_seconds,
+        on_failure=lambda reason: metrics.link_failed("target", reason),
     )
     coordinator = Coordinator(
         settings,

@@ -32,6 +32,25 @@ _CLASSES: dict[str, type[TreedraftError]] = {
 }
 
 
+# They say something about the target, nothing about the request: another
+# target can go on with it. INTERNAL is not among them: a text that breaks a
+# pass would break it everywhere.
+MOVABLE_REASONS = frozenset(
+    {
+        "TARGET_LOST",
+        "TARGET_SILENT",
+        "DRAINING",
+        "UNAVAILABLE",
+        "OUTPUT_GAP",
+    }
+)
+
+
+def is_movable(error: TreedraftError) -> bool:
+    """Return whether a session that ended like this can go on at another target."""
+    return isinstance(error, UnavailableError) and error.reason in MOVABLE_REASONS
+
+
 def error_of(failure: SessionFailure) -> TreedraftError:
     """Return the error that a failure stands for; INTERNAL if the reason is unknown."""
     kind = _CLASSES.get(failure.reason)

@@ -21,16 +21,21 @@ from treedraft.coordinator.admission import (
     limit_output,
 )
 from treedraft.coordinator.catalog import KnownModel
+from treedraft.coordinator.failover import Failover
 from treedraft.coordinator.model_index import ServedTarget, find_targets, served_models
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.placer import Placer
 from treedraft.coordinator.prompts import encode_prompt
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.request import GenerationRequest, request_attributes
-from treedraft.coordinator.running_session import RelayLimits, RunningSession
-from treedraft.coordinator.session_log import LogEntry, LogPace
+from treedraft.coordinator.running_session import (
+    RelayLimits,
+    RunningSession,
+    SessionServices,
+    first_entry,
+)
+from treedraft.coordinator.session_log import LogPace
 from treedraft.coordinator.session_store.protocol import SessionStore
-from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ServedModel, Started
@@ -72,9 +77,14 @@ class Coordinator:
         limits, kept = settings.limits, settings.store
         self._gate = AdmissionGate(max_running=limits.max_sessions, max_waiting=limits.max_waiting)
         self._placer = Placer(registry, num_drafters=settings.drafters_per_session)
-        self._limits = RelayLimits(
-            LogPace(kept.log_interval_seconds, kept.lease_seconds / 3, kept.log_patience_seconds),
-            limits.max_unread_tokens,
+        pace = LogPace(kept.log_interval_seconds, kept.lease_seconds / 3, kept.log_patience_seconds)
+        self._services = SessionServices(
+            links,
+            store,
+            Failover(registry, self._placer, settings.failover),
+            RelayLimits(pace, limits.max_unread_tokens),
+            tracing,
+            metrics,
         )
         self._closing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("treedraft.coordinator")
@@ -176,36 +186,14 @@ class Coordinator:
     ) -> RunningSession:
         """Keep the session in the store and run it on its target."""
         spec = self._spec(request, placement, known, prompt)
-        target = placement.target
-        entry = LogEntry(
-            SessionRequest(
-                session_id=spec.session_id,
-                model=target.model,
-                fingerprint=known.description.fingerprint,
-                prompt_token_ids=prompt,
-                sampling=spec.sampling,
-                stopping=spec.stopping,
-                speculation=spec.speculation,
-            ),
-            spec.epoch,
-            self._coordinator_id,
-            SessionPlacement(
-                target.worker_id, target.incarnation, target.endpoint, placement.drafters
-            ),
-        )
+        entry = first_entry(spec, placement, known, self._coordinator_id)
         session = RunningSession(
-            spec,
-            entry,
-            known,
-            link=self._links.get(target),
-            store=self._store,
-            limits=self._limits,
-            on_tokens=request.on_tokens,
+            spec, entry, known, self._services, span=request.span, on_tokens=request.on_tokens
         )
         request.session = session
         await self._store.create(entry.request, owner=entry.owner, epoch=entry.epoch)
         await self._store.place(spec.session_id, entry.epoch, entry.placement)
-        session.start()
+        session.start(placement.target)
         return session
 
     def _spec(

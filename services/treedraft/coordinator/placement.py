@@ -19,6 +19,8 @@ _PAGES_PER_WAITING = 16.0
 _PAGES_PER_SHORTAGE = 4.0
 # Above any prompt: a full target is chosen only if all are full.
 _FULL = 1e9
+# A target that may be gone is chosen only if there is no other, not even a full one.
+_DOUBTED = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class TargetCandidate:
 
     `num_prompt_pages` counts the prompt in this target's own pages,
     `num_held_pages` those at its beginning whose KV the target has;
-    `num_assigned` are sessions placed there since its last report.
+    `num_assigned` are sessions placed there since its last report;
+    `is_doubted` says that it may be gone.
     """
 
     registration: WorkerRegistration
@@ -35,6 +38,7 @@ class TargetCandidate:
     num_prompt_pages: int = 0
     num_held_pages: int = 0
     num_assigned: int = 0
+    is_doubted: bool = False
 
     @property
     def num_sessions(self) -> int:
@@ -58,6 +62,7 @@ class TargetCandidate:
             + _PAGES_PER_WAITING * self.report.num_waiting
             + (_PAGES_PER_SHORTAGE * shortage if self.report.total_kv_blocks else 0.0)
             + (_FULL if self.is_full else 0.0)
+            + (_DOUBTED if self.is_doubted else 0.0)
         )
 
 

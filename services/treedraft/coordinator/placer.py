@@ -26,6 +26,8 @@ class Placer:
     ) -> Placement:
         """Choose a target whose context and KV pool hold the prompt, and drafters.
 
+        One that may be gone is chosen only if there is no other.
+
         Raises:
             UnavailableError: no target can take it (NO_TARGET).
         """
@@ -45,6 +47,7 @@ class Placer:
                 num_prompt_pages=-(-len(prompt) // model.block_size),
                 num_held_pages=await self._registry.held_pages(worker_id, pages[key]),
                 num_assigned=self._registry.num_assigned(worker_id),
+                is_doubted=self._registry.is_doubted(worker.registration),
             )
             candidates.append(candidate)
         placement = place(

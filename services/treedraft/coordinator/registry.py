@@ -65,6 +65,8 @@ class WorkerRegistry:
         self._announced: dict[str, _Announced] = {}
         self._remote: dict[str, WorkerRecord] = {}
         self._assigned: Counter[str] = Counter()
+        self._doubted: dict[tuple[str, str], float] = {}
+        self._changed = asyncio.Event()
         self._is_store_away = False
         self._log = structlog.get_logger("treedraft.coordinator.registry")
 
@@ -94,7 +96,9 @@ class WorkerRegistry:
             endpoint=registration.endpoint,
             model=registration.model,
         )
+        self._doubted.pop((registration.worker_id, registration.incarnation), None)
         await self._learn(registration)
+        self._tell_change()
         await self._keep(worker, None)
 
     async def report(self, registration: WorkerRegistration, report: WorkerReport) -> bool:
@@ -107,7 +111,9 @@ class WorkerRegistry:
         worker.prefixes.difference_update(report.removed_prefixes)
         worker.prefixes.update(report.added_prefixes)
         self._assigned.pop(registration.worker_id, None)
+        self._doubted.pop((registration.worker_id, registration.incarnation), None)
         await self._learn(registration)
+        self._tell_change()
         await self._keep(worker, report)
         return True
 
@@ -146,6 +152,19 @@ class WorkerRegistry:
         async with asyncio.TaskGroup() as group:
             for record in self.workers():
                 group.create_task(self._learn(record.registration))
+        self._tell_change()
+
+    async def change(self) -> None:
+        """Return when something about the workers may have changed."""
+        await self._changed.wait()
+
+    def doubt(self, worker_id: str, incarnation: str) -> None:
+        """Note that a worker may be gone though it is known: until it reports, or for its TTL."""
+        self._doubted[worker_id, incarnation] = self._clock() + self._ttl_seconds
+
+    def is_doubted(self, worker: WorkerRegistration) -> bool:
+        """Return whether the worker may be gone."""
+        return self._doubted.get((worker.worker_id, worker.incarnation), 0.0) > self._clock()
 
     def workers(self) -> list[WorkerRecord]:
         """Return all workers, ordered by id; what was announced here counts more."""
@@ -191,6 +210,12 @@ class WorkerRegistry:
         if worker is None or worker.registration.incarnation != registration.incarnation:
             return None
         return worker
+
+    def _tell_change(self) -> None:
+        now = self._clock()
+        self._doubted = {key: ends for key, ends in self._doubted.items() if ends > now}
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _learn(self, registration: WorkerRegistration) -> None:
         if registration.role is not WorkerRole.TARGET or self._catalog.get(registration):

@@ -7,12 +7,18 @@ sampling they would not, so there they are shown only once the log has them.
 The reader takes all that is there at once, so a slow one costs no more memory
 than the text itself; and since the log is acknowledged no further than the
 reader's place plus a bound, the target pauses a session that nobody reads.
+
+A session may come from one target after the other. What the first one said
+stays and is logged; what it still says after `leave` belongs to an epoch that
+nobody listens to.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from treedraft.coordinator.failures import error_of
+from treedraft.coordinator.relayed_counts import RelayedCounts
 from treedraft.coordinator.session_log import SessionLog
 from treedraft.coordinator.text_output import TextOutput
 from treedraft.core.errors import CancelledError, TreedraftError, UnavailableError
@@ -44,6 +50,8 @@ class SessionRelay:
             max_unread_tokens: how far the target may run ahead of the reader.
         """
         self._spec = spec
+        self._epoch: int | None = spec.epoch
+        self._counts = RelayedCounts()
         self._text = text
         self._acknowledge = acknowledge
         self._on_tokens = on_tokens
@@ -67,7 +75,7 @@ class SessionRelay:
 
     def deliver(self, output: SessionOutput) -> None:
         """Take an output of the target; one of another epoch is ignored."""
-        if output.epoch != self._spec.epoch or self._is_over:
+        if output.epoch != self._epoch or self._is_over:
             return
         if output.failure is None and output.base_length != self._base_length + len(
             self._token_ids
@@ -76,11 +84,14 @@ class SessionRelay:
             return
         if output.token_ids:
             self._on_tokens(len(output.token_ids))
+            self._counts.add(output)
             self._token_ids.extend(output.token_ids)
             self._sources.extend(output.sources)
             if self._log is not None:
                 self._log.append(output.token_ids)
-        self._finish = output.finish
+        if output.finish is not None:
+            statistics = self._counts.complete(output.finish.statistics)
+            self._finish = replace(output.finish, statistics=statistics)
         if output.failure is not None:
             self._error = error_of(output.failure)
         self._changed.set()
@@ -94,6 +105,21 @@ class SessionRelay:
         if self._error is None and not is_whole:
             self._error = error
             self._changed.set()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and output so far."""
+        return (*self._spec.token_ids, *self._token_ids)
+
+    def leave(self) -> None:
+        """Listen to no target any more; an error that was told is dealt with."""
+        self._epoch = None
+        self._error = None
+        self._counts.leave()
+
+    def follow(self, epoch: int) -> None:
+        """Listen to the target that goes on with the session under this epoch."""
+        self._epoch = epoch
 
     def on_logged(self, length: int) -> None:
         """Learn how much of the session the log holds, prompt included."""

@@ -1,21 +1,34 @@
 """A session under way: its relay, its log and its place on a target's stream.
 
-Everything about it ends with `close`, whichever way it ended: the target stops
-and frees its memory, and the store learns that the session is over.
+When its target is lost the session moves: the store claims it under a higher
+epoch, another target gets prompt and tokens so far, and the reader never
+learns of it. Everything about a session ends with `close`, whichever way it
+ended: the target stops and frees its memory, and the store learns that the
+session is over.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from treedraft.coordinator.catalog import KnownModel
+from treedraft.coordinator.failover import MOVES_EXHAUSTED, Departure, Failover, ProcessId, Turn
+from treedraft.coordinator.failures import is_movable
+from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog
-from treedraft.coordinator.session_store.protocol import SessionStore
-from treedraft.coordinator.target_links import TargetLink
+from treedraft.coordinator.session_store.protocol import STORE_UNAVAILABLE, SessionStore
+from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
+from treedraft.coordinator.target_links import TARGET_LOST, TARGET_SILENT, TargetLink, TargetLinks
 from treedraft.coordinator.text_output import TextOutput
+from treedraft.core.errors import CancelledError, OverloadedError, TreedraftError, UnavailableError
 from treedraft.core.generation import Delta
 from treedraft.core.sampling import Verification
 from treedraft.core.session import FinishReason, SessionFinish, SessionSpec
+from treedraft.core.worker import WorkerRegistration
+from treedraft.telemetry import names
+from treedraft.telemetry.metrics import Metrics
+from treedraft.telemetry.tracing import RequestSpan, Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +39,18 @@ class RelayLimits:
     max_unread_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class SessionServices:
+    """What all sessions of a coordinator share."""
+
+    links: TargetLinks
+    store: SessionStore
+    failover: Failover
+    limits: RelayLimits
+    tracing: Tracing
+    metrics: Metrics
+
+
 class RunningSession:
     """A session that this coordinator owns and a target runs."""
 
@@ -34,40 +59,42 @@ class RunningSession:
         spec: SessionSpec,
         entry: LogEntry,
         known: KnownModel,
+        services: SessionServices,
         *,
-        link: TargetLink,
-        store: SessionStore,
-        limits: RelayLimits,
+        span: RequestSpan,
         on_tokens: Callable[[int], None],
     ) -> None:
         """Prepare a session that the store has; `start` runs it."""
         self.spec = spec
-        self._link = link
+        self._known = known
+        self._services = services
+        self._span = span
+        self._on_tokens = on_tokens
+        self._link: TargetLink | None = None
+        self._turn: Turn | None = None
+        self._left: set[ProcessId] = set()
+        self._num_moves = 0
         self._relay = SessionRelay(
             spec,
             TextOutput(known.tokenizer, spec.stopping.stop_strings),
-            acknowledge=lambda length: link.acknowledge(spec.session_id, length),
-            on_tokens=on_tokens,
-            max_unread_tokens=limits.max_unread_tokens,
+            acknowledge=self._acknowledge,
+            on_tokens=self._take_note,
+            max_unread_tokens=services.limits.max_unread_tokens,
         )
         self._log = SessionLog(
-            store,
+            services.store,
             entry,
-            limits.pace,
+            services.limits.pace,
             on_logged=self._relay.on_logged,
             on_lost=self._relay.fail,
             is_ahead=spec.sampling.verification is Verification.REJECTION,
         )
         self._relay.write_to(self._log)
 
-    def start(self) -> None:
-        """Run the session on its target.
-
-        Raises:
-            UnavailableError: the target is gone (TARGET_LOST).
-        """
-        self._link.start(self.spec, self._relay)
+    def start(self, target: WorkerRegistration) -> None:
+        """Run the session on this target."""
         self._log.start()
+        self._run_at(target, self.spec)
 
     async def events(
         self, time_left: Callable[[], float | None]
@@ -79,7 +106,11 @@ class RunningSession:
             CancelledError: its time is up (DEADLINE_EXCEEDED).
         """
         while True:
-            event = await self._relay.read(time_left())
+            try:
+                event = await self._relay.read(time_left())
+            except TreedraftError as error:
+                await self._move(error, time_left)
+                continue
             if isinstance(event, SessionFinish):
                 await self._log.finish(event.reason)
                 yield event
@@ -88,5 +119,131 @@ class RunningSession:
 
     async def close(self) -> None:
         """Stop what still runs and close the log; safe to repeat."""
-        self._link.cancel(self.spec.session_id)
+        self._leave()
         await self._log.finish(FinishReason.CANCELLED)
+
+    def _run_at(self, target: WorkerRegistration, spec: SessionSpec) -> None:
+        self._link = self._services.links.get(target)
+        self._link.start(spec, self._relay)
+
+    async def _move(self, cause: TreedraftError, time_left: Callable[[], float | None]) -> None:
+        """Go on at another target.
+
+        Raises:
+            TreedraftError: the cause, if it is no reason to move, or why it cannot be done.
+        """
+        origin = self._check_movable(cause)
+        self._leave()
+        self._relay.leave()
+        self._num_moves += 1
+        attributes = {names.ATTR_FAILOVER_CAUSE: cause.reason, names.ATTR_FAILOVER_FROM: origin[0]}
+        tracing = self._services.tracing
+        with tracing.start(names.SPAN_FAILOVER, self._span.traceparent, attributes) as span:
+            try:
+                async with asyncio.timeout(time_left()):
+                    if isinstance(cause, OverloadedError):
+                        await asyncio.sleep(cause.retry_after_ms / 1000.0)
+                    else:
+                        self._note_loss(origin, cause)
+                    await self._settle(span, time_left)
+            except TimeoutError:
+                raise CancelledError(
+                    "the time for this session is up", reason="DEADLINE_EXCEEDED"
+                ) from cause
+        self._services.metrics.session_moved(cause.reason)
+
+    def _check_movable(self, cause: TreedraftError) -> ProcessId:
+        """Return which process the session leaves, or raise what ends it."""
+        # A survivor may have no room for a moment; a session that never ran is refused.
+        is_crowded = self._num_moves > 0 and isinstance(cause, OverloadedError)
+        max_moves = self._services.failover.settings.max_moves
+        if self._link is None or not max_moves or not (is_movable(cause) or is_crowded):
+            raise cause
+        if self._num_moves >= max_moves:
+            raise UnavailableError(
+                f"moved {self._num_moves} times, and again: {cause.message}",
+                reason=MOVES_EXHAUSTED,
+            ) from cause
+        return self._link.target.worker_id, self._link.target.incarnation
+
+    def _note_loss(self, origin: ProcessId, cause: TreedraftError) -> None:
+        self._left.add(origin)
+        if cause.reason in (TARGET_LOST, TARGET_SILENT):
+            self._services.failover.doubt(origin)
+
+    async def _settle(self, span: RequestSpan, time_left: Callable[[], float | None]) -> None:
+        """Find a target, claim the session for it and run it there."""
+        token_ids = self._relay.token_ids
+        spec = replace(self.spec, token_ids=token_ids)
+        departure = Departure(spec, self._known, frozenset(self._left))
+        placement, self._turn = await self._services.failover.place(departure)
+        epoch = await self._claim(placement)
+        span.set(
+            {
+                names.ATTR_FAILOVER_EPOCH: epoch,
+                names.ATTR_FAILOVER_TOKENS: len(token_ids),
+                names.ATTR_PLACE_TARGET: placement.target.worker_id,
+                names.ATTR_PLACE_REASON: placement.reason,
+            }
+        )
+        self._relay.follow(epoch)
+        self._run_at(
+            placement.target,
+            replace(
+                spec,
+                epoch=epoch,
+                drafters=placement.drafters,
+                time_limit_seconds=time_left(),
+            ),
+        )
+
+    async def _claim(self, placement: Placement) -> int:
+        wait_seconds = self._services.failover.settings.wait_seconds
+        try:
+            async with asyncio.timeout(wait_seconds):
+                return await self._log.take_over(_stored(placement))
+        except TimeoutError:
+            raise UnavailableError(
+                f"the session store was away for {wait_seconds:g} s", reason=STORE_UNAVAILABLE
+            ) from None
+
+    def _leave(self) -> None:
+        """Stop the session where it is, if it still runs there."""
+        if self._link is not None:
+            self._link.cancel(self.spec.session_id)
+        self._end_turn()
+
+    def _acknowledge(self, length: int) -> None:
+        if self._link is not None:
+            self._link.acknowledge(self.spec.session_id, length)
+
+    def _take_note(self, num_tokens: int) -> None:
+        self._end_turn()
+        self._on_tokens(num_tokens)
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.end()
+            self._turn = None
+
+
+def first_entry(spec: SessionSpec, placement: Placement, known: KnownModel, owner: str) -> LogEntry:
+    """Return what the store is to keep of a session that begins."""
+    request = SessionRequest(
+        session_id=spec.session_id,
+        model=placement.target.model,
+        fingerprint=known.description.fingerprint,
+        prompt_token_ids=spec.token_ids,
+        sampling=spec.sampling,
+        stopping=spec.stopping,
+        speculation=spec.speculation,
+        choice=spec.choice,
+    )
+    return LogEntry(request, spec.epoch, owner, _stored(placement))
+
+
+def _stored(placement: Placement) -> SessionPlacement:
+    target = placement.target
+    return SessionPlacement(
+        target.worker_id, target.incarnation, target.endpoint, placement.drafters
+    )

@@ -4,12 +4,14 @@ One task per session writes what has gathered since its last write, renews the
 lease when nothing has, and closes the session at its end. A store that is away
 is tried again and again: a running stream does not need it. A newer owner of
 the session ends the log at once; nothing that an older one knows may follow.
+When the session moves to another target, its owner claims it anew: no write
+comes between, so none can meet the newer epoch with the older one.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -72,6 +74,7 @@ class SessionLog:
         self._token_ids: list[int] = list(entry.request.prompt_token_ids)
         self._num_logged = len(self._token_ids)
         self._reason: FinishReason | None = None
+        self._writing = asyncio.Lock()
         self._has_work = asyncio.Event()
         self._is_ending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -86,6 +89,17 @@ class SessionLog:
         """Take output tokens that are to be written."""
         self._token_ids.extend(token_ids)
         self._has_work.set()
+
+    async def take_over(self, placement: SessionPlacement) -> int:
+        """Claim the session for its next target and return the new epoch.
+
+        Raises:
+            SessionConflictError: it has another owner, or is finished.
+        """
+        async with self._writing:
+            self._entry = replace(self._entry, placement=placement)
+            # What a lost answer may have changed is settled before anything is written.
+            return await self._retry(self._claim, contextlib.nullcontext())
 
     async def finish(self, reason: FinishReason) -> bool:
         """Write what is left and close the session; repeatable, the first reason stays.
@@ -124,7 +138,7 @@ class SessionLog:
                 await self._wait_for_work()
                 await self._persist()
                 if self._reason is not None and self._num_logged == len(self._token_ids):
-                    await self._retry(self._close)
+                    await self._retry(self._close, self._writing)
                     self._is_closed = True
                     return
                 await _wait(self._is_ending, self._pace.interval_seconds)
@@ -142,9 +156,9 @@ class SessionLog:
     async def _persist(self) -> None:
         if self._num_logged == len(self._token_ids):
             if self._reason is None:
-                await self._retry(self._renew)
+                await self._retry(self._renew, self._writing)
             return
-        self._num_logged = await self._retry(self._append)
+        self._num_logged = await self._retry(self._append, self._writing)
         self._on_logged(self._num_logged)
 
     async def _renew(self) -> int:
@@ -157,23 +171,37 @@ class SessionLog:
             self._session_id, self._entry.epoch, self._num_logged, pending
         )
 
+    async def _claim(self) -> int:
+        record = await self._store.claim(self._session_id, owner=self._entry.owner)
+        self._entry = replace(self._entry, epoch=record.epoch)
+        await self._store.place(self._session_id, record.epoch, self._entry.placement)
+        return record.epoch
+
     async def _close(self) -> int:
         reason = self._reason or FinishReason.CANCELLED
         await self._store.finish(self._session_id, self._entry.epoch, reason)
         return self._num_logged
 
-    async def _retry(self, write: Callable[[], Awaitable[int]]) -> int:
-        """Write until the store takes it; a session that it has lost is put back first."""
+    async def _retry(
+        self,
+        write: Callable[[], Awaitable[int]],
+        turn: contextlib.AbstractAsyncContextManager[None],
+    ) -> int:
+        """Write until the store takes it; a session that it has lost is put back first.
+
+        Each attempt is made within `turn`.
+        """
         loop = asyncio.get_running_loop()
         gives_up_at = loop.time() + self._pace.patience_seconds
         backoff = _FIRST_BACKOFF_SECONDS
         is_lost = False
         while True:
             try:
-                if is_lost:
-                    await self._put_back()
-                    is_lost = False
-                return await write()
+                async with turn:
+                    if is_lost:
+                        await self._put_back()
+                        is_lost = False
+                    return await write()
             except SessionNotFoundError:
                 is_lost = True
             except UnavailableError:

@@ -68,6 +68,37 @@ class StoreSettings(Frozen):
     )
 
 
+class FailoverSettings(Frozen):
+    """What becomes of a session whose target is gone, frozen or going away."""
+
+    silence_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="A target whose stream brings no frame for this long, signs of life included, "
+        "is given up and its sessions move. Keep it well above the targets' `heartbeat_seconds`.",
+    )
+    max_moves: int = Field(
+        default=8, ge=0, description="How often one session may move; then it fails. 0: never."
+    )
+    wait_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="How long a session waits for a target to move to, if there is none, and for "
+        "a session store that is away; then it fails.",
+    )
+    max_at_once: int = Field(
+        default=16,
+        ge=1,
+        description="Sessions that move at once; the others wait for their turn. Each costs its "
+        "new target a prefill of prompt and output.",
+    )
+    turn_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="A session's turn to move ends with its first new token, or after this.",
+    )
+
+
 class CoordinatorSettings(ServiceSettings):
     """Everything the coordinator can be told."""
 
@@ -91,5 +122,6 @@ class CoordinatorSettings(ServiceSettings):
     )
     limits: LimitSettings = LimitSettings()
     store: StoreSettings = StoreSettings()
+    failover: FailoverSettings = FailoverSettings()
     grpc: GrpcSettings = GrpcSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -2,8 +2,8 @@
 
 What sessions have to say gathers for one turn of the event loop and leaves as
 one frame; what the target answers is handed to the sessions it is for. When a
-stream breaks, all its sessions are told so, and the next session placed on that
-target gets a new stream.
+stream breaks, or brings not even a sign of life for a while, all its sessions are
+told so, and the next session placed on that target gets a new stream.
 """
 
 import asyncio
@@ -25,6 +25,11 @@ from treedraft.core.session import SessionSpec
 from treedraft.core.worker import WorkerRegistration
 
 TARGET_LOST = "TARGET_LOST"
+TARGET_SILENT = "TARGET_SILENT"
+
+# Silence is looked for several times over, so that a freeze of our own, after
+# which frames lie unread, counts for one look only.
+_LOOKS = 4
 
 
 class TargetLink:
@@ -36,16 +41,20 @@ class TargetLink:
         connection: TargetConnection,
         coordinator_id: str,
         *,
+        silence_seconds: float = 10.0,
         on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """Connect when `run` is called; sessions may be started before.
 
+        A stream that brings no frame for `silence_seconds` is given up.
         `on_failure` is told the reason when the stream breaks.
         """
         self.target = target
         self._connection = connection
         self._coordinator_id = coordinator_id
+        self._silence_seconds = silence_seconds
         self._on_failure = on_failure
+        self._was_heard = False
         self._sinks: dict[str, SessionSink] = {}
         self._outbox = Outbox()
         self._has_mail = asyncio.Event()
@@ -93,14 +102,15 @@ class TargetLink:
         """Serve the stream until it ends, then fail the sessions that are left."""
         error = self._lost("it ended the stream")
         try:
-            stream = await self._connection.run_sessions(self._coordinator_id)
+            stream = await self._open()
             try:
                 await self._serve(stream)
             finally:
                 await stream.close()
             self._on_failure("STREAM_ENDED")
         except TreedraftError as cause:
-            error = self._lost(cause.message)
+            is_silent = cause.reason == TARGET_SILENT
+            error = self._lost(cause.message, TARGET_SILENT if is_silent else TARGET_LOST)
             self._on_failure(cause.reason)
         finally:
             await self.close(error)
@@ -111,10 +121,18 @@ class TargetLink:
         self._fail_all(error or self._lost("its stream was closed"))
         await self._connection.close()
 
+    async def _open(self) -> SessionStream:
+        try:
+            async with asyncio.timeout(self._silence_seconds):
+                return await self._connection.run_sessions(self._coordinator_id)
+        except TimeoutError:
+            raise self._silent() from None
+
     async def _serve(self, stream: SessionStream) -> None:
         tasks = [
             asyncio.create_task(self._send(stream)),
             asyncio.create_task(self._receive(stream)),
+            asyncio.create_task(self._watch()),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -154,6 +172,7 @@ class TargetLink:
 
     async def _receive(self, stream: SessionStream) -> None:
         while (outputs := await stream.receive()) is not None:
+            self._was_heard = True
             for output in outputs:
                 sink = self._sinks.get(output.session_id)
                 if sink is None:
@@ -162,6 +181,14 @@ class TargetLink:
                     del self._sinks[output.session_id]
                     self._outbox.acknowledged.pop(output.session_id, None)
                 sink.deliver(output)
+
+    async def _watch(self) -> None:
+        num_silent = 0
+        while num_silent < _LOOKS:
+            self._was_heard = False
+            await asyncio.sleep(self._silence_seconds / _LOOKS)
+            num_silent = 0 if self._was_heard else num_silent + 1
+        raise self._silent()
 
     def _fail_all(self, error: UnavailableError) -> None:
         if self._sinks:
@@ -175,10 +202,13 @@ class TargetLink:
         for sink in sinks.values():
             sink.fail(error)
 
-    def _lost(self, why: str) -> UnavailableError:
+    def _silent(self) -> UnavailableError:
         return UnavailableError(
-            f"target {self.target.worker_id} was lost: {why}", reason=TARGET_LOST
+            f"no sign of life for {self._silence_seconds:g} s", reason=TARGET_SILENT
         )
+
+    def _lost(self, why: str, reason: str = TARGET_LOST) -> UnavailableError:
+        return UnavailableError(f"target {self.target.worker_id} was lost: {why}", reason=reason)
 
 
 class TargetLinks:
@@ -189,13 +219,16 @@ class TargetLinks:
         dial: Callable[[str], TargetConnection],
         coordinator_id: str,
         *,
+        silence_seconds: float = 10.0,
         on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """Open channels with `dial`, which takes an endpoint.
 
-        `on_failure` is told the reason of each stream that breaks.
+        A target that is silent for `silence_seconds` is given up; `on_failure` is
+        told the reason of each stream that breaks.
         """
         self._dial = dial
+        self._silence_seconds = silence_seconds
         self._on_failure = on_failure
         self._coordinator_id = coordinator_id
         self._log = structlog.get_logger("treedraft.coordinator.target_links")
@@ -211,6 +244,7 @@ class TargetLinks:
                 target,
                 self._dial(target.endpoint),
                 self._coordinator_id,
+                silence_seconds=self._silence_seconds,
                 on_failure=self._on_failure,
             )
             self._links[key] = link

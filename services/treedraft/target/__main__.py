@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import sys
 import threading
+from dataclasses import replace
 
 import structlog
 import torch
@@ -55,7 +56,8 @@ async def serve(settings: TargetSettings) -> None:
     async with service_telemetry(
         _ROLE, settings.telemetry, settings.grpc, incarnation
     ) as telemetry:
-        server, servicer = RpcServer(settings.grpc, [SERVICE_NAME]), TargetServicer()
+        server = RpcServer(settings.grpc, [SERVICE_NAME])
+        servicer = TargetServicer(heartbeat_seconds=settings.heartbeat_seconds)
         servicer.add_to(server.grpc)
         endpoint = await server.start()
         _log.info("listening", endpoint=endpoint, worker_id=worker_id)
@@ -88,7 +90,11 @@ async def _serve(
     engine.start(on_end)
     await server.set_serving(True)
     try:
-        async with announcing(settings.worker, registration, lambda: engine.report):
+        async with announcing(
+            settings.worker,
+            registration,
+            lambda: replace(engine.report, is_draining=stop.is_set()),
+        ):
             await wait_for_signal(stop)
             if has_ended.is_set():
                 raise UnavailableError("the engine broke down", reason="ENGINE_FAILED")

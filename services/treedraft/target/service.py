@@ -1,7 +1,8 @@
 """The gRPC skin of the target: streams of coordinators in, events to the engine.
 
 Handlers never run the model. Each coordinator has one stream; what the engine
-publishes in a step reaches it as one frame.
+publishes in a step reaches it as one frame. When there is nothing to say for a
+while an empty frame goes out, so that silence means a target that is frozen.
 """
 
 import asyncio
@@ -46,8 +47,12 @@ class TargetBackend:
 class TargetServicer(pb_grpc.TargetServiceServicer):
     """Runs sessions for coordinators."""
 
-    def __init__(self) -> None:
-        """Start without a model; calls are refused until `attach`."""
+    def __init__(self, *, heartbeat_seconds: float = 1.0) -> None:
+        """Start without a model; calls are refused until `attach`.
+
+        No stream is silent for longer than `heartbeat_seconds`.
+        """
+        self._heartbeat_seconds = heartbeat_seconds
         self._backend: TargetBackend | None = None
         self._stream_ids = itertools.count(1)
         self._streams: dict[int, _Frames] = {}
@@ -87,7 +92,7 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
         self._streams[stream_id] = frames
         reader = asyncio.create_task(self._read(backend, stream_id, request_iterator))
         try:
-            while (outputs := await frames.get()) is not None:
+            while (outputs := await self._next(frames)) is not None:
                 yield convert.outputs_to_proto(outputs)
             if reader.done():
                 await reader  # raises what ended the reading
@@ -97,6 +102,14 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
             backend.engine.post(StreamEnded(stream_id))
             for key in [key for key in self._specs if key[0] == stream_id]:
                 backend.links.release(self._specs.pop(key).drafters)
+
+    async def _next(self, frames: _Frames) -> Sequence[SessionOutput] | None:
+        """Return what is to be said next: nothing as a sign of life, None at the end."""
+        try:
+            async with asyncio.timeout(self._heartbeat_seconds):
+                return await frames.get()
+        except TimeoutError:
+            return ()
 
     async def _read(
         self,

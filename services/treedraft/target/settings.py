@@ -152,6 +152,12 @@ class TargetSettings(ServiceSettings):
     drain_seconds: float = Field(
         default=30.0, ge=0, description="Time that running sessions get when the service stops."
     )
+    heartbeat_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="Longest silence on a coordinator's stream; then an empty frame goes out. Keep "
+        "it well below the coordinator's `failover.silence_seconds`.",
+    )
     kv: KVSettings = KVSettings()
     budget: BudgetSettings = BudgetSettings()
     patience: PatienceSettings = PatienceSettings()

@@ -130,13 +130,11 @@ class Metrics:
         self._inter_token = self._histogram(
             names.METRIC_INTER_TOKEN_SECONDS, "Time per token after the first.", _SECONDS
         )
-        finished = self._counter(
-            names.METRIC_SESSIONS_FINISHED, "Sessions that ended.", (names.LABEL_REASON,)
-        )
+        labels = (names.LABEL_REASON,)
+        finished = self._counter(names.METRIC_SESSIONS_FINISHED, "Sessions that ended.", labels)
         self._finished = {reason: finished.labels(reason.value) for reason in FinishReason}
-        self._failed = self._counter(
-            names.METRIC_SESSIONS_FAILED, "Sessions that failed.", (names.LABEL_REASON,)
-        )
+        self._failed = self._counter(names.METRIC_SESSIONS_FAILED, "Sessions that failed.", labels)
+        self._failovers = self._counter(names.METRIC_FAILOVERS, "Sessions that moved.", labels)
         self._link_failures = self._counter(
             names.METRIC_LINK_FAILURES,
             "Streams to a peer that broke or were refused.",
@@ -253,6 +251,10 @@ class Metrics:
     def session_failed(self, reason: str) -> None:
         """Count a session that could not go on, by the reason of its error."""
         self._failed.labels(reason).inc()
+
+    def session_moved(self, cause: str) -> None:
+        """Count a session that goes on at another target, by why it left the last one."""
+        self._failovers.labels(cause).inc()
 
     # How the process is.
 

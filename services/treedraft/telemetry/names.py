@@ -11,6 +11,7 @@ Who emits which span:
     coordinator  generate                    one request, the root of its trace
                    admit                     validation, limits, waiting
                    place                     choice of target and drafters
+                   failover                  a session moves to another target
     target         session                   a session while it is at a target
                      prefill                 one chunk of the prompt
                      round                   one pass of decoding
@@ -25,6 +26,7 @@ from typing import Final
 SPAN_GENERATE: Final = "generate"
 SPAN_ADMIT: Final = "admit"
 SPAN_PLACE: Final = "place"
+SPAN_FAILOVER: Final = "failover"
 SPAN_SESSION: Final = "session"
 SPAN_PREFILL: Final = "prefill"
 SPAN_ROUND: Final = "round"
@@ -70,6 +72,12 @@ ATTR_PREEMPTIONS: Final = "specdec.preemptions"
 ATTR_PLACE_TARGET: Final = "specdec.place.target"
 ATTR_PLACE_DRAFTERS: Final = "specdec.place.drafters"
 ATTR_PLACE_REASON: Final = "specdec.place.reason"
+
+# Attributes of `failover`, which also has those of `place`.
+ATTR_FAILOVER_CAUSE: Final = "specdec.failover.cause"
+ATTR_FAILOVER_FROM: Final = "specdec.failover.from"
+ATTR_FAILOVER_EPOCH: Final = "specdec.failover.epoch"
+ATTR_FAILOVER_TOKENS: Final = "specdec.failover.tokens"
 
 # Attributes of `prefill`, `round` and `grow`.
 ATTR_BASE_LENGTH: Final = "specdec.base_length"
@@ -118,6 +126,7 @@ METRIC_FIRST_TOKEN_SECONDS: Final = "treedraft_time_to_first_token_seconds"
 METRIC_INTER_TOKEN_SECONDS: Final = "treedraft_inter_token_seconds"
 METRIC_SESSIONS_FINISHED: Final = "treedraft_sessions_finished_total"
 METRIC_SESSIONS_FAILED: Final = "treedraft_sessions_failed_total"
+METRIC_FAILOVERS: Final = "treedraft_failovers_total"
 
 # Metrics: how a process is.
 METRIC_LINK_FAILURES: Final = "treedraft_link_failures_total"

@@ -326,7 +326,7 @@ Global___LogAcknowledgement: _TypeAlias = LogAcknowledgement  # noqa: Y015
 
 @_typing.final
 class RunSessionsResponse(_message.Message):
-    """One frame from target to coordinator."""
+    """One frame from target to coordinator; an empty one is a sign of life."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

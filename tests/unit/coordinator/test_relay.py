@@ -189,3 +189,19 @@ async def test_an_unlogged_end_is_no_good_end_under_rejection():
     setup.relay.fail(UnavailableError("away", reason="STORE_UNAVAILABLE"))
     with pytest.raises(UnavailableError):
         await setup.relay.read(1.0)
+
+
+async def test_a_relay_that_left_its_target_listens_to_the_next_one_only():
+    setup = Setup()
+    setup.deliver(0, "ab")
+    setup.relay.fail(UnavailableError("gone", reason="TARGET_LOST"))
+    setup.relay.leave()
+    setup.deliver(2, "x")
+    setup.relay.follow(2)
+    setup.deliver(2, "y")
+    assert setup.relay.token_ids == (1, 2, 3, *encode("ab"))
+    setup.relay.deliver(replace(output(setup.spec, 2, encode("c"), FinishReason.STOP), epoch=2))
+    deltas, finish = await setup.read_all()
+    assert [delta.text for delta in deltas] == ["abc"]
+    assert finish.reason is FinishReason.STOP
+    assert setup.log.token_ids == encode("abc")

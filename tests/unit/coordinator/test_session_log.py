@@ -7,7 +7,7 @@ from tests.unit.coordinator.support import until
 from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
-from treedraft.core.errors import TreedraftError, UnavailableError
+from treedraft.core.errors import SessionConflictError, TreedraftError, UnavailableError
 from treedraft.core.sampling import SamplingParameters
 from treedraft.core.session import FinishReason
 
@@ -174,3 +174,62 @@ async def test_a_session_that_never_ran_is_closed_all_the_same(store):
     log = SessionLog(store, ENTRY, PACE, on_logged=print, on_lost=print)
     assert await log.finish(FinishReason.CANCELLED)
     assert (await store.load("s1")).finish_reason is FinishReason.CANCELLED
+
+
+MOVED = SessionPlacement("t2", "i", "t2:1")
+
+
+async def test_a_session_that_moves_is_claimed_anew_and_written_on(store):
+    seen = Seen()
+    log = start(store, seen)
+    log.append([10])
+    await until(lambda: seen.lengths == [4])
+    assert await log.take_over(MOVED) == 2
+    log.append([11])
+    assert await log.finish(FinishReason.STOP)
+    record = await store.load("s1")
+    assert (record.epoch, record.placement) == (2, MOVED)
+    assert record.output_token_ids == (10, 11)
+    assert seen.errors == []
+
+
+async def test_no_write_meets_a_claim_whose_answer_was_lost(store, monkeypatch):
+    seen = Seen()
+    log = start(store, seen)
+    answers = []
+
+    async def claim(session_id, *, owner):
+        answers.append(await EmbeddedSessionStore.claim(store, session_id, owner=owner))
+        log.append([10 + len(answers)])
+        if len(answers) == 1:
+            raise UnavailableError("the answer was lost", reason="STORE_UNAVAILABLE")
+        return answers[-1]
+
+    monkeypatch.setattr(store, "claim", claim)
+    assert await log.take_over(MOVED) == 3
+    await until(lambda: seen.lengths == [5])
+    assert seen.errors == []
+    assert await log.finish(FinishReason.STOP)
+    assert (await store.load("s1")).output_token_ids == (11, 12)
+
+
+async def test_a_session_that_the_store_lost_is_put_back_when_it_moves(store):
+    seen = Seen()
+    log = start(store, seen)
+    log.append([10])
+    await until(lambda: seen.lengths == [4])
+    store._sessions.clear()
+    assert await log.take_over(MOVED) == 2
+    record = await store.load("s1")
+    assert (record.output_token_ids, record.placement) == ((10,), MOVED)
+    await log.finish(FinishReason.STOP)
+
+
+async def test_a_session_of_another_owner_is_not_taken_over(store):
+    seen = Seen()
+    log = start(store, seen)
+    store._sessions["s1"].owner = "c2"
+    with pytest.raises(SessionConflictError) as caught:
+        await log.take_over(MOVED)
+    assert caught.value.reason == "LEASE_HELD"
+    await log.finish(FinishReason.STOP)

@@ -202,3 +202,44 @@ async def test_closing_fails_what_still_runs():
     await asyncio.sleep(0)
     await links.close()
     assert sink.errors[0].reason == "TARGET_LOST"
+
+
+async def run_silent(connection, **options):
+    """Run a link with little patience until it gives up; return what its session heard."""
+    link, sink = TargetLink(a_target(), connection, "c1", silence_seconds=0.1, **options), Sink()
+    link.start(a_spec("s1"), sink)
+    async with asyncio.timeout(5):
+        await link.run()
+    return sink
+
+
+async def test_a_target_without_a_sign_of_life_is_given_up():
+    reasons, connection = [], FakeConnection()
+    sink = await run_silent(connection, on_failure=reasons.append)
+    assert [error.reason for error in sink.errors] == ["TARGET_SILENT"]
+    assert reasons == ["TARGET_SILENT"]
+    assert connection.is_closed
+    assert connection.stream.is_closed
+
+
+async def test_a_target_that_cannot_be_reached_in_time_is_given_up():
+    class Frozen(FakeConnection):
+        async def run_sessions(self, coordinator_id):
+            await asyncio.Event().wait()
+
+    sink = await run_silent(Frozen())
+    assert [error.reason for error in sink.errors] == ["TARGET_SILENT"]
+
+
+async def test_signs_of_life_keep_a_stream():
+    connection = FakeConnection()
+    link, sink = TargetLink(a_target(), connection, "c1", silence_seconds=0.4), Sink()
+    link.start(a_spec("s1"), sink)
+    running = asyncio.create_task(link.run())
+    for _ in range(12):
+        await asyncio.sleep(0.05)
+        connection.stream.inbox.put_nowait(())
+    assert not running.done()
+    assert sink.errors == []
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

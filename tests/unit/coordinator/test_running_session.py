@@ -1,0 +1,401 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.unit.coordinator.support import (
+    a_spec,
+    a_target,
+    describe_toy,
+    encode,
+    output,
+    toy_tokenizer_json,
+    until,
+)
+
+from treedraft.coordinator.catalog import KnownModel
+from treedraft.coordinator.failover import Departure, Failover
+from treedraft.coordinator.placement import Placement
+from treedraft.coordinator.running_session import (
+    RelayLimits,
+    RunningSession,
+    SessionServices,
+    first_entry,
+)
+from treedraft.coordinator.session_log import LogPace
+from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
+from treedraft.coordinator.session_store.records import WorkerRecord
+from treedraft.coordinator.settings import FailoverSettings
+from treedraft.core.errors import (
+    CancelledError,
+    OverloadedError,
+    SessionConflictError,
+    TreedraftError,
+    UnavailableError,
+)
+from treedraft.core.generation import Delta
+from treedraft.core.sampling import SamplingParameters, StoppingCriteria, Verification
+from treedraft.core.session import FinishReason, SessionFailure, SessionFinish, SessionOutput
+from treedraft.core.worker import WorkerReport
+from treedraft.settings import TelemetrySettings
+from treedraft.telemetry import names
+from treedraft.telemetry.metrics import Metrics
+from treedraft.telemetry.tracing import Tracing
+from treedraft.text.tokenizer import Tokenizer
+
+REJECTION = SamplingParameters(seed=7, verification=Verification.REJECTION)
+LOST = UnavailableError("gone", reason="TARGET_LOST")
+MODEL = KnownModel(describe_toy(), Tokenizer.from_json(toy_tokenizer_json()))
+
+
+class FakeLink:
+    """A stream to a target: keeps what it was told, and the sink of its session."""
+
+    def __init__(self, target):
+        self.target = target
+        self.specs = []
+        self.cancelled = []
+        self.acknowledged = []
+        self.sink = None
+        self.num_said = 0
+
+    def start(self, spec, sink):
+        self.specs.append(spec)
+        self.sink = sink
+
+    def cancel(self, session_id):
+        self.cancelled.append(session_id)
+
+    def acknowledge(self, session_id, length):
+        self.acknowledged.append(length)
+
+    def say(self, text, reason=None):
+        """Continue the session from where this target was given it."""
+        spec = self.specs[-1]
+        base = len(spec.token_ids) - spec.prompt_length + self.num_said
+        self.sink.deliver(output(spec, base, encode(text), reason))
+        self.num_said += len(encode(text))
+
+
+class FakeLinks:
+    def __init__(self):
+        self.links = {}
+
+    def get(self, target):
+        return self.links.setdefault(target.worker_id, FakeLink(target))
+
+    def __getitem__(self, worker_id):
+        return self.links[worker_id]
+
+
+class FakeRegistry:
+    """Targets that are simply there."""
+
+    def __init__(self, *worker_ids):
+        self.ids = list(worker_ids)
+        self.doubted = []
+
+    def targets(self):
+        return [(WorkerRecord(a_target(name), WorkerReport()), MODEL) for name in self.ids]
+
+    def doubt(self, worker_id, incarnation):
+        self.doubted.append(worker_id)
+
+    async def change(self):
+        await asyncio.Event().wait()
+
+
+class FakePlacer:
+    """Takes the first that is left."""
+
+    async def place(self, targets, prompt, **_):
+        if not targets:
+            raise UnavailableError("none", reason="NO_TARGET")
+        return Placement(targets[0][0].registration, (), "the first one")
+
+
+class World:
+    def __init__(self, *, spec=None, targets=("t1", "t2", "t3"), **settings):
+        self.spec = spec or a_spec()
+        self.now = 0.0
+        self.store = EmbeddedSessionStore(
+            session_ttl_seconds=60,
+            lease_seconds=30,
+            worker_ttl_seconds=5,
+            clock=lambda: self.now,
+        )
+        self.links = FakeLinks()
+        self.metrics = Metrics("coordinator")
+        self.tracing = Tracing("coordinator", TelemetrySettings(), exporter=InMemorySpanExporter())
+        self.registry = FakeRegistry(*targets)
+        self.failover = Failover(self.registry, FakePlacer(), FailoverSettings(**settings))
+        services = SessionServices(
+            self.links,
+            self.store,
+            self.failover,
+            RelayLimits(LogPace(0.0, 30.0, 5.0), max_unread_tokens=100),
+            self.tracing,
+            self.metrics,
+        )
+        self.entry = first_entry(self.spec, Placement(a_target("t1"), (), ""), MODEL, "c1")
+        self.session = RunningSession(
+            self.spec,
+            self.entry,
+            MODEL,
+            services,
+            span=self.tracing.start(names.SPAN_GENERATE),
+            on_tokens=lambda _: None,
+        )
+        self.events = []
+        self.time_left = None
+
+    async def start(self):
+        await self.store.create(self.entry.request, owner="c1")
+        self.session.start(a_target("t1"))
+        self.reading = asyncio.create_task(self._read())
+
+    async def _read(self):
+        async for event in self.session.events(lambda: self.time_left):
+            self.events.append(event)
+
+    async def until_at(self, worker_id, times=1):
+        await until(
+            lambda: worker_id in self.links.links and len(self.links[worker_id].specs) == times
+        )
+        return self.links[worker_id]
+
+    async def until_shown(self, text):
+        await until(lambda: self.text == text)
+
+    @property
+    def text(self):
+        return "".join(event.text for event in self.events if isinstance(event, Delta))
+
+    @property
+    def token_ids(self):
+        return [t for event in self.events if isinstance(event, Delta) for t in event.token_ids]
+
+    def num_moves(self, cause):
+        return self.metrics.registry.get_sample_value(
+            names.METRIC_FAILOVERS, {names.LABEL_REASON: cause}
+        )
+
+
+@pytest.fixture
+async def run():
+    worlds = []
+
+    async def run(**options):
+        world = World(**options)
+        worlds.append(world)
+        await world.start()
+        return world
+
+    yield run
+    for world in worlds:
+        world.reading.cancel()
+        await asyncio.gather(world.reading, return_exceptions=True)
+        await world.session.close()
+        world.tracing.shutdown()
+
+
+async def test_the_text_goes_on_where_it_was(run):
+    world = await run(spec=a_spec(stopping=StoppingCriteria(max_tokens=9, stop_strings=("END",))))
+    first = await world.until_at("t1")
+    first.say("one E")
+    first.sink.fail(LOST)
+    second = await world.until_at("t2")
+    (spec,) = second.specs
+    assert spec == replace(world.spec, epoch=2, token_ids=(*world.spec.token_ids, *encode("one E")))
+    assert first.cancelled == ["s1"]
+    second.say("ND", FinishReason.STOP)
+    await world.reading
+    assert world.text == "one "
+    assert world.token_ids == encode("one END")
+    bases = [event.base_length for event in world.events if isinstance(event, Delta)]
+    assert bases == [0, 5]
+    record = await world.store.load("s1")
+    assert list(record.output_token_ids) == encode("one END")
+    assert (record.epoch, record.placement.target_id) == (2, "t2")
+    assert record.finish_reason is FinishReason.STOP
+    assert world.num_moves("TARGET_LOST") == 1
+    assert world.registry.doubted == ["t1"]
+
+
+async def test_the_last_targets_statistics_count_what_went_before(run):
+    world = await run()
+    first = await world.until_at("t1")
+    first.say("abc")
+    first.say("de")
+    first.sink.fail(LOST)
+    second = await world.until_at("t2")
+    finish = output(second.specs[0], 5, encode("f"), FinishReason.LENGTH)
+    own = replace(finish.finish.statistics, rounds=1, emitted_tokens=1, drafted_nodes=4)
+    second.sink.deliver(replace(finish, finish=SessionFinish(FinishReason.LENGTH, own)))
+    await world.reading
+    statistics = world.events[-1].statistics
+    assert (statistics.rounds, statistics.emitted_tokens, statistics.drafted_nodes) == (3, 6, 4)
+    assert statistics.first_tokens == 3
+    assert statistics.decode_ms >= 0.0
+
+
+async def test_what_the_old_target_still_says_is_dropped(run):
+    world = await run()
+    first = await world.until_at("t1")
+    first.say("a")
+    first.sink.fail(LOST)
+    second = await world.until_at("t2")
+    first.say("late")
+    first.sink.deliver(
+        SessionOutput("s1", 1, 4, failure=SessionFailure("INTERNAL", "cut off, and so it failed"))
+    )
+    second.say("b", FinishReason.LENGTH)
+    await world.reading
+    assert world.text == "ab"
+
+
+@pytest.mark.parametrize("reason", ["DRAINING", "UNAVAILABLE"])
+async def test_a_failure_that_says_nothing_of_the_request_moves_it(run, reason):
+    world = await run()
+    first = await world.until_at("t1")
+    first.sink.deliver(SessionOutput("s1", 1, 3, failure=SessionFailure(reason, "not I")))
+    second = await world.until_at("t2")
+    second.say("x", FinishReason.LENGTH)
+    await world.reading
+    assert world.text == "x"
+    assert world.num_moves(reason) == 1
+    assert world.registry.doubted == []
+
+
+async def test_a_target_that_skips_tokens_is_left_and_told_to_stop(run):
+    world = await run()
+    first = await world.until_at("t1")
+    first.sink.deliver(output(first.specs[0], 3, [9]))
+    second = await world.until_at("t2")
+    assert first.cancelled == ["s1"]
+    second.say("x", FinishReason.LENGTH)
+    await world.reading
+    assert world.text == "x"
+
+
+@pytest.mark.parametrize("reason", ["INTERNAL", "PROMPT_TOO_LONG", "KV_POOL_FULL"])
+async def test_a_failure_of_the_request_ends_it(run, reason):
+    world = await run()
+    first = await world.until_at("t1")
+    first.sink.deliver(SessionOutput("s1", 1, 3, failure=SessionFailure(reason, "no")))
+    with pytest.raises(TreedraftError) as caught:
+        await world.reading
+    assert caught.value.reason == reason
+    assert list(world.links.links) == ["t1"]
+
+
+async def test_a_survivor_without_room_is_asked_again(run):
+    world = await run(targets=("t1", "t2"))
+    first = await world.until_at("t1")
+    first.sink.fail(LOST)
+    second = await world.until_at("t2")
+    second.sink.fail(OverloadedError("full", reason="QUEUE_FULL", retry_after_ms=1))
+    await world.until_at("t2", times=2)
+    assert second.specs[1].epoch == 3
+    second.say("x", FinishReason.LENGTH)
+    await world.reading
+    assert world.num_moves("QUEUE_FULL") == 1
+
+
+async def test_moves_are_bounded(run):
+    world = await run(max_moves=2)
+    for name in ("t1", "t2", "t3"):
+        (await world.until_at(name)).sink.fail(LOST)
+    with pytest.raises(UnavailableError) as caught:
+        await world.reading
+    assert caught.value.reason == "MOVES_EXHAUSTED"
+    assert "gone" in caught.value.message
+
+
+async def test_no_moves_at_all_leave_the_cause(run):
+    world = await run(max_moves=0)
+    (await world.until_at("t1")).sink.fail(LOST)
+    with pytest.raises(UnavailableError) as caught:
+        await world.reading
+    assert caught.value.reason == "TARGET_LOST"
+
+
+async def test_without_another_target_it_ends_after_a_while_with_what_came_shown(run):
+    world = await run(targets=("t1",), wait_seconds=0.01)
+    first = await world.until_at("t1")
+    first.say("abc")
+    first.sink.fail(LOST)
+    with pytest.raises(UnavailableError) as caught:
+        await world.reading
+    assert caught.value.reason == "NO_TARGET_LEFT"
+    assert world.text == "abc"
+
+
+async def test_the_time_of_the_request_bounds_the_wait(run):
+    world = await run(targets=("t1",), wait_seconds=60.0)
+    first = await world.until_at("t1")
+    world.time_left = 0.01
+    first.sink.fail(LOST)
+    with pytest.raises(CancelledError) as caught:
+        await world.reading
+    assert caught.value.reason == "DEADLINE_EXCEEDED"
+
+
+async def test_a_session_of_another_owner_does_not_move(run):
+    world = await run()
+    first = await world.until_at("t1")
+    world.now += 31.0
+    await world.store.claim("s1", owner="c2")
+    first.sink.fail(LOST)
+    with pytest.raises(SessionConflictError) as caught:
+        await world.reading
+    assert caught.value.reason == "LEASE_HELD"
+    assert "t2" not in world.links.links
+
+
+async def test_rejection_goes_on_from_what_came_and_shows_it_once_it_is_logged(run):
+    world = await run(spec=a_spec(sampling=REJECTION))
+    first = await world.until_at("t1")
+    first.say("ab")
+    await world.until_shown("ab")
+    first.say("cd")
+    first.sink.fail(LOST)
+    second = await world.until_at("t2")
+    shown, known = world.token_ids, list(second.specs[0].token_ids[3:])
+    assert known[: len(shown)] == shown
+    assert known == encode("abcd")
+    second.say("e", FinishReason.LENGTH)
+    await world.reading
+    assert world.text == "abcde"
+    assert list((await world.store.load("s1")).output_token_ids) == encode("abcde")
+
+
+async def test_a_turn_lasts_until_the_first_new_token_or_the_end(run):
+    one = await run(max_at_once=1, turn_seconds=60.0)
+    (await one.until_at("t1")).sink.fail(LOST)
+    second = await one.until_at("t2")
+    waiting = asyncio.create_task(one.failover.place(Departure(a_spec(), MODEL)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    second.say("x")
+    (await waiting)[1].end()
+    second.sink.fail(LOST)
+    await one.until_at("t3")
+    waiting = asyncio.create_task(one.failover.place(Departure(a_spec(), MODEL)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await one.session.close()
+    (await waiting)[1].end()
+
+
+async def test_acknowledgements_follow_the_session(run):
+    world = await run()
+    first = await world.until_at("t1")
+    first.say("ab")
+    await until(lambda: first.acknowledged == [5])
+    first.sink.fail(LOST)
+    second = await world.until_at("t2")
+    second.say("cd", FinishReason.LENGTH)
+    await world.reading
+    assert second.acknowledged == [7]
+    assert first.acknowledged == [5]
