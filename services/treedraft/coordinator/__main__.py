@@ -57,7 +57,7 @@ def build(
     store = make_store(settings)
 
     def dial(endpoint: str) -> TargetClient:
-        return TargetClient(endpoint, max_message_mb=settings.grpc.max_message_mb)
+        return TargetClient(endpoint, tls=settings.tls, max_message_mb=settings.grpc.max_message_mb)
 
     async def describe(endpoint: str) -> ModelDescription:
         client = dial(endpoint)
@@ -94,7 +94,7 @@ async def running(
     """Run a coordinator for the time of the context and give its endpoint."""
     coordinator, registry = build(settings, tracing, metrics)
     servicer = CoordinatorServicer(coordinator, registry)
-    server = RpcServer(settings.grpc, [SERVICE_NAME])
+    server = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls)
     servicer.add_to(server.grpc)
     upkeep = asyncio.create_task(coordinator.run(), name="upkeep")
     try:

@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from treedraft.settings import Frozen, GrpcSettings, ServiceSettings, TelemetrySettings
+from treedraft.settings import Frozen, GrpcSettings, ServiceSettings, TelemetrySettings, TlsSettings
 
 
 class LimitSettings(Frozen):
@@ -92,4 +92,5 @@ class CoordinatorSettings(ServiceSettings):
     limits: LimitSettings = LimitSettings()
     store: StoreSettings = StoreSettings()
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -55,7 +55,7 @@ async def serve(settings: TargetSettings) -> None:
     async with service_telemetry(
         _ROLE, settings.telemetry, settings.grpc, incarnation
     ) as telemetry:
-        server, servicer = RpcServer(settings.grpc, [SERVICE_NAME]), TargetServicer()
+        server, servicer = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls), TargetServicer()
         servicer.add_to(server.grpc)
         endpoint = await server.start()
         _log.info("listening", endpoint=endpoint, worker_id=worker_id)
@@ -88,7 +88,7 @@ async def _serve(
     engine.start(on_end)
     await server.set_serving(True)
     try:
-        async with announcing(settings.worker, registration, lambda: engine.report):
+        async with announcing(settings.worker, registration, lambda: engine.report, settings.tls):
             await wait_for_signal(stop)
             if has_ended.is_set():
                 raise UnavailableError("the engine broke down", reason="ENGINE_FAILED")
@@ -138,6 +138,7 @@ async def _load(
         settings.drafting,
         post=parts.engine.post,
         metrics=telemetry.metrics,
+        tls=settings.tls,
         max_message_mb=settings.grpc.max_message_mb,
     )
     backend = TargetBackend(description, parts.engine, links)
