@@ -222,6 +222,18 @@ def check_environment(environ: Mapping[str, str], *settings_classes: type[Servic
                 )
 
 
+FileStamp = tuple[int, int, int]
+
+
+def file_stamp(path: str) -> FileStamp:
+    """Return what changes when a file does; a file that cannot be seen has a stamp, too."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
 def setting_variables(settings: ServiceSettings) -> dict[str, str]:
     """Return the environment variables that give a flat group the values it has by now."""
     prefix = settings.model_config.get("env_prefix", "").upper()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from tests.certificates import Authority, an_authority
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from treedraft.bench.answer import ask
 from treedraft.cli.app import make_app
+from treedraft.coordinator.api_keys import key_line, new_key
 from treedraft.core.errors import TreedraftError, UnavailableError
 from treedraft.core.generation import GenerateQuery
 from treedraft.core.sampling import SamplingParameters, StoppingCriteria
@@ -86,3 +88,27 @@ async def test_a_service_says_which_file_keeps_it_from_starting(toy, authority):
         async with LocalCluster(ClusterPlan(target=toy, tls=tls, **THREADS)):
             pass
     assert "Traceback" not in caught.value.message
+
+
+def keys_for(folder: Path, tenant: str) -> tuple[str, dict[str, str]]:
+    """Return a key of a tenant and the settings of a coordinator that takes it."""
+    key, keys, secret = new_key(), folder / "keys.toml", folder / "secret"
+    keys.write_text(f"[keys]\n{key_line(key, tenant)}\n")
+    secret.write_text("0123456789abcdef" * 2)
+    prefix = "TREEDRAFT_COORDINATOR__DOOR__"
+    files = {"KEYS_FILE": str(keys), "TENANT_SECRET_FILE": str(secret)}
+    return key, {prefix + name: path for name, path in files.items()}
+
+
+async def test_the_command_line_says_its_key(toy, tmp_path):
+    key, settings = keys_for(tmp_path, "acme")
+    plan = ClusterPlan(target=toy, settings=settings, api_key=key, **THREADS)
+    assert key not in repr(plan)
+    async with LocalCluster(plan) as cluster:
+        models = ("models", "--endpoint", cluster.endpoint)
+        told = await asyncio.to_thread(run_cli, *models, "--api-key", key)
+        refused = await asyncio.to_thread(run_cli, *models)
+    assert told.exit_code == 0, told.stderr
+    assert "target-0" in told.stdout
+    assert refused.exit_code == 1
+    assert "API_KEY_REQUIRED" in refused.stderr

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from treedraft.local_cluster.plan import API_KEY_VARIABLE
+
 Target = Annotated[
     str,
     typer.Option(
@@ -62,7 +64,7 @@ ApiKey = Annotated[
     typer.Option(
         help="Says to the coordinator for which tenant you ask; the variable keeps it out of the "
         "list of processes.",
-        envvar="TREEDRAFT_API_KEY",
+        envvar=API_KEY_VARIABLE,
         rich_help_panel="Security",
     ),
 ]

@@ -20,7 +20,7 @@ import grpc
 import structlog
 
 from treedraft.core.errors import InvalidRequestError, PermissionDeniedError, UnavailableError
-from treedraft.settings import TlsSettings
+from treedraft.settings import FileStamp, TlsSettings, file_stamp
 
 TLS_INCOMPLETE = "TLS_INCOMPLETE"
 TLS_FILE_UNREADABLE = "TLS_FILE_UNREADABLE"
@@ -36,8 +36,6 @@ _BETWEEN_SERVICES = (
 _NAME_PROPERTIES = ("x509_subject_alternative_name", "x509_common_name")
 
 _log = structlog.get_logger(__name__)
-
-_Stamp = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ class _WatchedFiles:
     def __init__(self, tls: TlsSettings) -> None:
         self._tls = tls
         self._lock = threading.Lock()
-        self._stamp: _Stamp | None = None
+        self._stamp: tuple[FileStamp, ...] | None = None
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         # Before reading: what changes in between is read again next time.
@@ -164,18 +162,10 @@ class _WatchedFiles:
             _log.info("certificates taken over", certificate=self._tls.certificate)
             return configuration
 
-    def _look(self) -> _Stamp:
+    def _look(self) -> tuple[FileStamp, ...]:
         return tuple(
-            _stamp_of(path) for path in (self._tls.ca, self._tls.certificate, self._tls.key)
+            file_stamp(path) for path in (self._tls.ca, self._tls.certificate, self._tls.key)
         )
-
-
-def _stamp_of(path: str) -> tuple[int, int, int]:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return (0, 0, 0)
-    return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def check_caller(
