@@ -3,7 +3,9 @@ import hashlib
 import pytest
 import structlog
 
+from treedraft.coordinator.__main__ import open_door
 from treedraft.coordinator.api_keys import TenantRoll, key_line, new_key
+from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.tenant import ANONYMOUS, TenantLimits, derive_salt
 from treedraft.core.errors import (
     InvalidRequestError,
@@ -172,3 +174,17 @@ def test_a_missing_file_of_keys_is_no_open_door(files):
 def test_names_that_no_file_can_hold_get_no_key(name):
     with pytest.raises(InvalidRequestError):
         key_line(new_key(), name)
+
+
+@pytest.mark.parametrize(
+    ("has_keys", "has_tls", "num_warnings"), [(True, False, 1), (True, True, 0), (False, False, 0)]
+)
+def test_keys_that_can_be_overheard_are_worth_a_warning(files, has_keys, has_tls, num_warnings):
+    files.write(key_line(new_key(), "acme"))
+    door = {"keys_file": str(files.keys), "tenant_secret_file": str(files.secret)}
+    settings = CoordinatorSettings(
+        door=door if has_keys else {}, tls={"ca": "ca.pem"} if has_tls else {}
+    )
+    with structlog.testing.capture_logs() as logs:
+        assert open_door(settings).is_open is not has_keys
+    assert [log["log_level"] for log in logs] == ["warning"] * num_warnings
