@@ -175,7 +175,7 @@ async def _systems(
     )
     async with LocalCluster(cluster_plan, progress=progress) as cluster:
         progress("loading the model into transformers")
-        client = CoordinatorClient(cluster.endpoint)
+        client = cluster.connect()
         try:
             async with baseline:
                 yield Bench(plan, client, baseline)

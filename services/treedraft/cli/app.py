@@ -8,6 +8,7 @@ from treedraft.cli.distill import distill
 from treedraft.cli.generate import generate
 from treedraft.cli.inspect import fetch, models, trace, version
 from treedraft.cli.judge import judge
+from treedraft.cli.keys import keys
 from treedraft.cli.services import coordinator, draft, target
 from treedraft.cli.tune import tune
 from treedraft.cli.up import up
@@ -33,6 +34,7 @@ def make_app() -> typer.Typer:
     for panel, commands in _PANELS.items():
         for command in commands:
             app.command(rich_help_panel=panel)(command)
+    app.add_typer(keys, name="keys", rich_help_panel="Run one service")
     return app
 
 

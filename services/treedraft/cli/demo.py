@@ -79,7 +79,7 @@ async def _demo(plan: ClusterPlan, query: GenerateQuery) -> list[Comparison]:
             for name, process in cluster.processes.items()
         )
         console.print(Text(f"serving: {names}; {describe_drafter(plan.draft)}", style="dim"))
-        client = CoordinatorClient(cluster.endpoint)
+        client = cluster.connect()
         try:
             comparisons = [
                 await _compare(console, client, query, kind, prompt)

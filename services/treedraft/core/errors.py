@@ -10,6 +10,8 @@
     ├── InvalidGrowthError           a drafter sent what no tree can be
     ├── SessionConflictError         a late writer lost against a newer epoch
     ├── SessionNotFoundError
+    ├── UnauthenticatedError         nobody knows who is calling
+    ├── PermissionDeniedError        known, and not allowed to
     ├── OverloadedError              bounded queue or pool full: try later
     ├── UnavailableError             no worker, or it is going away
     └── CancelledError               the client left or its time was up
@@ -98,6 +100,18 @@ class SessionNotFoundError(TreedraftError):
     """No session of that name is known."""
 
     reason = "SESSION_NOT_FOUND"
+
+
+class UnauthenticatedError(TreedraftError):
+    """The caller does not say who it is, or not credibly."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(TreedraftError):
+    """The caller is known and may not do this."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class OverloadedError(TreedraftError):

@@ -10,6 +10,7 @@ from treedraft.settings import (
     GrpcSettings,
     ServiceSettings,
     TelemetrySettings,
+    TlsSettings,
     WorkerSettings,
 )
 
@@ -185,5 +186,6 @@ class DraftSettings(ServiceSettings):
     growth: GrowthSettings = GrowthSettings()
     lookup: LookupSettings = LookupSettings()
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()
     worker: WorkerSettings = WorkerSettings()

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from treedraft.inference.stamp import num_usable_cores as num_usable_cores
+from treedraft.settings import TlsSettings, setting_variables
 
 COORDINATOR = "coordinator"
 TARGET = "target"
 DRAFT = "draft"
+API_KEY_VARIABLE = "TREEDRAFT_API_KEY"
 _MAX_CORES_IN_TURNS = 4
 _WILDCARDS = ("0.0.0.0", "::", "[::]")
 
@@ -28,7 +30,9 @@ class ClusterPlan:
     leaves the drafters to lookup. `dtype` is the target's: what a drafter
     computes in changes no token; `weights` are the target's too. Empty `dtype`,
     `weights` and `device`, and 0 threads, leave it to the services or to
-    `share_threads`. `settings` are environment variables for all processes.
+    `share_threads`. `settings` are environment variables for all processes. `tls` is
+    for all of them and for who asks the cluster; `api_key` is what such a one says to
+    a coordinator that demands one.
     """
 
     target: str = "default"
@@ -44,6 +48,10 @@ class ClusterPlan:
     coordinator_host: str = ""
     coordinator_port: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    api_key: str = field(
+        default_factory=lambda: os.environ.get("TREEDRAFT_API_KEY", ""), repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +200,13 @@ def _service(
     }
     if role == DRAFT:
         del patience["TREEDRAFT_DRAFT__DRAIN_SECONDS"]
-    environment = {**patience, **environ, **plan.settings, "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **patience,
+        **environ,
+        **setting_variables(plan.tls),
+        **plan.settings,
+        "PYTHONUNBUFFERED": "1",
+    }
     held = {**held, "GRPC__ENDPOINT_FILE": str(endpoint_file)}
     if role != COORDINATOR:
         held["WORKER__WORKER_ID"] = worker_id(name, folder)

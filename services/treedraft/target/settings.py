@@ -10,6 +10,7 @@ from treedraft.settings import (
     GrpcSettings,
     ServiceSettings,
     TelemetrySettings,
+    TlsSettings,
     WorkerSettings,
 )
 
@@ -163,5 +164,6 @@ class TargetSettings(ServiceSettings):
     patience: PatienceSettings = PatienceSettings()
     drafting: DraftLinkSettings = DraftLinkSettings()
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()
     worker: WorkerSettings = WorkerSettings()

@@ -12,7 +12,6 @@ from treedraft.core.sampling import SamplingParameters, SpeculationOptions, Stop
 from treedraft.inference.toy import make_toy_model
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
-from treedraft.rpc.coordinator_client import CoordinatorClient
 
 THREADS = {"target_threads": 1, "draft_threads": 1}
 
@@ -41,7 +40,7 @@ async def test_processes_serve_together_and_a_dead_drafter_harms_nobody(toy):
     words = []
     async with LocalCluster(plan, progress=words.append) as cluster:
         folder = cluster.log_folder
-        client = CoordinatorClient(cluster.endpoint)
+        client = cluster.connect()
         plain = await ask(client, query(speculation=False))
         speculative = await ask(client, query())
         assert speculative.token_ids == plain.token_ids
