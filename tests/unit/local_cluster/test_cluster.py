@@ -42,11 +42,14 @@ async def test_processes_serve_together_and_a_dead_drafter_harms_nobody(toy):
         folder = cluster.log_folder
         client = cluster.connect()
         plain = await ask(client, query(speculation=False))
-        speculative = await ask(client, query())
-        assert speculative.token_ids == plain.token_ids
         assert plain.finished.statistics.admitted_nodes == 0
-        # A toy target may outrun its drafter, but it hears of it.
-        assert speculative.finished.statistics.drafted_nodes > 0
+        # A toy is done before its drafter has been dialled: it is asked until it hears of it.
+        num_drafted, num_asked = 0, 0
+        while num_drafted == 0:
+            speculative = await ask(client, query())
+            assert speculative.token_ids == plain.token_ids
+            num_drafted, num_asked = speculative.finished.statistics.drafted_nodes, num_asked + 1
+            assert num_asked < 500
 
         await cluster.kill("draft-0")
         alone = await asyncio.wait_for(ask(client, query()), 60)
