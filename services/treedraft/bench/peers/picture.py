@@ -76,7 +76,7 @@ def _draw_speeds(axes: "Axes", result: PeersResult) -> None:
     axes.set_yticks(range(len(measured)), [_label(outcome) for outcome in measured])
     for label, outcome in zip(axes.get_yticklabels(), measured, strict=True):
         label.set_fontweight("bold" if outcome.row.system == TREEDRAFT else "normal")
-    axes.set_title("Tokens a second, one stream, greedy (bar: slowest to fastest repeat)")
+    axes.set_title("Tokens a second, and the spread of the repeats")
     axes.grid(axis="x", **_GRID)
     axes.set_axisbelow(True)
     axes.margins(y=0.01)
@@ -101,10 +101,10 @@ def _draw_limits(axes: "Axes", result: PeersResult) -> None:
     axes.axhline(1.0, color="#888888", linewidth=0.8, label="no faster than plain")
     for precision, colour in _COLOURS.items():
         axes.plot([], [], "o", color=colour, label=precision)
-    axes.set_title("S, the speed over plain decoding, and its limit")
+    axes.set_title("S, speed over plain decoding")
     axes.set_xlabel("τ: tokens per pass of the target")
     axes.set_ylim(bottom=0.0)
-    axes.margins(x=0.2)
+    axes.margins(x=0.35)
     axes.grid(**_GRID)
     axes.legend(loc="upper left")
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module, metadata
 from typing import Any, TextIO
 
-from treedraft.bench.peers.protocol import Peer, PeerSetup
+from treedraft.bench.peers.protocol import Peer, PeerSetup, UnsupportedModeError
 
 _ADAPTERS = {
     "transformers": "transformers_peer:TransformersPeer",
@@ -72,6 +72,8 @@ def reason_of(error: Exception) -> str:
     """Return in one line why something failed."""
     if isinstance(error, ModuleNotFoundError):
         return f"not installed: no module named {error.name}"
+    if isinstance(error, UnsupportedModeError):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # OpenVINO begins with the place in its source and says the reason last.
     text = lines[-1] if lines and lines[0].startswith("Exception from") else " ".join(lines)
