@@ -69,7 +69,7 @@ def conditions(result: PeersResult) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     return (
         f"Tokens a second, prompts included: median of {num_repeats} repeats "
-        f"(slowest-fastest), each of {plan.num_prompts} prompts of all kinds, "
+        f"(slowest-fastest), each of {plan.num_prompts} prompt(s), kinds in turns, "
         f"{plan.num_tokens} tokens each, greedy, one stream, {result.num_threads} threads, "
         f"all systems loaded and measured in turns. Same text: tokens before the first that "
         f"differs from the plain text of {who}, summed over all prompts. S is the speed over the "
