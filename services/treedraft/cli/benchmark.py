@@ -1,4 +1,7 @@
-"""`treedraft bench`: the engine without and with speculation, and transformers."""
+"""`treedraft bench`: the engine without and with speculation, and transformers.
+
+`treedraft bench peers` is a command below it, see `cli.peers`.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from treedraft.inference.drafters import AUTO, choose_drafter
 
 
 def bench(
+    context: typer.Context,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File that gets every number.")
     ] = None,
@@ -34,6 +38,8 @@ def bench(
     ] = None,
 ) -> None:
     """Measure speed, side by side with transformers' generate on the same weights."""
+    if context.invoked_subcommand is not None:
+        return
     plan = BenchPlan(
         target=target,
         draft=choose_drafter(draft, target),
