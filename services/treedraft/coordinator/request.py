@@ -1,10 +1,10 @@
 """One request on its way through the coordinator: its time, its span, its outcome."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from treedraft.coordinator.running_session import RunningSession
 from treedraft.core.errors import TreedraftError
-from treedraft.core.generation import Finished, GenerateQuery
+from treedraft.core.generation import Finished, GenerateEvent, GenerateQuery, Started
 from treedraft.core.session import FinishReason, SessionFinish
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
@@ -18,14 +18,12 @@ class GenerationRequest:
 
     def __init__(
         self,
-        query: GenerateQuery,
         span: RequestSpan,
         metrics: Metrics,
         clock: Callable[[], float],
         time_limit_seconds: float | None,
     ) -> None:
         """Arrive now."""
-        self.query = query
         self.span = span
         self.session: RunningSession | None = None
         self._metrics = metrics
@@ -59,6 +57,19 @@ class GenerationRequest:
         else:
             self._metrics.tokens_emitted(num_tokens, now - self._last_token_at)
         self._last_token_at = now
+
+    async def answer(self, session: RunningSession, model: str) -> AsyncIterator[GenerateEvent]:
+        """Yield what the client gets of a session that runs."""
+        spec = session.spec
+        yield Started(
+            session_id=spec.session_id,
+            seed=spec.sampling.seed or 0,
+            prompt_token_ids=spec.token_ids,
+            trace_id=self.span.trace_id,
+            model=model,
+        )
+        async for event in session.events(self.time_left):
+            yield self.finish(event) if isinstance(event, SessionFinish) else event
 
     def finish(self, finish: SessionFinish) -> Finished:
         """Note the good end and return the client's last event."""
