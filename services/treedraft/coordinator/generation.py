@@ -83,7 +83,7 @@ class Coordinator:
         relay_limits = RelayLimits(pace, limits.max_unread_tokens)
         self._services = SessionServices(links, store, failover, relay_limits, tracing, metrics)
         self._resumption = Resumption(
-            registry, self._services, coordinator_id, wait_seconds=kept.lease_seconds
+            registry, self._services, coordinator_id, wait_seconds=1.5 * kept.lease_seconds
         )
         self._closing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("treedraft.coordinator")
