@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import grpc
@@ -17,7 +18,7 @@ from treedraft.core.errors import (
     TokensMismatchError,
     TreedraftError,
 )
-from treedraft.core.generation import ResumeQuery, hash_tokens
+from treedraft.core.generation import Finished, ResumeQuery, Started, hash_tokens
 from treedraft.core.sampling import SamplingParameters, StoppingCriteria
 from treedraft.core.session import FinishReason
 from treedraft.rpc.coordinator_client import CoordinatorClient
@@ -123,3 +124,55 @@ async def test_a_later_reader_takes_the_session_from_an_earlier_one(cluster):
     events = await resuming
     assert tokens_of(events) == encode(" STOP")
     assert text_of(events) == " "
+
+
+@asynccontextmanager
+async def two_coordinators(tmp_path):
+    with redis_server(tmp_path) as url:
+        async with (
+            a_cluster(redis=url, store=STORE) as one,
+            a_cluster(redis=url, store=STORE, coordinator_id="c2") as two,
+        ):
+            yield one, two
+
+
+async def begin(cluster: Cluster, target: FakeTarget, query, text: str):
+    """Ask, let the target say a text, and return the call, which is still open."""
+    events = cluster.client.generate(query)
+    assert isinstance(await anext(events), Started)
+    spec = await target.session()
+    target.say(output(spec, 0, encode(text)))
+    assert (await anext(events)).text == text
+    await until(lambda: target.logged.get(spec.session_id) == len(spec.token_ids) + len(text))
+    return events, spec
+
+
+async def test_another_coordinator_goes_on_when_the_owner_is_gone(tmp_path, monkeypatch):
+    async with two_coordinators(tmp_path) as (one, two):
+        target = FakeTarget()
+        await two.add_target(target)
+        await one.until_serves("toy")
+        events, first = await begin(one, target, HELLO, "one two")
+        error = await failure_of(two.client, holding(first.session_id, "one"))
+        assert isinstance(error, SessionConflictError)
+        assert error.reason == "LEASE_HELD"
+        monkeypatch.setattr(
+            "treedraft.coordinator.session_log.SessionLog.finish", _die_without_a_word
+        )
+        await events.aclose()
+        resuming = asyncio.create_task(resume(two.client, holding(first.session_id, "one")))
+        await until(lambda: target.started[first.session_id].epoch > 1)
+        monkeypatch.undo()
+        second = target.started[first.session_id]
+        end = output(second, 7, encode(" three"), FinishReason.STOP)
+        for _ in (one, two):  # each has a stream to this target, and one of them is not meant
+            target.say(end)
+        answer = await resuming
+        assert text_of(answer) == " two three"
+        assert isinstance(answer[-1], Finished)
+        assert answer[-1].reason is FinishReason.STOP
+
+
+async def _die_without_a_word(log, reason):
+    """Stop writing and renewing, as a process does that is killed."""
+    log._task.cancel()
