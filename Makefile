@@ -23,6 +23,12 @@ up: setup ## Run coordinator, target and draft until Ctrl-C
 bench: setup ## Measure against plain decoding and transformers; write bench.json
 	@$(BIN)/treedraft bench --json bench.json $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: setup ## Measure other engines beside treedraft; they are built into .venv-peers (minutes)
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/pip install --quiet '.[peers]'
+	@$(BIN)/treedraft bench peers --json bench-peers.json $(ARGS)
+
 .PHONY: weights
 weights: setup ## Fetch the default model into the cache folder (98 MB)
 	@$(BIN)/treedraft fetch default

@@ -58,8 +58,8 @@ class GrpcSettings(Frozen):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address to listen on. The default is reachable from this machine only, "
-        "since there is no authentication yet; `0.0.0.0` listens everywhere.",
+        description="Address to listen on. The default is reachable from this machine only; "
+        "`0.0.0.0` listens everywhere, which wants TLS and, at the coordinator, API keys.",
     )
     port: int = Field(
         default=0, ge=0, le=65535, description="Port to listen on; 0 lets the system choose one."
@@ -95,6 +95,48 @@ class GrpcSettings(Frozen):
         description="Time that running calls get to end when the service stops, in seconds. "
         "Keep it below the supervisor's own patience.",
     )
+
+
+class TlsSettings(ServiceSettings):
+    """Certificates of this process. One group for all services and for clients.
+
+    Its variables are `TREEDRAFT_TLS__CA` and so on; `TREEDRAFT_TARGET__TLS__CA`
+    is for the target alone. TLS is spoken, in both directions, if `ca` is set.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TREEDRAFT_TLS__")
+
+    ca: str = Field(
+        default="",
+        description="PEM file with the certificates of the authorities whose word on a peer is "
+        "taken. Empty speaks plaintext.",
+    )
+    certificate: str = Field(
+        default="",
+        description="PEM file with the certificate of this process and the chain below the "
+        "authority. A server needs one; a client does where the server demands it.",
+    )
+    key: str = Field(default="", description="PEM file with the certificate's private key.")
+    require_client_certificate: bool = Field(
+        default=False,
+        description="Whether a server refuses callers without a certificate of the authority.",
+    )
+    server_name: str = Field(
+        default="",
+        description="Name that the certificates of dialled servers carry; empty expects the host "
+        "that was dialled.",
+    )
+    service_names: CommaSeparated = Field(
+        default=(),
+        description="Names, one of which a certificate must carry to announce a worker, to run "
+        "sessions on a target or to exchange trees with a drafter. Set it where clients have "
+        "certificates of the same authority; empty takes any certificate.",
+    )
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether any certificate is named; with some missing, it is an error to start."""
+        return bool(self.ca or self.certificate or self.key or self.require_client_certificate)
 
 
 class TelemetrySettings(Frozen):
@@ -166,7 +208,7 @@ def check_environment(environ: Mapping[str, str], *settings_classes: type[Servic
     Raises:
         InvalidRequestError: reason UNKNOWN_SETTING, with the closest name.
     """
-    for settings_class in settings_classes:
+    for settings_class in _with_shared_groups(settings_classes):
         prefix = settings_class.model_config.get("env_prefix", "").upper()
         known = {prefix + name for name in _setting_names(settings_class)}
         for variable in sorted(environ):
@@ -178,6 +220,41 @@ def check_environment(environ: Mapping[str, str], *settings_classes: type[Servic
                     field=variable,
                     reason="UNKNOWN_SETTING",
                 )
+
+
+FileStamp = tuple[int, int, int]
+
+
+def file_stamp(path: str) -> FileStamp:
+    """Return what changes when a file does; a file that cannot be seen has a stamp, too."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def setting_variables(settings: ServiceSettings) -> dict[str, str]:
+    """Return the environment variables that give a flat group the values it has by now."""
+    prefix = settings.model_config.get("env_prefix", "").upper()
+    values = settings.model_dump(mode="json", exclude_defaults=True)
+    return {
+        prefix + name.upper(): ",".join(value) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
+
+
+def _with_shared_groups(
+    settings_classes: tuple[type[ServiceSettings], ...],
+) -> list[type[ServiceSettings]]:
+    # A group with a prefix of its own is read by every service that has it.
+    shared = {
+        field.annotation
+        for settings_class in settings_classes
+        for field in settings_class.model_fields.values()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, ServiceSettings)
+    }
+    return [*settings_classes, *sorted(shared, key=lambda group: group.__name__)]
 
 
 def _setting_names(model: type[BaseModel]) -> Iterator[str]:

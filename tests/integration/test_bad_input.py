@@ -53,7 +53,7 @@ async def cluster(toy) -> AsyncIterator[LocalCluster]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def client(cluster) -> AsyncIterator[CoordinatorClient]:
     """A client of a cluster that must be as well after the test as before."""
-    connected = CoordinatorClient(cluster.endpoint)
+    connected = cluster.connect()
     yield connected
     cluster.check()
     assert await generate(connected, GenerateQuery(text="hello", stopping=STOP_SOON))

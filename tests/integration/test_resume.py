@@ -1,6 +1,7 @@
 """Answers that go on after their stream broke: over real gRPC, on both stores."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,12 +12,15 @@ from tests.unit.coordinator.cluster import HELLO, Cluster, a_cluster, ask, text_
 from tests.unit.coordinator.redis_server import redis_server
 from tests.unit.coordinator.support import FakeTarget, encode, output, says, until
 
+from treedraft.coordinator.api_keys import TenantRoll, key_line, new_key
 from treedraft.core.errors import (
     InvalidRequestError,
+    OverloadedError,
     SessionConflictError,
     SessionNotFoundError,
     TokensMismatchError,
     TreedraftError,
+    UnauthenticatedError,
 )
 from treedraft.core.generation import Finished, ResumeQuery, Started, hash_tokens
 from treedraft.core.sampling import SamplingParameters, StoppingCriteria
@@ -97,6 +101,111 @@ async def test_what_nobody_knows_is_not_found(cluster):
     assert isinstance(error, SessionNotFoundError)
     with pytest.raises(InvalidRequestError):
         ResumeQuery("s", 1, b"short")
+
+
+@pytest.fixture
+def keys(tmp_path) -> dict[str, str]:
+    """Keys of two tenants; `other` may make one request at a time."""
+    keys = {name: new_key() for name in ("acme", "other")}
+    lines = [key_line(key, name) for name, key in keys.items()]
+    limits = "[tenants.other]\nrequests_at_once = 1\n"
+    (tmp_path / "keys.toml").write_text("\n".join(["[keys]", *lines, limits]))
+    (tmp_path / "secret").write_text("0123456789abcdef" * 2)
+    return keys
+
+
+@asynccontextmanager
+async def a_cluster_with_keys(folder, keys, **store):
+    """Give a cluster whose own client is acme's, and a client of the other tenant."""
+    door = {
+        "keys_file": str(folder / "keys.toml"),
+        "tenant_secret_file": str(folder / "secret"),
+        "audit_file": str(folder / "audit.jsonl"),
+    }
+    async with a_cluster(door=door, store=STORE, **store) as cluster:
+        clients = [CoordinatorClient(cluster.endpoint, api_key=key) for key in keys.values()]
+        for client in clients:
+            cluster.stack.push_async_callback(client.close)
+        cluster.client, other = clients
+        yield cluster, other
+
+
+async def test_to_another_tenant_a_session_is_as_unknown_as_one_that_never_was(
+    store, tmp_path, keys
+):
+    async with a_cluster_with_keys(tmp_path, keys, **store) as (cluster, other):
+        target = FakeTarget()
+        leave = await cluster.add_target(target)
+        reading = asyncio.create_task(ask(cluster.client, HELLO))
+        spec = await target.session()
+        unknown = await until_not_refused(other, holding("nobody", ""))
+        assert (type(unknown), unknown.reason) == (SessionNotFoundError, "SESSION_NOT_FOUND")
+
+        async def is_unknown(held: str) -> None:
+            error = await until_not_refused(other, holding(spec.session_id, held))
+            assert (type(error), error.reason) == (type(unknown), unknown.reason)
+            assert error.message == unknown.message.replace("nobody", spec.session_id)
+
+        for held in ("", "one", "three"):  # while it runs, with a right text and a wrong one
+            await is_unknown(held)
+        assert target.started[spec.session_id].epoch == 1
+        target.say(output(spec, 0, encode("one two"), FinishReason.STOP))
+        assert text_of(await reading) == "one two"
+        for held in ("", "one", "three"):
+            await is_unknown(held)
+        stranger = CoordinatorClient(cluster.endpoint)
+        cluster.stack.push_async_callback(stranger.close)
+        error = await failure_of(stranger, holding(spec.session_id, "one"))
+        assert isinstance(error, UnauthenticatedError)
+        assert error.reason == "API_KEY_REQUIRED"
+        resumed = await resume(cluster.client, holding(spec.session_id, "one"))
+        assert text_of(resumed) == " two"
+        leave.cancel()  # nor does it learn whether anybody serves the session's model
+        await cluster.until_known("t1", is_known=False)
+        await is_unknown("one")
+
+
+async def until_not_refused(client: CoordinatorClient, query: ResumeQuery) -> TreedraftError:
+    """Resume until the place that the last request held is free; return why it failed then."""
+    for _ in range(100):
+        error = await failure_of(client, query)
+        if not isinstance(error, OverloadedError):
+            return error
+        await asyncio.sleep(0.01)
+    raise AssertionError("the place is never free")
+
+
+async def test_a_resumed_answer_keeps_salt_and_limits_and_its_prompt_is_charged_once(
+    store, tmp_path, keys
+):
+    roll = TenantRoll(str(tmp_path / "keys.toml"), str(tmp_path / "secret"))
+    async with a_cluster_with_keys(tmp_path, keys, **store) as (cluster, other):
+        target = FakeTarget()
+        await cluster.add_target(target)
+        events, first = await begin(cluster, target, HELLO, "one")
+        resuming = asyncio.create_task(resume(cluster.client, holding(first.session_id, "one")))
+        await until(lambda: target.started[first.session_id].epoch > 1)
+        second = target.started[first.session_id]
+        assert second.tenant_salt == first.tenant_salt == roll.tenant_named("acme").salt
+        with pytest.raises(SessionConflictError):
+            await anext(events)
+        target.say(output(second, 3, encode(" two"), FinishReason.STOP))
+        assert text_of(await resuming) == " two"
+
+        running = asyncio.create_task(ask(other, HELLO))
+        spec = await target.session(1)
+        error = await failure_of(other, holding(spec.session_id, ""))
+        assert isinstance(error, OverloadedError)
+        assert error.reason == "TENANT_REQUESTS_AT_ONCE"
+        target.say(output(spec, 0, encode("four"), FinishReason.STOP))
+        await running
+        audit = tmp_path / "audit.jsonl"
+        await until(lambda: len(audit.read_text().splitlines()) == 4)
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    of_session = [line for line in lines if line["session_id"] == first.session_id]
+    counts = sorted((line["prompt_tokens"], line["output_tokens"]) for line in of_session)
+    assert counts == [(0, len(" two")), (len("hello"), len("one"))]
+    assert {(line["tenant"], line["model"]) for line in of_session} == {("acme", "toy")}
 
 
 async def test_a_later_reader_takes_the_session_from_an_earlier_one(cluster):

@@ -15,7 +15,6 @@ from tests.real.golden import answer, load_golden
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
-from treedraft.rpc.coordinator_client import CoordinatorClient
 
 pytestmark = pytest.mark.real_model
 
@@ -75,7 +74,7 @@ async def test_sampled_streams_are_identical(default_model, shallow_draft, capsy
     prompts = [case.prompt_token_ids for case in cases[:16]]
     plan = ClusterPlan(target=str(default_model), draft=str(shallow_draft), settings=VERIFY_ALL)
     async with LocalCluster(plan) as cluster:
-        client = CoordinatorClient(cluster.endpoint)
+        client = cluster.connect()
         plain = await batch(client, prompts, PLAIN)
         runs = {
             "batch of 1": await batch(client, prompts[:1], SpeculationOptions()),

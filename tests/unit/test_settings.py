@@ -1,7 +1,8 @@
+import os
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from treedraft.core.errors import InvalidRequestError
@@ -9,9 +10,11 @@ from treedraft.settings import (
     GrpcSettings,
     ServiceSettings,
     TelemetrySettings,
+    TlsSettings,
     WorkerSettings,
     cache_dir,
     check_environment,
+    setting_variables,
 )
 
 
@@ -20,6 +23,7 @@ class SampleSettings(ServiceSettings):
 
     model: str = "default"
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()
     worker: WorkerSettings = WorkerSettings()
 
@@ -112,3 +116,27 @@ def test_cache_folder_follows_the_environment():
     home = Path("~/.cache/treedraft").expanduser()
     assert cache_dir({"XDG_CACHE_HOME": "relative"}) == home
     assert cache_dir({}) == home
+
+
+def test_the_shared_group_is_read_by_every_service_and_may_be_given_to_one(monkeypatch):
+    monkeypatch.setenv("TREEDRAFT_TLS__CA", "ca.pem")
+    monkeypatch.setenv("TREEDRAFT_TLS__SERVICE_NAMES", "target, draft")
+    monkeypatch.setenv("TREEDRAFT_SAMPLE__TLS__CERTIFICATE", "own.pem")
+    tls = SampleSettings().tls
+    assert (tls.ca, tls.certificate) == ("ca.pem", "own.pem")
+    assert tls.service_names == ("target", "draft")
+    assert TlsSettings().certificate == ""
+    check_environment(os.environ, SampleSettings)
+
+
+def test_a_misspelt_variable_of_the_shared_group_is_refused():
+    with pytest.raises(InvalidRequestError, match="TREEDRAFT_TLS__CERTIFICATE"):
+        check_environment({"TREEDRAFT_TLS__CERTIFICAT": "x"}, SampleSettings)
+
+
+def test_variables_of_a_group_give_it_back(monkeypatch):
+    tls = TlsSettings(ca="ca.pem", require_client_certificate=True, service_names=("a", "b"))
+    assert setting_variables(TlsSettings()) == {}
+    for name, value in setting_variables(tls).items():
+        monkeypatch.setenv(name, value)
+    assert TlsSettings() == tls

@@ -29,6 +29,7 @@ class BenchPlan:
     target: str = "default"
     draft: str = ""
     dtype: str = "float32"
+    weights: str = ""
     device: str = ""
     num_threads: int = 0
     concurrencies: tuple[int, ...] = (1, 8, 32)

@@ -49,10 +49,11 @@ def markdown(result: BenchResult) -> str:
     return "\n".join([*lines, "", _conditions(result)])
 
 
-_PLACE = re.compile(f"({re.escape(BEGIN_MARK)}\n).*?({re.escape(END_MARK)})", re.DOTALL)
+Marks = tuple[str, str]
+MARKS: Marks = (BEGIN_MARK, END_MARK)
 
 
-def check_writable(json_file: Path | None, document: Path | None) -> None:
+def check_writable(json_file: Path | None, document: Path | None, *, marks: Marks = MARKS) -> None:
     """Raise InvalidRequestError unless the results can be kept where they are wanted.
 
     Called before a run, which is long. Reasons: NO_FOLDER, NO_MARKS.
@@ -62,27 +63,32 @@ def check_writable(json_file: Path | None, document: Path | None) -> None:
             f"there is no folder {json_file.resolve().parent}", field="json", reason="NO_FOLDER"
         )
     if document is not None:
-        _read_document(document)
+        _read_document(document, marks)
 
 
-def update_document(path: Path, text: str) -> None:
+def update_document(path: Path, text: str, *, marks: Marks = MARKS) -> None:
     """Replace what is between the two marks of a document.
 
     Raises:
         InvalidRequestError: reason NO_MARKS, the document has no such place.
     """
-    document = _read_document(path)
-    changed = _PLACE.sub(lambda match: f"{match[1]}{text}\n{match[2]}", document)
+    document = _read_document(path, marks)
+    changed = _place(marks).sub(lambda match: f"{match[1]}{text}\n{match[2]}", document)
     path.write_text(changed, encoding="utf-8")
 
 
-def _read_document(path: Path) -> str:
+def _read_document(path: Path, marks: Marks) -> str:
     document = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if not _PLACE.search(document):
+    if not _place(marks).search(document):
         raise InvalidRequestError(
-            f"{path} has no {BEGIN_MARK} … {END_MARK}", field="path", reason="NO_MARKS"
+            f"{path} has no {marks[0]} … {marks[1]}", field="path", reason="NO_MARKS"
         )
     return document
+
+
+def _place(marks: Marks) -> re.Pattern[str]:
+    begin, end = map(re.escape, marks)
+    return re.compile(f"({begin}\n).*?({end})", re.DOTALL)
 
 
 def _cells(result: BenchResult, concurrency: int) -> list[str]:
@@ -112,13 +118,17 @@ def _conditions(result: BenchResult) -> str:
     return (
         f"Median of {plan.num_repeats} (slowest-fastest); greedy, {plan.num_tokens} tokens each, "
         f"prompts included in the time; model {plan.target}, {drafts}{_recent_traffic(plan)}, "
-        f"{plan.dtype}, "
+        f"{plan.dtype}{_weights(plan)}, "
         f"{result.num_threads} threads. The same text with speculation as without: "
         f"{check.speculative_equals_plain} of {check.num_prompts}; as transformers' `generate`: "
         f"{check.plain_equals_transformers} of {check.num_prompts}. {stamp.machine}, "
         f"load {stamp.load_before:.1f} before the run; "
         f"Python {stamp.python}, {versions}; commit {stamp.commit or 'unknown'}, {stamp.time[:10]}."
     )
+
+
+def _weights(plan: BenchPlan) -> str:
+    return f" with weights in {plan.weights}" if plan.weights else ""
 
 
 def _recent_traffic(plan: BenchPlan) -> str:

@@ -159,6 +159,7 @@ def plan_cluster(plan: BenchPlan, folder: Path) -> ClusterPlan:
         target=str(folder),
         draft=plan.draft,
         dtype=plan.dtype,
+        weights=plan.weights,
         device=plan.device,
         target_threads=plan.num_threads,
         settings=plan.settings,
@@ -174,7 +175,7 @@ async def _systems(
     )
     async with LocalCluster(cluster_plan, progress=progress) as cluster:
         progress("loading the model into transformers")
-        client = CoordinatorClient(cluster.endpoint)
+        client = cluster.connect()
         try:
             async with baseline:
                 yield Bench(plan, client, baseline)

@@ -8,6 +8,8 @@ from treedraft.cli.distill import distill
 from treedraft.cli.generate import generate
 from treedraft.cli.inspect import fetch, models, trace, version
 from treedraft.cli.judge import judge
+from treedraft.cli.keys import keys
+from treedraft.cli.peers import peers
 from treedraft.cli.services import coordinator, draft, target
 from treedraft.cli.tune import tune
 from treedraft.cli.up import up
@@ -15,7 +17,7 @@ from treedraft.cli.up import up
 _PANELS = {
     "Use": (demo, up, generate, models, trace),
     "Run one service": (coordinator, target, draft),
-    "More": (bench, tune, judge, distill, fetch, version),
+    "More": (tune, judge, distill, fetch, version),
 }
 
 
@@ -33,6 +35,16 @@ def make_app() -> typer.Typer:
     for panel, commands in _PANELS.items():
         for command in commands:
             app.command(rich_help_panel=panel)(command)
+    app.add_typer(keys, name="keys", rich_help_panel="Run one service")
+    app.add_typer(_bench_app(), rich_help_panel="More")
+    return app
+
+
+def _bench_app() -> typer.Typer:
+    """Return `bench`, which measures when called alone and has a command below it."""
+    app = typer.Typer(name="bench", invoke_without_command=True, rich_markup_mode=None)
+    app.callback(invoke_without_command=True)(bench)
+    app.command()(peers)
     return app
 
 

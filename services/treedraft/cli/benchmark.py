@@ -1,4 +1,7 @@
-"""`treedraft bench`: the engine without and with speculation, and transformers."""
+"""`treedraft bench`: the engine without and with speculation, and transformers.
+
+`treedraft bench peers` is a command below it, see `cli.peers`.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from treedraft.inference.drafters import AUTO, choose_drafter
 
 
 def bench(
+    context: typer.Context,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File that gets every number.")
     ] = None,
@@ -24,6 +28,7 @@ def bench(
     target: options.Target = "default",
     draft: options.Draft = AUTO,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    weights: options.Weights = "",
     device: options.Device = "",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
     tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 64,
@@ -33,10 +38,13 @@ def bench(
     ] = None,
 ) -> None:
     """Measure speed, side by side with transformers' generate on the same weights."""
+    if context.invoked_subcommand is not None:
+        return
     plan = BenchPlan(
         target=target,
         draft=choose_drafter(draft, target),
         dtype=dtype,
+        weights=weights,
         device=device,
         num_threads=threads,
         num_tokens=tokens,

@@ -1,5 +1,6 @@
 """A coordinator to talk to: a running one, or a cluster for as long as it takes."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,15 +12,30 @@ from treedraft.inference.drafters import describe_drafter
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
 from treedraft.rpc.coordinator_client import CoordinatorClient
+from treedraft.settings import TlsSettings, check_environment
+
+
+def tls_settings(ca: str = "", certificate: str = "", key: str = "") -> TlsSettings:
+    """Return certificates from options over environment.
+
+    Raises:
+        InvalidRequestError: reason UNKNOWN_SETTING, for a misspelt variable.
+    """
+    check_environment(os.environ, TlsSettings)
+    given = {"ca": ca, "certificate": certificate, "key": key}
+    return TlsSettings.model_validate({name: path for name, path in given.items() if path})
 
 
 @asynccontextmanager
 async def connected(
     endpoint: str, plan: ClusterPlan, console: Console
 ) -> AsyncIterator[CoordinatorClient]:
-    """Give a client of the endpoint or, if that is empty, of a cluster of its own."""
+    """Give a client of the endpoint or, if that is empty, of a cluster of its own.
+
+    Certificates and API key of the plan are for either.
+    """
     if endpoint:
-        client = CoordinatorClient(endpoint)
+        client = CoordinatorClient(endpoint, tls=plan.tls, api_key=plan.api_key)
         try:
             yield client
         finally:

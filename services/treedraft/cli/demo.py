@@ -56,11 +56,12 @@ def demo(
     target: options.Target = "default",
     draft: options.Draft = AUTO,
     dtype: options.Dtype = "",
+    weights: options.Weights = "",
     device: options.Device = "",
 ) -> None:
     """Serve a model, answer three prompts without and with speculation, compare."""
     drafter = choose_drafter(draft, target)
-    plan = ClusterPlan(target=target, draft=drafter, dtype=dtype, device=device)
+    plan = ClusterPlan(target=target, draft=drafter, dtype=dtype, weights=weights, device=device)
     with terminal.errors_shown():
         query = GenerateQuery(
             sampling=SamplingParameters(temperature=temperature, seed=seed),
@@ -78,7 +79,7 @@ async def _demo(plan: ClusterPlan, query: GenerateQuery) -> list[Comparison]:
             for name, process in cluster.processes.items()
         )
         console.print(Text(f"serving: {names}; {describe_drafter(plan.draft)}", style="dim"))
-        client = CoordinatorClient(cluster.endpoint)
+        client = cluster.connect()
         try:
             comparisons = [
                 await _compare(console, client, query, kind, prompt)

@@ -9,7 +9,7 @@ import typer
 
 from treedraft.bench.answer import Answer, ask
 from treedraft.cli import options, terminal
-from treedraft.cli.connection import connected
+from treedraft.cli.connection import connected, tls_settings
 from treedraft.core.generation import ChatMessage, Delta, GenerateQuery
 from treedraft.core.sampling import (
     SamplingParameters,
@@ -60,6 +60,10 @@ def generate(
     redis: options.Redis = "",
     dtype: options.Dtype = "",
     device: options.Device = "",
+    api_key: options.ApiKey = "",
+    ca: options.Ca = "",
+    cert: options.Cert = "",
+    key: options.Key = "",
 ) -> None:
     """Answer a prompt, with a running cluster (--endpoint) or one of its own."""
     _refuse_both(context, endpoint)
@@ -85,12 +89,15 @@ def generate(
                 enabled=not no_speculation, max_nodes=max_nodes, max_depth=max_depth
             ),
         )
+        tls = tls_settings(ca, cert, key)
     plan = ClusterPlan(
         target=target,
         draft=choose_drafter(draft, target),
         redis=redis,
         dtype=dtype,
         device=device,
+        tls=tls,
+        api_key=api_key,
     )
     terminal.run(_generate(query, endpoint, plan, as_json))
 

@@ -11,20 +11,29 @@ from rich.table import Table
 
 from treedraft import __version__
 from treedraft.cli import options, terminal
+from treedraft.cli.connection import tls_settings
 from treedraft.cli.up import DEFAULT_PORT
 from treedraft.core.generation import ServedModel
 from treedraft.core.worker import ClusterDescription
 from treedraft.rpc.coordinator_client import CoordinatorClient
-from treedraft.settings import TelemetrySettings
+from treedraft.settings import TelemetrySettings, TlsSettings
 from treedraft.telemetry.local_store import load_trace, recent_traces, store_path
 from treedraft.telemetry.waterfall import render_trace
 
 _SHOWN_PACKAGES = ("torch", "transformers", "grpcio", "protobuf", "tokenizers", "redis")
 
 
-def models(endpoint: options.RunningEndpoint = f"127.0.0.1:{DEFAULT_PORT}") -> None:
+def models(
+    endpoint: options.RunningEndpoint = f"127.0.0.1:{DEFAULT_PORT}",
+    api_key: options.ApiKey = "",
+    ca: options.Ca = "",
+    cert: options.Cert = "",
+    key: options.Key = "",
+) -> None:
     """List the models that a coordinator serves, and its workers."""
-    served, cluster = terminal.run(_look(endpoint))
+    with terminal.errors_shown():
+        tls = tls_settings(ca, cert, key)
+    served, cluster = terminal.run(_look(endpoint, tls, api_key))
     console = terminal.stdout()
     table = Table("model", "context", "targets", "drafters", box=None, padding=(0, 2, 0, 0))
     for model in served:
@@ -35,8 +44,10 @@ def models(endpoint: options.RunningEndpoint = f"127.0.0.1:{DEFAULT_PORT}") -> N
     console.print(_worker_table(cluster))
 
 
-async def _look(endpoint: str) -> tuple[list[ServedModel], ClusterDescription]:
-    client = CoordinatorClient(endpoint)
+async def _look(
+    endpoint: str, tls: TlsSettings, api_key: str
+) -> tuple[list[ServedModel], ClusterDescription]:
+    client = CoordinatorClient(endpoint, tls=tls, api_key=api_key)
     try:
         return await client.list_models(), await client.describe_cluster()
     finally:

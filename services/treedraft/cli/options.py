@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from treedraft.local_cluster.plan import API_KEY_VARIABLE
+
 Target = Annotated[
     str,
     typer.Option(
@@ -27,6 +29,14 @@ Redis = Annotated[
     typer.Option(
         help="redis://… of the session store; empty keeps sessions in the coordinator.",
         envvar="TREEDRAFT_COORDINATOR__REDIS",
+        rich_help_panel="Own cluster",
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="How a CPU holds the target's weights: auto, float32, bfloat16 or int8; auto loses "
+        "nothing.",
         rich_help_panel="Own cluster",
     ),
 ]
@@ -56,4 +66,37 @@ Endpoint = Annotated[
 RunningEndpoint = Annotated[
     str,
     typer.Option(help="host:port of a running coordinator.", envvar="TREEDRAFT_ENDPOINT"),
+]
+ApiKey = Annotated[
+    str,
+    typer.Option(
+        help="Says to the coordinator for which tenant you ask; the variable keeps it out of the "
+        "list of processes.",
+        envvar=API_KEY_VARIABLE,
+        rich_help_panel="Security",
+    ),
+]
+Ca = Annotated[
+    str,
+    typer.Option(
+        help="PEM file of the authority of the coordinator's certificate; given, TLS is spoken.",
+        envvar="TREEDRAFT_TLS__CA",
+        rich_help_panel="Security",
+    ),
+]
+Cert = Annotated[
+    str,
+    typer.Option(
+        help="PEM file of your own certificate, where the coordinator demands one.",
+        envvar="TREEDRAFT_TLS__CERTIFICATE",
+        rich_help_panel="Security",
+    ),
+]
+Key = Annotated[
+    str,
+    typer.Option(
+        help="PEM file of its private key.",
+        envvar="TREEDRAFT_TLS__KEY",
+        rich_help_panel="Security",
+    ),
 ]

@@ -25,6 +25,9 @@ Coordinators = Annotated[
 ]
 ModelName = Annotated[str, typer.Option(help="Name that clients ask for.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")]
+Weights = Annotated[
+    str, typer.Option(help="How a CPU holds the weights: auto, float32, bfloat16 or int8.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model.")]
 Set = Annotated[
@@ -53,6 +56,7 @@ def target(
     model: Annotated[str, typer.Option(help="Hub id, folder, .gguf file or `default`.")] = "",
     model_name: ModelName = "",
     dtype: Dtype = "",
+    weights: Weights = "",
     device: Device = "",
     threads: Threads = None,
     coordinators: Coordinators = None,
@@ -66,7 +70,7 @@ def target(
         from treedraft.target.__main__ import main
         from treedraft.target.settings import TargetSettings
 
-        flags = _worker(model, model_name, dtype, device, threads, coordinators)
+        flags = _worker(model, model_name, dtype, weights, device, threads, coordinators)
         given = _given({**flags, **_grpc(host, port, advertise)}, settings)
         main(make_settings(TargetSettings, given))
 
@@ -81,6 +85,7 @@ def draft(
     ] = "",
     model_name: ModelName = "",
     dtype: Dtype = "",
+    weights: Weights = "",
     device: Device = "",
     threads: Threads = None,
     coordinators: Coordinators = None,
@@ -94,7 +99,7 @@ def draft(
         from treedraft.draft.__main__ import main
         from treedraft.draft.settings import DraftSettings
 
-        flags = _worker(model, model_name, dtype, device, threads, coordinators)
+        flags = _worker(model, model_name, dtype, weights, device, threads, coordinators)
         given = _given({**flags, **_grpc(host, port, advertise)}, settings)
         main(make_settings(DraftSettings, given))
 
@@ -142,6 +147,7 @@ def _worker(
     model: str,
     model_name: str,
     dtype: str,
+    weights: str,
     device: str,
     threads: int | None,
     coordinators: list[str] | None,
@@ -150,6 +156,7 @@ def _worker(
         "model": model,
         "model_name": model_name,
         "dtype": dtype,
+        "weights": weights,
         "device": device,
         "num_threads": threads,
         "worker.coordinators": ",".join(coordinators or ()),

@@ -10,16 +10,22 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import structlog
 
+from treedraft.coordinator.accounts import Accounts
+from treedraft.coordinator.api_keys import TenantRoll
+from treedraft.coordinator.audit import AuditLog
 from treedraft.coordinator.catalog import ModelCatalog
 from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.service import SERVICE_NAME, CoordinatorServicer
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.coordinator.session_store.protocol import SessionStore
+from treedraft.coordinator.session_store.redis_ledger import RedisTenantLedger
 from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
+from treedraft.coordinator.session_store.tenant_ledger import EmbeddedTenantLedger, TenantLedger
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.core.model_description import ModelDescription
@@ -32,21 +38,24 @@ from treedraft.telemetry.tracing import Tracing
 _ROLE = "coordinator"
 
 
-def make_store(settings: CoordinatorSettings) -> SessionStore:
-    """Return the session store that the settings name."""
+def make_stores(settings: CoordinatorSettings) -> tuple[SessionStore, TenantLedger]:
+    """Return the session store that the settings name, and the ledger beside it."""
     kept = settings.store
     if not settings.redis:
-        return EmbeddedSessionStore(
+        store = EmbeddedSessionStore(
             session_ttl_seconds=kept.session_ttl_seconds,
             lease_seconds=kept.lease_seconds,
             worker_ttl_seconds=kept.worker_ttl_seconds,
         )
-    return RedisSessionStore(
-        connect(settings.redis, timeout_seconds=kept.redis_timeout_seconds),
+        return store, EmbeddedTenantLedger(lease_seconds=kept.lease_seconds)
+    redis = connect(settings.redis, timeout_seconds=kept.redis_timeout_seconds)
+    shared = RedisSessionStore(
+        redis,
         session_ttl_seconds=kept.session_ttl_seconds,
         lease_seconds=kept.lease_seconds,
         worker_ttl_seconds=kept.worker_ttl_seconds,
     )
+    return shared, RedisTenantLedger(redis, lease_seconds=kept.lease_seconds)
 
 
 def build(
@@ -54,10 +63,11 @@ def build(
 ) -> tuple[Coordinator, WorkerRegistry]:
     """Return a coordinator and its register of workers; nothing runs yet."""
     coordinator_id = settings.coordinator_id or _draw_id()
-    store = make_store(settings)
+    store, ledger = make_stores(settings)
+    audit_file = settings.door.audit_file
 
     def dial(endpoint: str) -> TargetClient:
-        return TargetClient(endpoint, max_message_mb=settings.grpc.max_message_mb)
+        return TargetClient(endpoint, tls=settings.tls, max_message_mb=settings.grpc.max_message_mb)
 
     async def describe(endpoint: str) -> ModelDescription:
         client = dial(endpoint)
@@ -86,8 +96,23 @@ def build(
         links=links,
         tracing=tracing,
         metrics=metrics,
+        accounts=Accounts(ledger, AuditLog(Path(audit_file)) if audit_file else None),
     )
     return coordinator, registry
+
+
+def open_door(settings: CoordinatorSettings) -> TenantRoll:
+    """Return the tenants that the settings name; warn if their keys can be overheard.
+
+    Raises:
+        InvalidRequestError: keys or secret cannot be used.
+    """
+    tenants = TenantRoll(settings.door.keys_file, settings.door.tenant_secret_file)
+    if not tenants.is_open and not settings.tls.is_spoken:
+        structlog.get_logger("treedraft.coordinator").warning(
+            "API keys travel in plaintext; set tls.ca, tls.certificate and tls.key"
+        )
+    return tenants
 
 
 @contextlib.asynccontextmanager
@@ -95,9 +120,10 @@ async def running(
     settings: CoordinatorSettings, tracing: Tracing, metrics: Metrics
 ) -> AsyncIterator[str]:
     """Run a coordinator for the time of the context and give its endpoint."""
+    tenants = open_door(settings)
     coordinator, registry = build(settings, tracing, metrics)
-    servicer = CoordinatorServicer(coordinator, registry)
-    server = RpcServer(settings.grpc, [SERVICE_NAME])
+    servicer = CoordinatorServicer(coordinator, registry, tenants)
+    server = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls)
     servicer.add_to(server.grpc)
     upkeep = asyncio.create_task(coordinator.run(), name="upkeep")
     try:

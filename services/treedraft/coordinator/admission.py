@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from treedraft.coordinator.model_index import ServedTarget
 from treedraft.core.errors import (
     CancelledError,
     InvalidRequestError,
@@ -120,6 +121,14 @@ class AdmissionGate:
     @staticmethod
     def _draining() -> UnavailableError:
         return UnavailableError("the coordinator is going away", reason="DRAINING")
+
+
+def roomiest(targets: Sequence[ServedTarget]) -> ModelDescription:
+    """Return the description of the target that takes the longest prompts."""
+    return max(
+        (known.description for _, known in targets),
+        key=lambda model: min(model.context_length - 1, model.max_prompt_tokens),
+    )
 
 
 def check_prompt(

@@ -10,21 +10,21 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 
 import structlog
 
+from treedraft.coordinator.accounts import Accounts
 from treedraft.coordinator.admission import (
     AdmissionGate,
     check_parameters,
     check_prompt,
-    limit_output,
+    roomiest,
 )
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import Failover
 from treedraft.coordinator.model_index import ServedTarget, find_targets, served_models
 from treedraft.coordinator.placement import Placement
-from treedraft.coordinator.placer import Placer
+from treedraft.coordinator.placer import Placer, placement_attributes
 from treedraft.coordinator.prompts import encode_prompt
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.request import GenerationRequest, request_attributes
@@ -38,7 +38,9 @@ from treedraft.coordinator.running_session import (
 from treedraft.coordinator.session_log import LogPace
 from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.coordinator.settings import CoordinatorSettings
+from treedraft.coordinator.specs import first_spec
 from treedraft.coordinator.target_links import TargetLinks
+from treedraft.coordinator.tenant import ANONYMOUS, Tenant
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.session import SessionSpec
 from treedraft.core.worker import ClusterDescription, WorkerReport
@@ -60,6 +62,7 @@ class Coordinator:
         links: TargetLinks,
         tracing: Tracing,
         metrics: Metrics,
+        accounts: Accounts,
         clock: Callable[[], float] = time.monotonic,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(64),
         new_session_id: Callable[[], str] = lambda: secrets.token_urlsafe(18),
@@ -72,6 +75,7 @@ class Coordinator:
         self._links = links
         self._tracing = tracing
         self._metrics = metrics
+        self._accounts = accounts
         self._clock = clock
         self._draw_seed = draw_seed
         self._new_session_id = new_session_id
@@ -92,6 +96,7 @@ class Coordinator:
         self,
         query: GenerateQuery,
         *,
+        tenant: Tenant = ANONYMOUS,
         traceparent: str = "",
         time_limit_seconds: float | None = None,
     ) -> AsyncGenerator[GenerateEvent, None]:
@@ -99,6 +104,7 @@ class Coordinator:
 
         Args:
             query: what is asked.
+            tenant: who asks.
             traceparent: W3C trace context of the caller, if it has one.
             time_limit_seconds: for everything, waiting included.
 
@@ -106,7 +112,9 @@ class Coordinator:
             TreedraftError: the request was refused, or its session failed.
         """
         span = self._tracing.start(names.SPAN_GENERATE, traceparent, request_attributes(query))
-        request = GenerationRequest(span, self._metrics, self._clock, time_limit_seconds)
+        request = GenerationRequest(
+            span, self._metrics, self._clock, time_limit_seconds, tenant, model=query.model
+        )
         async with aclosing(self._answer(request, self._serve(request, query))) as events:
             async for event in events:
                 yield event
@@ -115,13 +123,16 @@ class Coordinator:
         self,
         query: ResumeQuery,
         *,
+        tenant: Tenant = ANONYMOUS,
         traceparent: str = "",
         time_limit_seconds: float | None = None,
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Yield the rest of an answer whose stream broke; otherwise as `generate`."""
         attributes = {names.ATTR_OPERATION: "resume", names.ATTR_SESSION_ID: query.session_id}
         span = self._tracing.start(names.SPAN_GENERATE, traceparent, attributes)
-        request = GenerationRequest(span, self._metrics, self._clock, time_limit_seconds)
+        request = GenerationRequest(
+            span, self._metrics, self._clock, time_limit_seconds, tenant, is_prompt_charged=False
+        )
         rest = self._resumption.serve(request, query)
         async with aclosing(self._answer(request, rest)) as events:
             async for event in events:
@@ -132,6 +143,7 @@ class Coordinator:
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Let a request in and pass its events on; end what it holds, however it ends."""
         try:
+            await self._accounts.enter(request)
             async with self._gate.enter(request.time_left()), aclosing(served) as events:
                 async for event in events:
                     yield event
@@ -161,13 +173,9 @@ class Coordinator:
             targets = find_targets(query.model, self._registry.targets())
             reference = targets[0][1]
             prompt = await encode_prompt(query, reference.description, reference.tokenizer)
-            roomiest = max(
-                (known.description for _, known in targets),
-                key=lambda model: min(model.context_length - 1, model.max_prompt_tokens),
-            )
-            limit = self._settings.limits.max_prompt_tokens
-            check_prompt(prompt, roomiest, max_prompt_tokens=limit)
-            check_parameters(query.sampling, query.stopping, roomiest)
+            model, limit = roomiest(targets), self._settings.limits.max_prompt_tokens
+            check_prompt(prompt, model, max_prompt_tokens=limit)
+            check_parameters(query.sampling, query.stopping, model)
             span.set({names.ATTR_WAIT_MS: waited * 1000, names.ATTR_INPUT_TOKENS: len(prompt)})
         return targets, prompt
 
@@ -180,16 +188,12 @@ class Coordinator:
     ) -> Placement:
         with self._tracing.start(names.SPAN_PLACE, request.span.traceparent) as span:
             placement = await self._placer.place(
-                targets, prompt, is_speculative=query.speculation.enabled
+                targets,
+                prompt,
+                tenant_salt=request.tenant.salt,
+                is_speculative=query.speculation.enabled,
             )
-            drafters = [drafter.worker_id for drafter in placement.drafters]
-            span.set(
-                {
-                    names.ATTR_PLACE_TARGET: placement.target.worker_id,
-                    names.ATTR_PLACE_DRAFTERS: drafters,
-                    names.ATTR_PLACE_REASON: placement.reason,
-                }
-            )
+            span.set(placement_attributes(placement))
         return placement
 
     async def _start(
@@ -200,14 +204,17 @@ class Coordinator:
         known: KnownModel,
     ) -> RunningSession:
         """Keep the session in the store and run it on its target."""
-        entry = first_entry(spec, placement, known, self._coordinator_id)
+        entry = first_entry(
+            spec, placement, known, self._coordinator_id, tenant=request.tenant.name
+        )
+        target = placement.target
         session = RunningSession(
             spec, entry, known, self._services, span=request.span, on_tokens=request.on_tokens
         )
-        request.session = session
+        request.run(session, target.model)
         await self._store.create(entry.request, owner=entry.owner, epoch=entry.epoch)
         await self._store.place(spec.session_id, entry.epoch, entry.placement)
-        session.start(placement.target)
+        session.start(target)
         return session
 
     def _spec(
@@ -222,22 +229,15 @@ class Coordinator:
         seed = self._draw_seed() if query.sampling.seed is None else query.sampling.seed
         session_id = self._new_session_id()
         span.set({names.ATTR_SESSION_ID: session_id, names.ATTR_SEED: str(seed)})
-        return SessionSpec(
+        return first_spec(
+            request,
+            query,
+            placement,
+            known,
+            prompt,
             session_id=session_id,
-            epoch=1,
-            token_ids=prompt,
-            prompt_length=len(prompt),
-            sampling=replace(query.sampling, seed=seed),
-            stopping=limit_output(
-                query.stopping,
-                len(prompt),
-                known.description,
-                default_max_tokens=self._settings.limits.default_max_tokens,
-            ),
-            speculation=query.speculation,
-            drafters=placement.drafters,
-            traceparent=span.traceparent if span.is_sampled else "",
-            time_limit_seconds=request.time_left(),
+            seed=seed,
+            default_max_tokens=self._settings.limits.default_max_tokens,
         )
 
     async def list_models(self) -> list[ServedModel]:
@@ -247,9 +247,7 @@ class Coordinator:
     async def describe_cluster(self) -> ClusterDescription:
         """Return all workers known and the number of requests that run here."""
         return ClusterDescription(
-            workers=tuple(
-                (worker.registration, worker.report) for worker in self._registry.workers()
-            ),
+            workers=tuple((one.registration, one.report) for one in self._registry.workers()),
             num_sessions=self._gate.num_running,
         )
 
@@ -264,6 +262,7 @@ class Coordinator:
 
     async def _refresh(self) -> None:
         await self._registry.refresh()
+        await self._accounts.renew()
         await self._links.retain(worker.registration for worker in self._registry.workers())
         self._metrics.load_reported(
             WorkerReport(num_sessions=self._gate.num_running, num_waiting=self._gate.num_waiting)
@@ -287,12 +286,14 @@ class Coordinator:
         await self._links.close()
         while self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._accounts.close()
         await self._store.close()
 
     def _close(self, request: GenerationRequest) -> None:
         # On a task of its own: the request's may be cancelled already, and what
         # it held at the target must be freed all the same.
         request.end()
+        self._accounts.leave(request)
         if request.session is not None:
             task = asyncio.create_task(request.session.close())
             self._closing.add(task)

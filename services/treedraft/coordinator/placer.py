@@ -6,6 +6,8 @@ from treedraft.coordinator.model_index import ServedTarget
 from treedraft.coordinator.placement import DrafterCandidate, Placement, TargetCandidate, place
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.core.prefix import page_hashes, short_hash
+from treedraft.telemetry import names
+from treedraft.telemetry.tracing import AttributeValue
 
 
 class Placer:
@@ -69,6 +71,15 @@ class Placer:
             )
             for worker in self._registry.drafters()
         ]
+
+
+def placement_attributes(placement: Placement) -> dict[str, AttributeValue]:
+    """Return what a span says of a placement."""
+    return {
+        names.ATTR_PLACE_TARGET: placement.target.worker_id,
+        names.ATTR_PLACE_DRAFTERS: [drafter.worker_id for drafter in placement.drafters],
+        names.ATTR_PLACE_REASON: placement.reason,
+    }
 
 
 def _short_hashes(

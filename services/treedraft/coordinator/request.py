@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable
 
+from treedraft.coordinator.audit import RequestSummary
 from treedraft.coordinator.running_session import RunningSession
+from treedraft.coordinator.tenant import ANONYMOUS, Tenant
 from treedraft.core.errors import TreedraftError
 from treedraft.core.generation import Finished, GenerateEvent, GenerateQuery, Started
-from treedraft.core.session import FinishReason, SessionFinish
+from treedraft.core.session import FinishReason, SessionFinish, SessionSpec
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import AttributeValue, RequestSpan
@@ -14,7 +16,10 @@ _ABANDONED = "CANCELLED"
 
 
 class GenerationRequest:
-    """A request, from its arrival to its end. `session` is there once it runs."""
+    """A request, from its arrival to its end. `session` is there once it runs.
+
+    `model` is the one asked for, and from the start of the session the one that serves.
+    """
 
     def __init__(
         self,
@@ -22,10 +27,18 @@ class GenerationRequest:
         metrics: Metrics,
         clock: Callable[[], float],
         time_limit_seconds: float | None,
+        tenant: Tenant = ANONYMOUS,
+        *,
+        model: str = "",
+        is_prompt_charged: bool = True,
     ) -> None:
-        """Arrive now."""
+        """Arrive now; the prompt of an answer that is resumed was charged before."""
+        self.tenant = tenant
+        self.model = model
         self.span = span
         self.session: RunningSession | None = None
+        self._is_prompt_charged = is_prompt_charged
+        self._spec: SessionSpec | None = None
         self._metrics = metrics
         self._clock = clock
         self._arrived_at = clock()
@@ -34,11 +47,31 @@ class GenerationRequest:
         )
         self._last_token_at: float | None = None
         self._first_token_ms = 0.0
+        self._num_output_tokens = 0
+        self._finish: SessionFinish | None = None
         self._outcome: BaseException | str | None = _ABANDONED
 
     def time_left(self) -> float | None:
         """Return the seconds left, None without a deadline."""
         return None if self._ends_at is None else max(0.0, self._ends_at - self._clock())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens used so far: the prompt's, once a session runs, and those that came out."""
+        return self._num_prompt_tokens + self._num_output_tokens
+
+    @property
+    def _num_prompt_tokens(self) -> int:
+        return self._spec.prompt_length if self._spec and self._is_prompt_charged else 0
+
+    def run(self, session: RunningSession, model: str) -> None:
+        """Note the session that runs for the request, and what serves it."""
+        self.session = session
+        self.show(session.spec, model)
+
+    def show(self, spec: SessionSpec, model: str) -> None:
+        """Note the session that the request is about, which need not run."""
+        self._spec, self.model = spec, model
 
     def admitted(self) -> float:
         """Note that the waiting is over; return how long it took, in seconds."""
@@ -49,6 +82,7 @@ class GenerationRequest:
     def on_tokens(self, num_tokens: int) -> None:
         """Measure the arrival of tokens from the target."""
         now = self._clock()
+        self._num_output_tokens += num_tokens
         if self._last_token_at is None:
             self._first_token_ms = (now - self._arrived_at) * 1000.0
             self.span.event(names.EVENT_FIRST_TOKEN)
@@ -74,6 +108,7 @@ class GenerationRequest:
     def finish(self, finish: SessionFinish) -> Finished:
         """Note the good end and return the client's last event."""
         self._outcome = None
+        self._finish = finish
         self._metrics.session_finished(finish.reason)
         statistics = finish.statistics
         self.span.set(
@@ -97,6 +132,33 @@ class GenerationRequest:
         if self._outcome == _ABANDONED:
             self._metrics.session_finished(FinishReason.CANCELLED)
         self.span.end(self._outcome)
+
+    def summary(self) -> RequestSummary:
+        """Return what may be written down of the request: who, how much, never what."""
+        spec = self._spec
+        counts = self._finish.statistics if self._finish else None
+        return RequestSummary(
+            tenant=self.tenant.name,
+            session_id=spec.session_id if spec else "",
+            trace_id=self.span.trace_id,
+            model=self.model,
+            drafters=tuple(drafter.worker_id for drafter in spec.drafters) if spec else (),
+            outcome=self._outcome_word(),
+            prompt_tokens=self._num_prompt_tokens,
+            output_tokens=self._num_output_tokens,
+            drafted_tokens=counts.drafted_nodes if counts else None,
+            accepted_tokens=counts.accepted_nodes if counts else None,
+            rejected_tokens=counts.admitted_nodes - counts.accepted_nodes if counts else None,
+            seconds=round(self._clock() - self._arrived_at, 3),
+        )
+
+    def _outcome_word(self) -> str:
+        if self._finish is not None:
+            return self._finish.reason.value
+        if isinstance(self._outcome, TreedraftError):
+            return self._outcome.reason
+        is_abandoned = self._outcome == _ABANDONED
+        return FinishReason.CANCELLED.value if is_abandoned else TreedraftError.reason
 
 
 def request_attributes(query: GenerateQuery) -> dict[str, AttributeValue]:

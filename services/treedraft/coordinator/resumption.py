@@ -15,8 +15,13 @@ from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.request import GenerationRequest
 from treedraft.coordinator.running_session import RunningSession, SessionServices
 from treedraft.coordinator.session_log import LogEntry
-from treedraft.coordinator.session_store.protocol import LEASE_HELD, SESSION_FINISHED
+from treedraft.coordinator.session_store.protocol import (
+    LEASE_HELD,
+    SESSION_FINISHED,
+    unknown_session,
+)
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRecord
+from treedraft.coordinator.specs import resumed_spec
 from treedraft.coordinator.text_output import TextOutput
 from treedraft.core.errors import SessionConflictError, TokensMismatchError, UnavailableError
 from treedraft.core.generation import GenerateEvent, ResumeQuery, Started
@@ -24,7 +29,6 @@ from treedraft.core.session import (
     FinishReason,
     SessionFinish,
     SessionOutput,
-    SessionSpec,
     SessionStatistics,
 )
 
@@ -54,13 +58,15 @@ class Resumption:
         """Yield the answer from where the client holds it.
 
         Raises:
-            SessionNotFoundError: it is not known, or was forgotten.
+            SessionNotFoundError: it is not known, was forgotten, or is another tenant's.
             TokensMismatchError: it has other tokens than the client.
             SessionConflictError: another coordinator holds it (LEASE_HELD).
             UnavailableError: no target serves its model (NO_TARGET).
         """
         request.admitted()
         record = await self._services.store.load(query.session_id)
+        if record.request.tenant != request.tenant.name:
+            raise unknown_session(query.session_id)
         known = self._model_of(record)
         _check_logged(record, query)
         record = await self._claim(query.session_id)
@@ -113,14 +119,14 @@ class Resumption:
             earlier.abandon()
         placement = record.placement or SessionPlacement("", "", "")
         session = RunningSession(
-            _spec_of(record, request),
+            resumed_spec(request, record),
             LogEntry(record.request, record.epoch, self._coordinator_id, placement),
             known,
             self._services,
             span=request.span,
             on_tokens=request.on_tokens,
         )
-        request.session = session
+        request.run(session, record.request.model)
         session.resume(record.output_token_ids, query)
         return session
 
@@ -132,7 +138,8 @@ class Resumption:
         reason: FinishReason,
         query: ResumeQuery,
     ) -> AsyncIterator[GenerateEvent]:
-        spec, output = _spec_of(record, request), record.output_token_ids
+        spec, output = resumed_spec(request, record), record.output_token_ids
+        request.show(spec, record.request.model)
         relay = SessionRelay(
             spec,
             TextOutput(known.tokenizer, spec.stopping.stop_strings),
@@ -166,19 +173,3 @@ def _check_logged(record: SessionRecord, query: ResumeQuery) -> None:
     output = record.output_token_ids
     if len(output) >= query.num_tokens and not query.begins(output):
         raise TokensMismatchError("the session has other tokens than those held")
-
-
-def _spec_of(record: SessionRecord, request: GenerationRequest) -> SessionSpec:
-    kept, span = record.request, request.span
-    return SessionSpec(
-        session_id=kept.session_id,
-        epoch=record.epoch,
-        token_ids=kept.prompt_token_ids,
-        prompt_length=len(kept.prompt_token_ids),
-        sampling=kept.sampling,
-        stopping=kept.stopping,
-        speculation=kept.speculation,
-        choice=kept.choice,
-        traceparent=span.traceparent if span.is_sampled else "",
-        time_limit_seconds=request.time_left(),
-    )

@@ -262,7 +262,9 @@ class RunningSession:
             self._turn = None
 
 
-def first_entry(spec: SessionSpec, placement: Placement, known: KnownModel, owner: str) -> LogEntry:
+def first_entry(
+    spec: SessionSpec, placement: Placement, known: KnownModel, owner: str, *, tenant: str = ""
+) -> LogEntry:
     """Return what the store is to keep of a session that begins."""
     request = SessionRequest(
         session_id=spec.session_id,
@@ -273,6 +275,7 @@ def first_entry(spec: SessionSpec, placement: Placement, known: KnownModel, owne
         stopping=spec.stopping,
         speculation=spec.speculation,
         choice=spec.choice,
+        tenant=tenant,
     )
     return LogEntry(request, spec.epoch, owner, _stored(placement))
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import grpc
 
+from treedraft.coordinator.api_keys import TenantRoll
 from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.core.errors import InvalidRequestError, UnavailableError
 from treedraft.core.worker import WorkerRegistration, WorkerReport
-from treedraft.rpc.context import seconds_left, traceparent_of
+from treedraft.rpc.context import api_key_of, seconds_left, traceparent_of
 from treedraft.rpc.convert import (
     announcement_from_proto,
     cluster_to_proto,
@@ -36,10 +37,13 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class CoordinatorServicer(CoordinatorServiceServicer):
     """Serves `treedraft.v1.CoordinatorService`; errors are mapped by the server."""
 
-    def __init__(self, coordinator: Coordinator, registry: WorkerRegistry) -> None:
-        """Serve this coordinator and its register of workers."""
+    def __init__(
+        self, coordinator: Coordinator, registry: WorkerRegistry, tenants: TenantRoll
+    ) -> None:
+        """Serve this coordinator and its register of workers to these tenants."""
         self._coordinator = coordinator
         self._registry = registry
+        self._tenants = tenants
         self._is_stopping = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -54,9 +58,11 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         self, request: pb2.GenerateRequest, context: _Context
     ) -> AsyncIterator[pb2.GenerateResponse]:
         """Generate text; refuses fields that this version does not know."""
+        tenant = self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
         events = self._coordinator.generate(
             generate_query_from_proto(request),
+            tenant=tenant,
             traceparent=traceparent_of(context),
             time_limit_seconds=seconds_left(context),
         )
@@ -68,9 +74,11 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         self, request: pb2.ResumeRequest, context: _Context
     ) -> AsyncIterator[pb2.ResumeResponse]:
         """Go on with an answer; refuses fields that this version does not know."""
+        tenant = self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
         events = self._coordinator.resume(
             resume_query_from_proto(request),
+            tenant=tenant,
             traceparent=traceparent_of(context),
             time_limit_seconds=seconds_left(context),
         )
@@ -82,6 +90,7 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         self, request: pb2.ListModelsRequest, context: _Context
     ) -> pb2.ListModelsResponse:
         """List the models that can be asked for."""
+        self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
         return served_models_to_proto(await self._coordinator.list_models())
 
@@ -89,6 +98,7 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         self, request: pb2.DescribeClusterRequest, context: _Context
     ) -> pb2.DescribeClusterResponse:
         """Describe the workers."""
+        self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
         return cluster_to_proto(await self._coordinator.describe_cluster())
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from treedraft.settings import Frozen, GrpcSettings, ServiceSettings, TelemetrySettings
+from treedraft.settings import Frozen, GrpcSettings, ServiceSettings, TelemetrySettings, TlsSettings
 
 
 class LimitSettings(Frozen):
@@ -28,6 +28,27 @@ class LimitSettings(Frozen):
         ge=1,
         description="Tokens a slow reader may leave unread; beyond them the log is no longer "
         "acknowledged, which makes the target pause that session.",
+    )
+
+
+class DoorSettings(Frozen):
+    """Who is let in, and what is written down of it."""
+
+    keys_file: str = Field(
+        default="",
+        description="TOML file of API keys, as hashes, and of tenants with their limits; read "
+        "again when it changes. Empty lets everybody in, as one anonymous tenant.",
+    )
+    tenant_secret_file: str = Field(
+        default="",
+        description="File with a secret of at least 32 bytes, the same for all coordinators. It "
+        "makes of a tenant's name the salt that keeps tenants apart in caches; with another one "
+        "every tenant begins with empty caches. Needed with `keys_file`.",
+    )
+    audit_file: str = Field(
+        default="",
+        description="File to which a line of JSON is appended for each request that ended: tenant, "
+        "model, counts of tokens, outcome, and never any text. Empty writes none.",
     )
 
 
@@ -120,8 +141,10 @@ class CoordinatorSettings(ServiceSettings):
     drain_seconds: float = Field(
         default=30.0, ge=0, description="Time that running requests get when the service stops."
     )
+    door: DoorSettings = DoorSettings()
     limits: LimitSettings = LimitSettings()
     store: StoreSettings = StoreSettings()
     failover: FailoverSettings = FailoverSettings()
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()

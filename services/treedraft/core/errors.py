@@ -11,6 +11,8 @@
     ├── SessionConflictError         a late writer lost against a newer epoch
     ├── SessionNotFoundError
     ├── TokensMismatchError          a resuming client holds another text
+    ├── UnauthenticatedError         nobody knows who is calling
+    ├── PermissionDeniedError        known, and not allowed to
     ├── OverloadedError              bounded queue or pool full: try later
     ├── UnavailableError             no worker, or it is going away
     └── CancelledError               the client left or its time was up
@@ -105,6 +107,18 @@ class TokensMismatchError(TreedraftError):
     """The tokens that a resuming client holds are not the beginning of the session's."""
 
     reason = "TOKENS_MISMATCH"
+
+
+class UnauthenticatedError(TreedraftError):
+    """The caller does not say who it is, or not credibly."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(TreedraftError):
+    """The caller is known and may not do this."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class OverloadedError(TreedraftError):

@@ -67,7 +67,7 @@ async def serve(settings: DraftSettings, stop: asyncio.Event | None = None) -> N
     async with service_telemetry(
         _ROLE, settings.telemetry, settings.grpc, worker.incarnation
     ) as telemetry:
-        server, servicer = RpcServer(settings.grpc, [SERVICE_NAME]), DraftServicer()
+        server, servicer = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls), DraftServicer()
         servicer.add_to(server.grpc)
         endpoint = await server.start()
         try:
@@ -112,7 +112,7 @@ async def _serve(
     await server.set_serving(True)
     _log.info("ready", model=registration.model, endpoint=registration.endpoint)
     try:
-        async with announcing(settings.worker, registration, lambda: drafter.report):
+        async with announcing(settings.worker, registration, lambda: drafter.report, settings.tls):
             await wait_for_signal(stop)
             if has_ended.is_set():
                 raise UnavailableError("the drafter broke down", reason="DRAFTER_FAILED")

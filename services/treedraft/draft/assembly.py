@@ -15,7 +15,8 @@ from treedraft.draft.settings import DraftSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.models import LoadedModel, drafting_dtype, load_model
-from treedraft.inference.runner import Runner, Segment
+from treedraft.inference.runner import Runner
+from treedraft.inference.segment import Segment
 
 _log = structlog.get_logger(__name__)
 
@@ -44,6 +45,7 @@ def load_draft_model(settings: DraftSettings) -> DraftModel:
         name=settings.model_name,
         dtype=drafting_dtype(settings.dtype, settings.device),
         device=settings.device,
+        weights=settings.weights,
         progress=lambda text: _log.info(text),
     )
     return assemble(model, settings)

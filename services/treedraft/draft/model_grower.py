@@ -29,8 +29,8 @@ from treedraft.draft.slot_sharing import share_slots
 from treedraft.draft.thrift import Thrift, survival
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.draft_sampler import draft_children, draft_siblings
-from treedraft.inference.runner import Segment
 from treedraft.inference.sampler import LawRow, TokenHistory, branch_of
+from treedraft.inference.segment import Segment
 
 # How likely a sample of a law close to the target's is accepted at a place. In
 # rejection mode scores must not depend on which token was drawn.

@@ -7,7 +7,7 @@ import numpy as np
 from treedraft.core.growth import ROOT
 from treedraft.draft.model_state import DraftModelState
 from treedraft.draft.session import DraftSession
-from treedraft.inference.runner import Segment
+from treedraft.inference.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)

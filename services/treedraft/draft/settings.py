@@ -10,6 +10,7 @@ from treedraft.settings import (
     GrpcSettings,
     ServiceSettings,
     TelemetrySettings,
+    TlsSettings,
     WorkerSettings,
 )
 
@@ -160,6 +161,12 @@ class DraftSettings(ServiceSettings):
         "CPUs with instructions for it, else float32. It decides how soon a guess is made, never "
         "what is said.",
     )
+    weights: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        default="auto",
+        description="How linear layers hold their weights where the native decoder runs, in "
+        "float32 on a CPU: `auto` is bfloat16 for weights that are bfloat16 numbers anyway, "
+        "else float32.",
+    )
     device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1` or `auto`.")
     num_threads: int = Field(
         default=0,
@@ -179,5 +186,6 @@ class DraftSettings(ServiceSettings):
     growth: GrowthSettings = GrowthSettings()
     lookup: LookupSettings = LookupSettings()
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()
     worker: WorkerSettings = WorkerSettings()

@@ -18,14 +18,15 @@ from transformers.configuration_utils import PreTrainedConfig
 from treedraft.core.errors import InvalidRequestError, UnsupportedModelError
 from treedraft.inference.downloads import Progress
 from treedraft.inference.drafter_folder import is_drafter_folder, load_drafter
+from treedraft.inference.forward_path import ForwardPath, choose_path
 from treedraft.inference.gguf_conversion import without_progress_bars
-from treedraft.inference.lean import can_streamline, streamline
 from treedraft.inference.model_tokenizer import (
     ModelTokenizer,
     describe_tokenizer,
     load_tokenizer,
 )
-from treedraft.inference.prepacked import can_prepack, multiplies_bfloat16, prepack_linears
+from treedraft.inference.native.decoder import NativeDecoder
+from treedraft.inference.prepacked import multiplies_bfloat16
 from treedraft.inference.support import check_supported, probe_module
 from treedraft.inference.tree_attention import ATTENTION_NAME
 from treedraft.inference.weights import ModelFiles, be_silent, resolve
@@ -46,7 +47,8 @@ class LoadedModel:
 
     Of a drafter folder, `draft_token_ids` are the ids of the head's columns and
     the tokenizer is known by its hash alone; of any other model it is None, and
-    the columns are the ids.
+    the columns are the ids. With a `native` decoder, passes go through that and
+    the module has no linear layers any more.
     """
 
     name: str
@@ -67,6 +69,7 @@ class LoadedModel:
     num_kv_heads: int
     head_dim: int
     draft_token_ids: tuple[int, ...] | None = None
+    native: NativeDecoder | None = None
 
 
 def load_model(
@@ -75,6 +78,7 @@ def load_model(
     name: str = "",
     dtype: str = "float32",
     device: str = "cpu",
+    weights: str = "auto",
     attention: str = ATTENTION_NAME,
     is_packed: bool = True,
     progress: Progress = be_silent,
@@ -87,16 +91,19 @@ def load_model(
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on an
             accelerator and float32 on a CPU.
         device: a torch device, or `auto`: `cuda` where there is one, else `cpu`.
+        weights: how linear layers hold theirs where the native decoder runs:
+            `float32`, `bfloat16`, `int8`, or `auto`, the smallest that loses nothing.
         attention: transformers' name of the attention function; another than ours
             is for those who run whole texts, as training does, and is never packed,
             since the packed forward has ours built in.
-        is_packed: whether linear layers are joined and prepacked where that is
-            quicker; such a module can neither be trained nor copied.
+        is_packed: whether the module takes the quickest path there is for it; it
+            can then neither be trained nor copied.
         progress: told in plain words what takes long.
 
     Raises:
         InvalidRequestError: reason MODEL_NOT_FOUND, or a dtype or device that
-            does not exist.
+            does not exist; reason WEIGHTS_UNSUPPORTED, if weights cannot be held
+            like this here.
         UnsupportedModelError: the model cannot be verified by a tree, is not
             complete, or has no fast tokenizer; for a drafter folder also the
             reasons of `drafter_folder.load_drafter`.
@@ -126,10 +133,11 @@ def load_model(
     _make_ready(module, torch_device)
     text_config = module.config.get_text_config(decoder=True)
     probe_module(module, text_config.num_hidden_layers)
-    fingerprint = _fingerprint(module, torch_dtype, torch_device, draft_token_ids)
+    path = choose_path(module, torch_device, torch_dtype, weights=weights)
+    fingerprint = _fingerprint(module, torch_dtype, torch_device, draft_token_ids, path)
     vocab_size = int(module.get_output_embeddings().weight.shape[0])  # type: ignore[no-untyped-call]
-    if is_packed and attention == ATTENTION_NAME:
-        _make_quick(module, torch_device, torch_dtype)
+    is_quick = is_packed and attention == ATTENTION_NAME
+    native = path.take(module) if is_quick else None
     return LoadedModel(
         name=name or files.name,
         module=module,
@@ -148,6 +156,7 @@ def load_model(
         num_layers=int(text_config.num_hidden_layers),
         **_head_shape(text_config),
         draft_token_ids=draft_token_ids,
+        native=native,
     )
 
 
@@ -240,19 +249,12 @@ def _head_shape(config: PreTrainedConfig) -> dict[str, int]:
     return {"num_kv_heads": int(num_kv_heads), "head_dim": int(head_dim)}
 
 
-def _make_quick(module: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
-    """Give the module the forward and the weight layout that are quickest here."""
-    if can_streamline(module):
-        streamline(module)
-    if can_prepack(device, dtype):
-        prepack_linears(module)
-
-
 def _fingerprint(
     module: PreTrainedModel,
     dtype: torch.dtype,
     device: torch.device,
     draft_token_ids: tuple[int, ...] | None,
+    path: ForwardPath,
 ) -> str:
     """Return the numeric identity: weights, configuration, dtype, device, kernels.
 
@@ -262,10 +264,8 @@ def _fingerprint(
     """
     settings = {k: v for k, v in module.config.to_dict().items() if k not in _NAMES_IN_CONFIG}
     torch_release = ".".join(torch.__version__.split(".")[:2])
-    linear = "packed" if can_prepack(device, dtype) else "plain"
-    forward = "lean" if can_streamline(module) else "own"
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    kernels = [str(dtype), chip, f"torch-{torch_release}", ATTENTION_NAME, linear, forward]
+    kernels = [str(dtype), chip, f"torch-{torch_release}", ATTENTION_NAME, *path.kernels]
     digest = hashlib.sha256(json.dumps([settings, kernels], sort_keys=True, default=str).encode())
     if draft_token_ids is not None:
         digest.update(json.dumps(draft_token_ids).encode())

@@ -39,14 +39,20 @@ class PackedLinear(nn.Module):
 
 
 def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether this build of torch can pack weights of this kind."""
+    """Return whether this build of torch can pack weights of this kind on this machine."""
     return (
         device.type == "cpu"
         and dtype in _PACKABLE
+        and (dtype != torch.bfloat16 or _packs_bfloat16())
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def _packs_bfloat16() -> bool:
+    # oneDNN refuses it on processors without AVX-512 or something newer.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

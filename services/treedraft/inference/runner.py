@@ -14,7 +14,6 @@ gives for the tokens on the row's path, up to rounding.
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -24,6 +23,9 @@ import torch
 
 from treedraft.core.errors import UnsupportedModelError
 from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.native.decoder import NativeDecoder
+from treedraft.inference.native.rows import rows_of
+from treedraft.inference.segment import Segment, checked_slots, concatenate, written_slots
 from treedraft.inference.tree_attention import (
     ATTENTION_NAME,
     AttentionGroup,
@@ -33,45 +35,8 @@ from treedraft.inference.tree_attention import (
     group_shapes,
 )
 
-Slots = Sequence[int] | npt.NDArray[np.int64]
-
 # Kernels on CUDA read a mask in place only if its rows are aligned.
 _MASK_ALIGNMENT = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """The rows of one session in a pass.
-
-    Row `r` has token `token_ids[r]` at `positions[r]`; its KV is written to
-    `write_slots[r]` before any row attends. It attends to all of
-    `context_slots` and to `tree_slots[t]` where `tree_mask[r, t]`; the write
-    slots are among the tree slots, and a row sees at least itself. Logits are
-    wanted of `output_rows`.
-    """
-
-    token_ids: Sequence[int]  # [rows]
-    positions: Sequence[int]  # [rows]
-    write_slots: Slots  # [rows]
-    context_slots: npt.NDArray[np.int64]  # [context]
-    tree_slots: Slots  # [tree]
-    tree_mask: npt.NDArray[np.bool_]  # [rows, tree]
-    output_rows: Sequence[int]
-
-    def __post_init__(self) -> None:
-        """Assert that the shapes agree."""
-        assert self.num_rows == len(self.positions) == len(self.write_slots) > 0
-        assert self.tree_mask.shape == (self.num_rows, len(self.tree_slots))
-
-    @property
-    def num_rows(self) -> int:
-        """Tokens that go through the model."""
-        return len(self.token_ids)
-
-    @property
-    def num_keys(self) -> int:
-        """Slots that at least one row may see."""
-        return len(self.context_slots) + len(self.tree_slots)
 
 
 class ForwardModel(Protocol):
@@ -105,6 +70,10 @@ class ForwardModel(Protocol):
     def dtype(self) -> torch.dtype:
         """Of weights and KV."""
 
+    @property
+    def native(self) -> NativeDecoder | None:
+        """The decoder that runs passes in place of the module, if there is one."""
+
 
 class Runner:
     """Runs passes of one model on one KV pool. Used by one thread."""
@@ -115,7 +84,8 @@ class Runner:
         Raises:
             UnsupportedModelError: the module cannot be run by rows.
         """
-        _check_module(model.module)
+        if model.native is None:
+            _check_module(model.module)
         assert (pool.num_layers, pool.num_kv_heads, pool.head_dim) == (
             model.num_layers,
             model.num_kv_heads,
@@ -140,15 +110,16 @@ class Runner:
         """
         if not segments:
             return torch.empty((0, self.model.vocab_size), device=self.model.device)
+        if self.model.native:
+            return self.model.native.forward(rows_of(segments, self.pool.num_slots), self.pool)
         order = group_shapes(
             [(s.num_rows, s.num_keys) for s in segments],
             is_on_cpu=self.model.device.type == "cpu",
         )
         packed = [segments[index] for group in order for index in group]
         starts = np.cumsum([0, *(s.num_rows for s in packed)])
-        positions = _concatenate([s.positions for s in packed])
-        write_slots = self._checked_slots([s.write_slots for s in packed])
-        assert len(np.unique(write_slots)) == len(write_slots), "two rows write to one slot"
+        positions = concatenate([s.positions for s in packed])
+        write_slots = written_slots(packed, self.pool.num_slots)
         plan = AttentionPlan(
             pool=self.pool,
             write_slots=self._index(write_slots),
@@ -156,11 +127,11 @@ class Runner:
             max_position=int(positions.max()),
         )
         start_of = dict(zip((i for group in order for i in group), starts, strict=False))
-        output_rows = _concatenate(
+        output_rows = concatenate(
             [start_of[i] + np.asarray(s.output_rows, np.int64) for i, s in enumerate(segments)]
         )
         return self._run_module(
-            _concatenate([s.token_ids for s in packed]), positions, output_rows, plan
+            concatenate([s.token_ids for s in packed]), positions, output_rows, plan
         )
 
     def _run_module(
@@ -224,7 +195,7 @@ class Runner:
 
     def _plan_keys(self, key_slots: npt.NDArray[np.int64]) -> slice | GatheredKeys:
         # key_slots: [segments, keys]
-        slots = self._index(self._checked_slots([key_slots.ravel()]))
+        slots = self._index(checked_slots([key_slots.ravel()], self.pool.num_slots))
         if isinstance(slots, slice) and len(key_slots) == 1:
             return slots
         num_heads = self.pool.num_kv_heads
@@ -247,12 +218,6 @@ class Runner:
         mask.masked_fill_(hidden[:, None, None], float("-inf"))
         return mask.flatten(2, 3)
 
-    def _checked_slots(self, parts: Sequence[Slots]) -> npt.NDArray[np.int64]:
-        slots = _concatenate(parts)
-        num_slots = self.pool.num_slots
-        assert np.logical_and(slots >= 0, slots < num_slots).all(), "a slot outside the pool"
-        return slots
-
     def _index(self, slots: npt.NDArray[np.int64]) -> SlotIndex:
         first, count = int(slots[0]), len(slots)
         if slots[-1] == first + count - 1 and (np.diff(slots) == 1).all():
@@ -261,10 +226,6 @@ class Runner:
 
     def _to_device(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self.model.device)
-
-
-def _concatenate(parts: Sequence[Slots]) -> npt.NDArray[np.int64]:
-    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
 
 
 def _next_power_of_two(number: int) -> int:

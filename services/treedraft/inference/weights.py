@@ -116,6 +116,18 @@ def resolve(
     )
 
 
+def gguf_source(source: str, *, cache: Path | None = None) -> Path | None:
+    """Return the GGUF file behind a source that was resolved before, None if it is made of none.
+
+    For those who write the same weights in other forms; serving reads the folder.
+    """
+    if packaged := PACKAGED_MODELS.get(source.lower()):
+        file = (cache or cache_dir()) / "downloads" / packaged.file_name
+    else:
+        file = Path(source).expanduser()
+    return file if file.is_file() else None
+
+
 def _checked(files: ModelFiles) -> ModelFiles:
     if not (files.folder / "config.json").is_file():
         missing = "config.json"

@@ -1,7 +1,7 @@
 """A coordinator, its targets and its drafters on this machine.
 
     async with LocalCluster(ClusterPlan(target="default")) as cluster:
-        client = CoordinatorClient(cluster.endpoint)
+        client = cluster.connect()
 
 Entering waits until the coordinator lists every worker of the plan, so a
 request made then is served at once and by all of them. A process that dies
@@ -79,6 +79,10 @@ class LocalCluster:
     def endpoint(self) -> str:
         """The coordinator's `host:port`."""
         return self._processes[COORDINATOR].endpoint
+
+    def connect(self) -> CoordinatorClient:
+        """Return a client of the coordinator; whoever takes it closes it."""
+        return CoordinatorClient(self.endpoint, tls=self.plan.tls, api_key=self.plan.api_key)
 
     @property
     def log_folder(self) -> Path:
@@ -161,7 +165,7 @@ class LocalCluster:
         workers = plan_workers(self.plan, endpoint, self._folder, num_cores=num_usable_cores())
         for worker in workers:
             await self._launch(worker)
-        self._client = CoordinatorClient(endpoint)
+        self._client = self.connect()
         await self._wait_until_ready(self._client)
 
     async def _launch(self, plan: ServicePlan) -> ServiceProcess:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from treedraft.inference.stamp import num_usable_cores as num_usable_cores
+from treedraft.settings import TlsSettings, setting_variables
 
 COORDINATOR = "coordinator"
 TARGET = "target"
 DRAFT = "draft"
+API_KEY_VARIABLE = "TREEDRAFT_API_KEY"
 _MAX_CORES_IN_TURNS = 4
 _WILDCARDS = ("0.0.0.0", "::", "[::]")
 
@@ -26,9 +28,11 @@ class ClusterPlan:
 
     `target` and `draft` are hub ids, folders or .gguf files; an empty `draft`
     leaves the drafters to lookup. `dtype` is the target's: what a drafter
-    computes in changes no token. Empty `dtype` and `device`, and 0 threads, leave
-    it to the services or to `share_threads`. `settings` are environment variables
-    for all processes.
+    computes in changes no token; `weights` are the target's too. Empty `dtype`,
+    `weights` and `device`, and 0 threads, leave it to the services or to
+    `share_threads`. `settings` are environment variables for all processes. `tls` is
+    for all of them and for who asks the cluster; `api_key` is what such a one says to
+    a coordinator that demands one.
     """
 
     target: str = "default"
@@ -37,12 +41,17 @@ class ClusterPlan:
     num_targets: int = 1
     num_drafters: int = 1
     dtype: str = ""
+    weights: str = ""
     device: str = ""
     target_threads: int = 0
     draft_threads: int = 0
     coordinator_host: str = ""
     coordinator_port: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    api_key: str = field(
+        default_factory=lambda: os.environ.get("TREEDRAFT_API_KEY", ""), repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,8 @@ def plan_workers(
     target_threads, draft_threads = share_threads(num_cores, plan)
     held = {"GRPC__PORT": "0", "WORKER__COORDINATORS": coordinator}
     held |= {"DEVICE": plan.device} if plan.device else {}
-    dtype = {"DTYPE": plan.dtype} if plan.dtype else {}
+    numbers = {"DTYPE": plan.dtype} if plan.dtype else {}
+    numbers |= {"WEIGHTS": plan.weights} if plan.weights else {}
     # Whoever starts a cluster like this is its only tenant.
     own = {"TREEDRAFT_DRAFT__LOOKUP__RECENT__WITHOUT_TENANT": "true"}
     in_turns = (
@@ -142,7 +152,7 @@ def plan_workers(
             f"{TARGET}-{index}",
             {
                 **held,
-                **dtype,
+                **numbers,
                 "MODEL": plan.target,
                 "WORKER__WORKER_ID": worker_id(f"{TARGET}-{index}", folder),
             },
@@ -190,7 +200,13 @@ def _service(
     }
     if role == DRAFT:
         del patience["TREEDRAFT_DRAFT__DRAIN_SECONDS"]
-    environment = {**patience, **environ, **plan.settings, "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **patience,
+        **environ,
+        **setting_variables(plan.tls),
+        **plan.settings,
+        "PYTHONUNBUFFERED": "1",
+    }
     held = {**held, "GRPC__ENDPOINT_FILE": str(endpoint_file)}
     if role != COORDINATOR:
         held["WORKER__WORKER_ID"] = worker_id(name, folder)

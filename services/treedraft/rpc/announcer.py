@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import grpc
 import structlog
 
 from treedraft.core.errors import TreedraftError
@@ -19,6 +20,7 @@ from treedraft.core.worker import WorkerRegistration, WorkerReport
 from treedraft.rpc.channel import MEBIBYTE, open_channel
 from treedraft.rpc.convert import announcement_to_proto, duration_from_proto
 from treedraft.rpc.stream import STREAM_ENDED, MessageStream
+from treedraft.settings import TlsSettings
 from treedraft.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
 _FIRST_BACKOFF_SECONDS = 0.2
@@ -44,6 +46,7 @@ class Announcer:
         report: Callable[[], WorkerReport],
         interval_seconds: float,
         *,
+        tls: TlsSettings | None = None,
         rng: random.Random | None = None,
     ) -> None:
         """Prepare to announce; `run` does it.
@@ -55,11 +58,13 @@ class Announcer:
                 prefixes in `added_prefixes`. Called on the event loop.
             interval_seconds: time between reports; a coordinator that would
                 drop the registration earlier gets them more often.
+            tls: certificates, read anew for each stream; None speaks plaintext.
             rng: spreads reconnects, so that workers do not return in step.
         """
         self._endpoint = endpoint
         self._registration = registration
         self._report = report
+        self._tls = tls
         self._configured_seconds = self._interval_seconds = interval_seconds
         self._rng = rng or random.Random()
         self._report_due = asyncio.Event()
@@ -72,34 +77,37 @@ class Announcer:
 
     async def run(self) -> None:
         """Announce until cancelled, through every failure of the coordinator."""
-        channel = open_channel(self._endpoint, max_message_mb=_MAX_MESSAGE_MB)
-        stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(channel)
         backoff = _FIRST_BACKOFF_SECONDS
-        try:
-            while True:
-                stream: _Stream = MessageStream(
-                    stub.AnnounceWorker(), max_message_bytes=_MAX_MESSAGE_MB * MEBIBYTE
-                )
-                await self._announce(stream)
-                if self._was_heard:
-                    backoff = _FIRST_BACKOFF_SECONDS
-                await asyncio.sleep(backoff * self._rng.uniform(0.5, 1.0))
-                backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
-        finally:
-            await channel.close()
+        while True:
+            await self._announce()
+            if self._was_heard:
+                backoff = _FIRST_BACKOFF_SECONDS
+            await asyncio.sleep(backoff * self._rng.uniform(0.5, 1.0))
+            backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
 
-    async def _announce(self, stream: _Stream) -> None:
+    async def _announce(self) -> None:
         self._was_heard = False
-        answers = asyncio.create_task(self._read_answers(stream))
         try:
-            await self._send_reports(stream, answers)
-            await answers
+            async with open_channel(
+                self._endpoint, tls=self._tls, max_message_mb=_MAX_MESSAGE_MB
+            ) as channel:
+                await self._hold_stream(channel)
             self._log_failure(STREAM_ENDED, "the coordinator ended the stream")
         except TreedraftError as error:
             self._log_failure(error.reason, error.message)
         except Exception:
             # A worker that nobody hears of does no work: try again, whatever it was.
             _log.exception("announcing failed", coordinator=self._endpoint)
+
+    async def _hold_stream(self, channel: grpc.aio.Channel) -> None:
+        stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(channel)
+        stream: _Stream = MessageStream(
+            stub.AnnounceWorker(), max_message_bytes=_MAX_MESSAGE_MB * MEBIBYTE
+        )
+        answers = asyncio.create_task(self._read_answers(stream))
+        try:
+            await self._send_reports(stream, answers)
+            await answers
         finally:
             stream.close()
             answers.cancel()

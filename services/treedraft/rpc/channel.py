@@ -10,6 +10,9 @@ import json
 
 import grpc
 
+from treedraft.rpc.tls import channel_credentials
+from treedraft.settings import TlsSettings
+
 KEEPALIVE_TIME_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 MEBIBYTE = 1 << 20
@@ -38,7 +41,11 @@ _SERVICE_CONFIG = json.dumps(
 
 
 def open_channel(
-    endpoint: str, *, max_message_mb: int = 4, max_receive_mb: int | None = None
+    endpoint: str,
+    *,
+    tls: TlsSettings | None = None,
+    max_message_mb: int = 4,
+    max_receive_mb: int | None = None,
 ) -> grpc.aio.Channel:
     """Return a channel to `host:port`, connected at the first call.
 
@@ -46,8 +53,12 @@ def open_channel(
 
     Args:
         endpoint: whom to dial.
+        tls: certificates, whose files are read now; None or none speaks plaintext.
         max_message_mb: largest message in either direction, in MiB.
         max_receive_mb: a different limit for messages received.
+
+    Raises:
+        UnavailableError: the files of `tls` cannot be used.
     """
     receive_mb = max_message_mb if max_receive_mb is None else max_receive_mb
     options: list[tuple[str, int | str]] = [
@@ -66,4 +77,8 @@ def open_channel(
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config", _SERVICE_CONFIG),
     ]
-    return grpc.aio.insecure_channel(endpoint, options=options)
+    if tls is None or not tls.is_spoken:
+        return grpc.aio.insecure_channel(endpoint, options=options)
+    if tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return grpc.aio.secure_channel(endpoint, channel_credentials(tls), options=options)

@@ -7,7 +7,7 @@ import grpc
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.worker import ClusterDescription
 from treedraft.rpc.channel import open_channel
-from treedraft.rpc.context import TRACEPARENT
+from treedraft.rpc.context import TRACEPARENT, bearer_metadata
 from treedraft.rpc.convert import (
     cluster_from_proto,
     generate_event_from_proto,
@@ -16,15 +16,36 @@ from treedraft.rpc.convert import (
     served_models_from_proto,
 )
 from treedraft.rpc.errors import from_rpc_error
+from treedraft.settings import TlsSettings
 from treedraft.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
 
 class CoordinatorClient:
     """A coordinator, over one channel. Construct it on the event loop that uses it."""
 
-    def __init__(self, endpoint: str, *, max_message_mb: int = 4) -> None:
-        """Prepare to dial `host:port`; the first call connects."""
-        self._channel: grpc.aio.Channel = open_channel(endpoint, max_message_mb=max_message_mb)
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        tls: TlsSettings | None = None,
+        api_key: str = "",
+        max_message_mb: int = 4,
+    ) -> None:
+        """Prepare to dial `host:port`; the first call connects.
+
+        Args:
+            endpoint: of the coordinator.
+            tls: certificates; None speaks plaintext.
+            api_key: says for which tenant the client asks; empty says nothing.
+            max_message_mb: largest message in either direction, in MiB.
+
+        Raises:
+            UnavailableError: the files of `tls` cannot be used.
+        """
+        self._channel: grpc.aio.Channel = open_channel(
+            endpoint, tls=tls, max_message_mb=max_message_mb
+        )
+        self._metadata = bearer_metadata(api_key)
         self._stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(self._channel)
 
     async def generate(
@@ -48,10 +69,11 @@ class CoordinatorClient:
             TreedraftError: what the coordinator refused the request or ended
                 the answer with, or that it cannot be reached.
         """
+        trace = ((TRACEPARENT, traceparent),) if traceparent else ()
         call = self._stub.Generate(
             generate_query_to_proto(query),
             timeout=timeout_seconds,
-            metadata=((TRACEPARENT, traceparent),) if traceparent else None,
+            metadata=(*self._metadata, *trace),
         )
         try:
             async for response in call:
@@ -76,10 +98,11 @@ class CoordinatorClient:
             TreedraftError: SessionNotFoundError if no coordinator knows the session,
                 TokensMismatchError if its text is not the one that the caller holds.
         """
+        trace = ((TRACEPARENT, traceparent),) if traceparent else ()
         call = self._stub.Resume(
             resume_query_to_proto(query),
             timeout=timeout_seconds,
-            metadata=((TRACEPARENT, traceparent),) if traceparent else None,
+            metadata=(*self._metadata, *trace),
         )
         try:
             async for response in call:
@@ -100,7 +123,9 @@ class CoordinatorClient:
         """
         request = coordinator_service_pb2.ListModelsRequest()
         try:
-            response = await self._stub.ListModels(request, timeout=timeout_seconds)
+            response = await self._stub.ListModels(
+                request, timeout=timeout_seconds, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
         return served_models_from_proto(response)
@@ -113,7 +138,9 @@ class CoordinatorClient:
         """
         request = coordinator_service_pb2.DescribeClusterRequest()
         try:
-            response = await self._stub.DescribeCluster(request, timeout=timeout_seconds)
+            response = await self._stub.DescribeCluster(
+                request, timeout=timeout_seconds, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
         return cluster_from_proto(response)

@@ -10,6 +10,7 @@ from treedraft.core.exchange import DraftFrame, Hello, TargetFrame
 from treedraft.rpc.channel import MEBIBYTE, open_channel
 from treedraft.rpc.convert import draft_frame_from_proto, target_frame_to_proto
 from treedraft.rpc.stream import MessageStream
+from treedraft.settings import TlsSettings
 from treedraft.v1 import draft_service_pb2, draft_service_pb2_grpc
 
 _Stream = MessageStream[
@@ -32,7 +33,13 @@ class TreeExchange:
 
     @classmethod
     async def dial(
-        cls, endpoint: str, hello: Hello, *, timeout_seconds: float, max_message_mb: int = 4
+        cls,
+        endpoint: str,
+        hello: Hello,
+        *,
+        timeout_seconds: float,
+        tls: TlsSettings | None = None,
+        max_message_mb: int = 4,
     ) -> Self:
         """Connect to a drafter and shake hands.
 
@@ -40,6 +47,7 @@ class TreeExchange:
             endpoint: `host:port` of the drafter.
             hello: who is dialling.
             timeout_seconds: time for connecting and shaking hands together.
+            tls: certificates; None speaks plaintext.
             max_message_mb: largest message in either direction, in MiB.
 
         Raises:
@@ -47,7 +55,7 @@ class TreeExchange:
             IncompatiblePeerError: it speaks another protocol or tokenizer.
             TreedraftError: whatever else the drafter ended the stream with.
         """
-        channel = open_channel(endpoint, max_message_mb=max_message_mb)
+        channel = open_channel(endpoint, tls=tls, max_message_mb=max_message_mb)
         stub = draft_service_pb2_grpc.DraftServiceStub(channel)
         stream: _Stream = MessageStream(
             stub.ExchangeTrees(), max_message_bytes=max_message_mb * MEBIBYTE

@@ -23,11 +23,13 @@ from treedraft.core.errors import (
     InvalidGrowthError,
     InvalidRequestError,
     OverloadedError,
+    PermissionDeniedError,
     PromptTooLongError,
     SessionConflictError,
     SessionNotFoundError,
     TokensMismatchError,
     TreedraftError,
+    UnauthenticatedError,
     UnavailableError,
     UnknownFieldError,
     UnknownModelError,
@@ -57,6 +59,8 @@ _CODES: dict[type[TreedraftError], grpc.StatusCode] = {
     SessionConflictError: grpc.StatusCode.ABORTED,
     SessionNotFoundError: grpc.StatusCode.NOT_FOUND,
     TokensMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     CancelledError: grpc.StatusCode.CANCELLED,
@@ -72,11 +76,22 @@ _CLASS_OF_CODE: dict[grpc.StatusCode, type[TreedraftError]] = {
     grpc.StatusCode.ABORTED: SessionConflictError,
     grpc.StatusCode.FAILED_PRECONDITION: IncompatiblePeerError,
     grpc.StatusCode.UNIMPLEMENTED: IncompatiblePeerError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
 }
 # What a connection that breaks under a stream may be called instead of UNAVAILABLE.
 _BROKEN_STREAM = ("RST_STREAM", "Stream removed", "Connection reset")
+# What gRPC says of a connection that TLS did not let come about, in our words.
+TLS_HANDSHAKE_FAILED = "TLS_HANDSHAKE_FAILED"
+_HANDSHAKE_SIGNS = {
+    "WRONG_VERSION_NUMBER": "the peer does not speak TLS",
+    "CERTIFICATE_VERIFY_FAILED": "the peer's certificate is not vouched for by our authority",
+    "Hostname Verification Check failed": "the peer's certificate is for another name",
+    "Tls handshake failed": "the TLS handshake failed",
+    "Socket closed": "the peer hung up before a word was said: it expects TLS, or a certificate",
+}
 
 
 class _Aborting(Protocol):
@@ -200,6 +215,10 @@ def _from_bare_status(error: grpc.aio.AioRpcError) -> TreedraftError:
         return CancelledError("the deadline passed", reason=DEADLINE_EXCEEDED)
     if any(sign in text for sign in _BROKEN_STREAM):
         return UnavailableError(text)
+    if code is grpc.StatusCode.UNAVAILABLE and text.startswith("failed to connect"):
+        for sign, words in _HANDSHAKE_SIGNS.items():
+            if sign in text:
+                return UnavailableError(f"{words} ({text})", reason=TLS_HANDSHAKE_FAILED)
     error_class = _class_of_code(error)
     reason = "UNIMPLEMENTED" if code is grpc.StatusCode.UNIMPLEMENTED else error_class.reason
     return error_class(text, reason=reason)

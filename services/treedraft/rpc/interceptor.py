@@ -23,6 +23,7 @@ _log = structlog.get_logger(__name__)
 # Messages are of any type here; gRPC itself checks them by (de)serialising.
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs alone
 _Behaviour = Callable[[Any, Any], Any]
+_Check = Callable[[str, Any], None]
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -31,6 +32,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     Streaming handlers must be async generators; others (the standard health
     service has one) are passed on untouched.
     """
+
+    def __init__(self, check: _Check = lambda method, context: None) -> None:
+        """Call `check` with method and context of each call; what it raises ends the call."""
+        self._check = check
 
     async def intercept_service(
         self,
@@ -47,10 +52,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
             if not inspect.isasyncgenfunction(behaviour):
                 return handler
-            wrapped: _Behaviour = _wrap_stream(behaviour, method)
+            wrapped: _Behaviour = _wrap_stream(behaviour, method, self._check)
         else:
             behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
-            wrapped = _wrap_unary(behaviour, method)
+            wrapped = _wrap_unary(behaviour, method, self._check)
         make = _FACTORIES[handler.request_streaming, handler.response_streaming]
         parse = handler.request_deserializer
         if parse and not handler.request_streaming:
@@ -93,9 +98,10 @@ def _malformed() -> InvalidRequestError:
     return InvalidRequestError("a message is malformed", reason="MALFORMED_MESSAGE")
 
 
-def _wrap_unary(behaviour: _Behaviour, method: str) -> _Behaviour:
+def _wrap_unary(behaviour: _Behaviour, method: str, check: _Check) -> _Behaviour:
     async def handle(request: Any, context: Any) -> Any:
         try:
+            check(method, context)
             return await behaviour(_checked(request), context)
         except grpc.aio.AbortError:
             raise
@@ -105,9 +111,10 @@ def _wrap_unary(behaviour: _Behaviour, method: str) -> _Behaviour:
     return handle
 
 
-def _wrap_stream(behaviour: _Behaviour, method: str) -> _Behaviour:
+def _wrap_stream(behaviour: _Behaviour, method: str, check: _Check) -> _Behaviour:
     async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
+            check(method, context)
             # Without this a client that leaves would strand the inner
             # generator, and what its `finally` frees, until garbage collection.
             async with aclosing(behaviour(_checked(request), context)) as responses:

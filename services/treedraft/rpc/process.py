@@ -21,6 +21,7 @@ from treedraft.settings import (
     GrpcSettings,
     ServiceSettings,
     TelemetrySettings,
+    TlsSettings,
     WorkerSettings,
     check_environment,
 )
@@ -94,11 +95,14 @@ async def announcing(
     settings: WorkerSettings,
     registration: WorkerRegistration,
     report: Callable[[], WorkerReport],
+    tls: TlsSettings | None = None,
 ) -> AsyncIterator[None]:
     """Announce a worker to all its coordinators for the time of the context."""
     tasks = [
         asyncio.create_task(
-            Announcer(address, registration, report, settings.report_interval_seconds).run()
+            Announcer(
+                address, registration, report, settings.report_interval_seconds, tls=tls
+            ).run()
         )
         for address in settings.coordinators
     ]

@@ -11,6 +11,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -21,7 +22,8 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from treedraft.core.errors import UnavailableError
 from treedraft.rpc.channel import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, MEBIBYTE
 from treedraft.rpc.interceptor import ErrorInterceptor
-from treedraft.settings import GrpcSettings
+from treedraft.rpc.tls import check_caller, server_credentials
+from treedraft.settings import GrpcSettings, TlsSettings
 
 _WILDCARDS = ("0.0.0.0", "::", "[::]")
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -35,11 +37,19 @@ class RpcServer:
     Construct it on the event loop that will run it.
     """
 
-    def __init__(self, settings: GrpcSettings, service_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: GrpcSettings,
+        service_names: Sequence[str],
+        tls: TlsSettings | None = None,
+    ) -> None:
         """Prepare a server for services of these full names, not yet listening."""
         self._settings = settings
+        self._tls = tls if tls is not None and tls.is_spoken else None
         self._names = ("", *service_names)
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_options(settings))
+        callers = self._tls.service_names if self._tls else ()
+        errors = ErrorInterceptor(partial(check_caller, service_names=callers))
+        self.grpc = grpc.aio.server(interceptors=[errors], options=_options(settings))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         if settings.reflection:
@@ -51,13 +61,14 @@ class RpcServer:
 
         Raises:
             UnavailableError: reason BIND_FAILED, the address cannot be had.
+            InvalidRequestError: the certificates cannot be used; see `rpc.tls`.
         """
         # The standard servicer says SERVING from birth.
         await self.set_serving(False)
         host = self._settings.host
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         try:
-            port = self.grpc.add_insecure_port(f"{host}:{self._settings.port}")
+            port = self._listen(f"{host}:{self._settings.port}")
         except RuntimeError as error:
             raise UnavailableError(
                 f"cannot listen on {host}:{self._settings.port}", reason="BIND_FAILED"
@@ -68,6 +79,11 @@ class RpcServer:
             write_atomically(Path(self._settings.endpoint_file), endpoint)
         _log.debug("bound", address=f"{host}:{port}", endpoint=endpoint)
         return endpoint
+
+    def _listen(self, address: str) -> int:
+        if self._tls is None:
+            return self.grpc.add_insecure_port(address)
+        return self.grpc.add_secure_port(address, server_credentials(self._tls))
 
     async def set_serving(self, is_serving: bool) -> None:
         """Say whether the service can do its work."""

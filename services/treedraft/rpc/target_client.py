@@ -13,6 +13,7 @@ from treedraft.rpc.convert import (
 )
 from treedraft.rpc.errors import from_rpc_error
 from treedraft.rpc.stream import MessageStream
+from treedraft.settings import TlsSettings
 from treedraft.v1 import target_service_pb2, target_service_pb2_grpc
 
 # A description carries the whole tokenizer, 3 to 20 MB as JSON.
@@ -60,11 +61,14 @@ class SessionStream:
 class TargetClient:
     """A target, over one channel. Construct it on the event loop that uses it."""
 
-    def __init__(self, endpoint: str, *, max_message_mb: int = 4) -> None:
+    def __init__(
+        self, endpoint: str, *, tls: TlsSettings | None = None, max_message_mb: int = 4
+    ) -> None:
         """Prepare to dial `host:port`; the first call connects."""
         self._max_message_bytes = max_message_mb * MEBIBYTE
         self._channel: grpc.aio.Channel = open_channel(
             endpoint,
+            tls=tls,
             max_message_mb=max_message_mb,
             max_receive_mb=max(max_message_mb, _MAX_DESCRIPTION_MB),
         )

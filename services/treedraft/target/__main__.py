@@ -56,7 +56,7 @@ async def serve(settings: TargetSettings) -> None:
     async with service_telemetry(
         _ROLE, settings.telemetry, settings.grpc, incarnation
     ) as telemetry:
-        server = RpcServer(settings.grpc, [SERVICE_NAME])
+        server = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls)
         servicer = TargetServicer(heartbeat_seconds=settings.heartbeat_seconds)
         servicer.add_to(server.grpc)
         endpoint = await server.start()
@@ -94,6 +94,7 @@ async def _serve(
             settings.worker,
             registration,
             lambda: replace(engine.report, is_draining=stop.is_set()),
+            settings.tls,
         ):
             await wait_for_signal(stop)
             if has_ended.is_set():
@@ -124,6 +125,7 @@ async def _load(
             name=settings.model_name,
             dtype=settings.dtype,
             device=settings.device,
+            weights=settings.weights,
             progress=_log.info,
         )
         return assemble(
@@ -144,6 +146,7 @@ async def _load(
         settings.drafting,
         post=parts.engine.post,
         metrics=telemetry.metrics,
+        tls=settings.tls,
         max_message_mb=settings.grpc.max_message_mb,
     )
     backend = TargetBackend(description, parts.engine, links)

@@ -17,6 +17,7 @@ from treedraft.core.errors import IncompatiblePeerError, InvalidGrowthError, Tre
 from treedraft.core.exchange import Hello, TargetFrame
 from treedraft.core.worker import DrafterAddress, WorkerRole
 from treedraft.rpc.draft_client import TreeExchange
+from treedraft.settings import TlsSettings
 from treedraft.target.events import FrameArrived, LinkDown, LinkUp
 from treedraft.target.settings import DraftLinkSettings
 from treedraft.telemetry.metrics import Metrics
@@ -69,6 +70,7 @@ class DraftLinks:
         post: Callable[[LinkEvent], None],
         metrics: Metrics,
         max_message_mb: int,
+        tls: TlsSettings | None = None,
     ) -> None:
         """Say `hello` to drafters and `post` what they do to the engine."""
         self._hello = hello
@@ -76,6 +78,7 @@ class DraftLinks:
         self._post = post
         self._metrics = metrics
         self._max_message_mb = max_message_mb
+        self._tls = tls
         self._links: dict[str, _Link] = {}
 
     def acquire(self, drafters: Iterable[DrafterAddress]) -> None:
@@ -149,6 +152,7 @@ class DraftLinks:
                 link.endpoint,
                 self._hello,
                 timeout_seconds=self._settings.dial_timeout_seconds,
+                tls=self._tls,
                 max_message_mb=self._max_message_mb,
             )
         except IncompatiblePeerError as error:

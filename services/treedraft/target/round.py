@@ -16,8 +16,8 @@ from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
 from treedraft.core.noise import Domain, uniform
 from treedraft.core.session import FinishReason, RoundTimes
 from treedraft.inference.block_pool import slots_of
-from treedraft.inference.runner import Segment
 from treedraft.inference.sampler import LawRow, TokenHistory
+from treedraft.inference.segment import Segment
 from treedraft.target.scheduler import SessionPass
 from treedraft.target.session import TargetSession
 from treedraft.target.verification import Walk

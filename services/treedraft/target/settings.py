@@ -10,6 +10,7 @@ from treedraft.settings import (
     GrpcSettings,
     ServiceSettings,
     TelemetrySettings,
+    TlsSettings,
     WorkerSettings,
 )
 
@@ -120,6 +121,13 @@ class TargetSettings(ServiceSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="float32", description="Numbers the model computes in; fp32 has the fewest ties."
     )
+    weights: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        default="auto",
+        description="How linear layers hold their weights where the native decoder runs, in "
+        "float32 on a CPU: `auto` is bfloat16 for weights that are bfloat16 numbers anyway, "
+        "else float32. "
+        "Smaller ones are read faster and change what the model says, as rounding does.",
+    )
     device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1` or `auto`.")
     num_threads: int = Field(
         default=0, ge=0, description="CPU threads of the model; 0 leaves it to torch."
@@ -156,5 +164,6 @@ class TargetSettings(ServiceSettings):
     patience: PatienceSettings = PatienceSettings()
     drafting: DraftLinkSettings = DraftLinkSettings()
     grpc: GrpcSettings = GrpcSettings()
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()
     worker: WorkerSettings = WorkerSettings()

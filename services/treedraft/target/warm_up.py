@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 
-from treedraft.inference.runner import Runner, Segment
+from treedraft.inference.runner import Runner
+from treedraft.inference.segment import Segment
 from treedraft.target.step_costs import StepCosts
 
 _SWEEPS = 5

@@ -53,10 +53,11 @@ def world(monkeypatch):
     world = SimpleNamespace(plans=[], asked=[], error=None)
 
     class FakeCluster:
-        endpoint = "nowhere:1"
-
         def __init__(self, plan, *, progress):
             world.plans.append(plan)
+
+        def connect(self):
+            return FakeClient(world.asked)
 
         async def __aenter__(self):
             if world.error:
@@ -68,7 +69,6 @@ def world(monkeypatch):
 
     monkeypatch.setattr(run_module, "num_usable_cores", lambda: 1)
     monkeypatch.setattr(confirm_module, "LocalCluster", FakeCluster)
-    monkeypatch.setattr(confirm_module, "CoordinatorClient", lambda _: FakeClient(world.asked))
     return world
 
 

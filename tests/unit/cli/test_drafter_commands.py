@@ -120,7 +120,7 @@ class FakeCluster:
 
 
 class FakeClient:
-    def __init__(self, endpoint):
+    def __init__(self, endpoint, **_security):
         pass
 
     async def generate(self, query, *, timeout_seconds=None, traceparent=""):

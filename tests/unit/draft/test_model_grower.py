@@ -19,7 +19,7 @@ from treedraft.draft.model_grower import DraftLimits, ModelGrower
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.kv_pool import KVPool
-from treedraft.inference.runner import Runner, Segment
+from treedraft.inference.runner import Runner
 from treedraft.inference.sampler import (
     LawRow,
     SessionCounts,
@@ -27,6 +27,7 @@ from treedraft.inference.sampler import (
     coupled_draw,
     tie_margin,
 )
+from treedraft.inference.segment import Segment
 
 PROMPT = [11, 42, 7, 99, 300, 5, 64, 8, 120, 33]
 PENALISED = SamplingParameters(

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from treedraft.core.growth import ROOT
+from treedraft.inference import forward_path
 from treedraft.inference.lean import can_streamline, streamline
 from treedraft.inference.models import load_model
 from treedraft.inference.prepacked import prepack_linears
@@ -88,7 +89,8 @@ def test_modules_of_other_kinds_keep_their_own_forward():
     assert not can_streamline(build(window, Qwen2ForCausalLM, torch.float32).module)
 
 
-def test_loading_streamlines_unless_the_module_is_to_be_trained(tmp_path):
+def test_loading_streamlines_unless_the_module_is_to_be_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(forward_path, "native_library", lambda: None)
     toy = make_toy_model(tmp_path / "toy")
     # Of seven linear layers four are left, and the head.
     kept = [m for m in load_model(toy, is_packed=False).module.modules() if type(m) is nn.Linear]

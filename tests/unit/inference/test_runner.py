@@ -14,7 +14,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from treedraft.core.errors import UnsupportedModelError
 from treedraft.core.growth import ROOT
-from treedraft.inference.runner import Runner, Segment
+from treedraft.inference.runner import Runner
+from treedraft.inference.segment import Segment
 
 ARCHITECTURES = ["llama", "qwen2", "granite"]
 NUM_SLOTS = 256

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.native.decoder import NativeDecoder
 from treedraft.inference.tree_attention import ATTENTION_NAME
 
 SIZES = {
@@ -43,6 +44,7 @@ class TinyModel:
     vocab_size: int = 97
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    native: NativeDecoder | None = None
 
     def pool(self, num_slots: int) -> KVPool:
         """Return an empty pool that fits the model."""

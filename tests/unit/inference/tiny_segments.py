@@ -6,7 +6,7 @@ from tests.unit.inference.tiny_models import TinyModel
 
 from treedraft.core.flat_tree import FlatTree
 from treedraft.core.growth import ROOT
-from treedraft.inference.runner import Segment
+from treedraft.inference.segment import Segment
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:

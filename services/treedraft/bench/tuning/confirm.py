@@ -58,7 +58,7 @@ async def confirm(
     """
     prompts = spread(plan.prompts, plan.confirmed_prompts)
     async with LocalCluster(cluster_plan(plan, draft, environment), progress=progress) as cluster:
-        client = CoordinatorClient(cluster.endpoint)
+        client = cluster.connect()
         try:
             progress("warming up")  # what is slow the first time, and what learns
             await _ask_both(client, plan, warm_up_prompt(plan), 0)

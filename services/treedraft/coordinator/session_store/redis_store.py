@@ -18,6 +18,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from treedraft.coordinator.session_store import codec, protocol
+from treedraft.coordinator.session_store.protocol import unknown_session
 from treedraft.coordinator.session_store.records import (
     SessionPlacement,
     SessionRecord,
@@ -212,7 +213,7 @@ class RedisSessionStore:
         pipeline = self._redis.pipeline(transaction=False)
         for worker_id in worker_ids:
             pipeline.smismember(self._worker_keys(worker_id)[1], members)
-        answers = await self._guard(pipeline.execute())
+        answers = await guarded(pipeline.execute())
         counts = {
             worker_id: count_leading(bool(flag) for flag in flags)
             for worker_id, flags in zip(worker_ids, answers, strict=True)
@@ -251,17 +252,23 @@ class RedisSessionStore:
         if reason in _CONFLICTS:
             raise SessionConflictError(_CONFLICTS[reason].format(session_id), reason=reason)
         if reason == SessionNotFoundError.reason:
-            raise SessionNotFoundError(f"session {session_id} is not known")
+            raise unknown_session(session_id)
         return rest
 
     async def _run(self, script: str, keys: list[str], *arguments: bytes | str | int) -> Any:
         call = self._scripts[script](keys=keys, args=list(arguments))
-        return await self._guard(cast(Awaitable[Any], call))
+        return await guarded(cast(Awaitable[Any], call))
 
-    async def _guard(self, call: Awaitable[Any]) -> Any:
-        try:
-            return await call
-        except (RedisError, OSError) as error:
-            raise UnavailableError(
-                f"the session store is away: {error}", reason=protocol.STORE_UNAVAILABLE
-            ) from error
+
+async def guarded(call: Awaitable[Any]) -> Any:
+    """Return what Redis answers.
+
+    Raises:
+        UnavailableError: STORE_UNAVAILABLE.
+    """
+    try:
+        return await call
+    except (RedisError, OSError) as error:
+        raise UnavailableError(
+            f"the session store is away: {error}", reason=protocol.STORE_UNAVAILABLE
+        ) from error

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from treedraft.draft.assembly import assemble
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.models import LoadedModel
-from treedraft.inference.runner import Runner, Segment
+from treedraft.inference.runner import Runner
+from treedraft.inference.segment import Segment
 from treedraft.training.evaluation.passes import make_runner, prompt_segment
 from treedraft.training.evaluation.rehearsal import Rehearsal
 from treedraft.training.evaluation.settings import EvaluationSettings

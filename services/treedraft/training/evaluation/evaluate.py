@@ -17,6 +17,7 @@ from torch import nn
 from treedraft.core.errors import IncompatiblePeerError
 from treedraft.inference.downloads import Progress
 from treedraft.inference.models import LoadedModel
+from treedraft.inference.native.decoder import NativeLinear
 from treedraft.inference.prepacked import PackedLinear
 from treedraft.inference.stamp import take_stamp
 from treedraft.inference.weights import be_silent
@@ -213,7 +214,7 @@ def num_parameters(module: nn.Module) -> int:
     matrices = sum(
         layer.in_features * layer.out_features
         for layer in module.modules()
-        if isinstance(layer, nn.Linear | PackedLinear)
+        if isinstance(layer, nn.Linear | PackedLinear | NativeLinear)
     )
     return matrices + sum(p.numel() for p in module.parameters() if p.ndim == 1)
 

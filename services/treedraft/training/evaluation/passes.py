@@ -7,7 +7,8 @@ import numpy as np
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.models import LoadedModel
-from treedraft.inference.runner import Runner, Segment
+from treedraft.inference.runner import Runner
+from treedraft.inference.segment import Segment
 
 
 def make_runner(model: LoadedModel, num_slots: int) -> tuple[Runner, SlotPool]:

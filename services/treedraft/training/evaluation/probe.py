@@ -20,7 +20,7 @@ from treedraft.core.sampling import SamplingParameters
 from treedraft.inference.draft_sampler import draft_children
 from treedraft.inference.law import LawRow, processed_logits
 from treedraft.inference.models import LoadedModel
-from treedraft.inference.runner import Segment
+from treedraft.inference.segment import Segment
 from treedraft.training.evaluation.passes import make_runner, prompt_segment
 from treedraft.training.evaluation.texts import TargetText
 

@@ -20,8 +20,8 @@ from treedraft.core.errors import PromptTooLongError
 from treedraft.core.generation import ChatMessage
 from treedraft.inference.downloads import Progress
 from treedraft.inference.models import LoadedModel
-from treedraft.inference.runner import Segment
 from treedraft.inference.sampler import LawRow, NoiseRows, coupled_draw, processed_logits
+from treedraft.inference.segment import Segment
 from treedraft.text.chat_template import render_chat
 from treedraft.text.tokenizer import Tokenizer
 from treedraft.training.evaluation.held_out import HeldOutPrompt

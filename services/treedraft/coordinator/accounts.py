@@ -1,0 +1,139 @@
+"""What each request of a tenant costs: let in within limits, charged as it runs, written down.
+
+A request holds its place in the ledger by a lease that `renew` keeps up and
+that carries what it has used so far; the last charge comes when it ends, on a
+task of its own, since the request's may be cancelled by then. While the store
+is away charges gather here and are brought in later.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from treedraft.coordinator.audit import AuditLog
+from treedraft.coordinator.request import GenerationRequest
+from treedraft.coordinator.session_store import tenant_ledger
+from treedraft.coordinator.session_store.tenant_ledger import Charge, TenantLedger
+from treedraft.coordinator.tenant import Tenant
+from treedraft.core.errors import OverloadedError, TreedraftError
+
+_log = structlog.get_logger(__name__)
+
+_WORDS = {
+    tenant_ledger.REQUESTS_AT_ONCE: "has as many requests at once as it may have",
+    tenant_ledger.REQUESTS_PER_MINUTE: "has made its requests of this minute",
+    tenant_ledger.TOKENS_PER_MINUTE: "has used its tokens of this minute",
+    tenant_ledger.TOKENS_PER_DAY: "has used its tokens of this day",
+}
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A request that counts against a tenant."""
+
+    request_id: str
+    tenant: Tenant
+    request: GenerationRequest
+    acknowledged: int = 0
+    is_final: bool = False
+
+    def charge(self) -> Charge:
+        """Return what is to be charged by now."""
+        return Charge(self.request_id, self.acknowledged, self.request.num_tokens, self.is_final)
+
+
+class Accounts:
+    """The requests of all tenants at this coordinator."""
+
+    def __init__(
+        self,
+        ledger: TenantLedger,
+        audit: AuditLog | None = None,
+        *,
+        new_id: Callable[[], str] = lambda: secrets.token_urlsafe(12),
+    ) -> None:
+        """Count in a ledger and write what ended to a log."""
+        self._ledger = ledger
+        self._audit = audit
+        self._new_id = new_id
+        self._running: dict[GenerationRequest, _Place] = {}
+        self._ended: list[_Place] = []
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def enter(self, request: GenerationRequest) -> None:
+        """Let a request in if its tenant has not used up what it may.
+
+        Raises:
+            OverloadedError: the limit that is reached, and when to come back.
+            UnavailableError: STORE_UNAVAILABLE.
+        """
+        tenant = request.tenant
+        if tenant.limits.is_unlimited:
+            return
+        place = _Place(self._new_id(), tenant, request)
+        try:
+            refusal = await self._ledger.admit(tenant.name, tenant.limits, place.request_id)
+        except BaseException:
+            self._end(place)  # it may have been let in all the same
+            raise
+        if refusal is not None:
+            raise OverloadedError(
+                f"tenant {tenant.name} {_WORDS[refusal.reason]}",
+                reason=refusal.reason,
+                retry_after_ms=refusal.retry_after_ms,
+            )
+        self._running[request] = place
+
+    def leave(self, request: GenerationRequest) -> None:
+        """Charge the rest of a request, free its place and write it down."""
+        place = self._running.pop(request, None)
+        if place is not None:
+            self._end(place)
+        if self._audit is not None:
+            self._audit.write(request.summary())
+
+    async def renew(self) -> None:
+        """Charge what was used since the last time and keep the places of running requests.
+
+        Raises:
+            UnavailableError: STORE_UNAVAILABLE.
+        """
+        await self._charge_all(lambda: [*self._running.values(), *self._ended])
+
+    async def close(self) -> None:
+        """Bring in the last charges, if the store takes them."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+
+    def _end(self, place: _Place) -> None:
+        place.is_final = True
+        self._ended.append(place)
+        task = asyncio.create_task(self._charge_ended())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _charge_ended(self) -> None:
+        try:
+            await self._charge_all(lambda: self._ended)
+        except TreedraftError as error:
+            _log.warning("charged later", num_requests=len(self._ended), why=error.message)
+
+    async def _charge_all(self, due: Callable[[], Sequence[_Place]]) -> None:
+        async with self._turn:
+            places = sorted(due(), key=lambda place: place.tenant.name)
+            for _, group in itertools.groupby(places, key=lambda place: place.tenant.name):
+                await self._charge(list(group))
+
+    async def _charge(self, places: list[_Place]) -> None:
+        tenant = places[-1].tenant
+        charges = [place.charge() for place in places]
+        await self._ledger.charge(tenant.name, tenant.limits, charges)
+        for place, charge in zip(places, charges, strict=True):
+            place.acknowledged = charge.total
+            if charge.is_final:
+                self._ended.remove(place)

@@ -1,0 +1,202 @@
+"""The native decoder of one model: its weights, and passes over rows.
+
+Everything is float32 but the weights, which may be held in fewer bits, since
+reading them is what a pass over few rows costs:
+
+- `float32`: as they are;
+- `bfloat16`: rounded; weights that are bfloat16 anyway lose nothing by it;
+- `int8`: 32 inputs of an output share a scale, as llama.cpp's Q8_0 has it.
+
+Invariant: the logits of a row are the same to the bit whatever other rows share
+the pass, whichever slots they use and however many threads compute.
+"""
+
+import ctypes
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.native.rows import Rows
+
+_ATTENTION_NORM, _MLP_NORM, _FINAL_NORM = range(3)
+_QKV, _OUT, _GATE_UP, _DOWN, _HEAD = range(5)
+
+
+class WeightStorage(Enum):
+    """How the weights of linear layers are held."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+_STORAGE_NUMBERS = {storage: number for number, storage in enumerate(WeightStorage)}  # as linear.h
+
+
+class NativeLinear(nn.Module):
+    """Where a linear layer was whose weights are in the library; it knows its shape alone."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Stand for `linear`, whose weights are no longer needed."""
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("num_layers", "hidden", "num_heads")),
+        *((name, ctypes.c_int32) for name in ("num_kv_heads", "head_dim", "intermediate")),
+        ("vocab", ctypes.c_int32),
+        ("epsilon", ctypes.c_float),
+        ("scaling", ctypes.c_float),
+    )
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("num_rows", "num_outputs", "num_threads")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "cos", "sin", "write_slots")),
+        *((name, ctypes.c_void_p) for name in ("key_offsets", "key_slots", "output_rows")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values")),
+        ("layer_stride", ctypes.c_int64),
+        ("logits", ctypes.c_void_p),
+    )
+
+
+class NativeDecoder:
+    """A Llama-like decoder whose linear layers are in the library. Used by one thread."""
+
+    def __init__(
+        self, library: ctypes.CDLL, module: PreTrainedModel, storage: WeightStorage
+    ) -> None:
+        """Copy the weights of `module`: of the kinds that `lean.can_streamline` knows.
+
+        Args:
+            library: of `compiler.native_library`.
+            module: on the CPU, float32; its layers not joined or packed.
+            storage: how to hold the weights.
+        """
+        self.storage = storage
+        self.vocab_size: int = module.lm_head.out_features
+        self._library = library
+        self._embed: nn.Module = module.model.embed_tokens
+        self._rotary: nn.Module = module.model.rotary_emb
+        library.treedraft_decoder_new.restype = ctypes.c_void_p
+        shape = _shape_of(module)
+        self._handle = ctypes.c_void_p(library.treedraft_decoder_new(ctypes.byref(shape)))
+        for index, layer in enumerate(module.model.layers):
+            self._take_layer(index, layer)
+        self._take_norm(0, _FINAL_NORM, module.model.norm)
+        self._take_linear(0, _HEAD, module.lm_head)
+
+    def __del__(self) -> None:
+        """Free the weights."""
+        if handle := getattr(self, "_handle", None):
+            self._library.treedraft_decoder_free(handle)
+
+    @torch.inference_mode()
+    def forward(self, rows: Rows, pool: KVPool) -> Tensor:
+        """Run one pass; keys and values of the rows go into their slots of the pool.
+
+        Returns:
+            float32 [output rows, vocab].
+        """
+        hidden = self._embed(torch.from_numpy(rows.token_ids)).contiguous()
+        cos, sin = self._rotary(hidden[None], torch.from_numpy(rows.positions)[None])
+        cos, sin = cos[0].contiguous(), sin[0].contiguous()
+        logits = torch.empty((len(rows.output_rows), self.vocab_size))
+        assert pool.keys.dtype == pool.values.dtype == hidden.dtype == torch.float32
+        work = _Pass(
+            num_rows=len(rows.token_ids),
+            num_outputs=len(rows.output_rows),
+            num_threads=torch.get_num_threads(),
+            hidden=hidden.data_ptr(),
+            cos=cos.data_ptr(),
+            sin=sin.data_ptr(),
+            write_slots=rows.write_slots.ctypes.data,
+            key_offsets=rows.key_offsets.ctypes.data,
+            key_slots=rows.key_slots.ctypes.data,
+            output_rows=rows.output_rows.ctypes.data,
+            keys=pool.keys.data_ptr(),
+            values=pool.values.data_ptr(),
+            layer_stride=pool.keys.stride(0),
+            logits=logits.data_ptr(),
+        )
+        self._library.treedraft_decoder_forward(self._handle, ctypes.byref(work))
+        return logits
+
+    def _take_layer(self, index: int, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self._take_norm(index, _ATTENTION_NORM, layer.input_layernorm)
+        self._take_norm(index, _MLP_NORM, layer.post_attention_layernorm)
+        self._take_linear(index, _QKV, attention.q_proj, attention.k_proj, attention.v_proj)
+        self._take_linear(index, _OUT, attention.o_proj)
+        self._take_linear(index, _GATE_UP, mlp.gate_proj, mlp.up_proj)
+        self._take_linear(index, _DOWN, mlp.down_proj)
+
+    def _take_norm(self, layer: int, which: int, norm: Any) -> None:
+        weight = norm.weight.detach().float().contiguous()
+        self._library.treedraft_decoder_set_norm(
+            self._handle, layer, which, ctypes.c_void_p(weight.data_ptr())
+        )
+
+    def _take_linear(self, layer: int, part: int, *linears: nn.Linear) -> None:
+        weight = torch.cat([linear.weight.detach() for linear in linears]).float().contiguous()
+        bias = None
+        if linears[0].bias is not None:
+            bias = torch.cat([linear.bias.detach() for linear in linears]).float().contiguous()
+        outputs, inputs = weight.shape
+        self._library.treedraft_decoder_set_linear(
+            self._handle,
+            layer,
+            part,
+            ctypes.c_void_p(weight.data_ptr()),
+            ctypes.c_void_p(None if bias is None else bias.data_ptr()),
+            outputs,
+            inputs,
+            _STORAGE_NUMBERS[self.storage],
+        )
+
+
+def go_native(
+    module: PreTrainedModel, library: ctypes.CDLL, storage: WeightStorage
+) -> NativeDecoder:
+    """Return the native decoder of a module, which keeps no linear layer of its own.
+
+    Such a module can neither be trained nor saved nor called.
+    """
+    decoder = NativeDecoder(library, module, storage)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, NativeLinear(child))
+    return decoder
+
+
+def smallest_lossless_storage(module: PreTrainedModel) -> WeightStorage:
+    """Return bfloat16 where all weights of linear layers are bfloat16 numbers, else float32."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            weight = child.weight.detach()
+            if not torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype)):
+                return WeightStorage.FLOAT32
+    return WeightStorage.BFLOAT16
+
+
+def _shape_of(module: PreTrainedModel) -> _Shape:
+    config, attention = module.config, module.model.layers[0].self_attn
+    return _Shape(
+        num_layers=len(module.model.layers),
+        hidden=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=attention.head_dim,
+        intermediate=config.intermediate_size,
+        vocab=module.lm_head.out_features,
+        epsilon=config.rms_norm_eps,
+        scaling=attention.scaling,
+    )

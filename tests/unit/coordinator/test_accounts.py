@@ -1,0 +1,99 @@
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from treedraft.coordinator.accounts import Accounts
+from treedraft.coordinator.session_store.tenant_ledger import Charge, Refusal
+from treedraft.coordinator.tenant import ANONYMOUS, Tenant, TenantLimits
+from treedraft.core.errors import OverloadedError, UnavailableError
+
+LIMITED = Tenant("acme", b"salt", TenantLimits(requests_at_once=1))
+
+
+class ScriptedLedger:
+    """Notes what it is told, and is away when the test says so."""
+
+    def __init__(self):
+        self.admitted, self.charges = [], []
+        self.refusal, self.is_away = None, False
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def admit(self, tenant, limits, request_id):
+        self.admitted.append((tenant, request_id))
+        await self._answer()
+        return self.refusal
+
+    async def charge(self, tenant, limits, charges):
+        await self._answer()
+        self.charges.append(tuple(charges))
+
+    async def _answer(self):
+        await self.answers.wait()
+        if self.is_away:
+            raise UnavailableError("away", reason="STORE_UNAVAILABLE")
+
+
+class Request(SimpleNamespace):
+    """A request that has used some tokens."""
+
+    __hash__ = object.__hash__
+
+
+@pytest.fixture
+def ledger():
+    return ScriptedLedger()
+
+
+@pytest.fixture
+def accounts(ledger):
+    ids = iter("abc")
+    return Accounts(ledger, new_id=lambda: next(ids))
+
+
+async def test_a_tenant_without_limits_costs_no_call(ledger, accounts):
+    request = Request(tenant=ANONYMOUS, num_tokens=3)
+    await accounts.enter(request)
+    await accounts.renew()
+    accounts.leave(request)
+    await accounts.close()
+    assert (ledger.admitted, ledger.charges) == ([], [])
+
+
+async def test_a_refusal_says_who_why_and_when(ledger, accounts):
+    ledger.refusal = Refusal("TENANT_TOKENS_PER_DAY", 77)
+    request = Request(tenant=LIMITED, num_tokens=0)
+    with pytest.raises(OverloadedError, match="acme") as caught:
+        await accounts.enter(request)
+    assert (caught.value.reason, caught.value.retry_after_ms) == ("TENANT_TOKENS_PER_DAY", 77)
+    accounts.leave(request)
+    await accounts.close()
+    assert ledger.charges == []  # what was not let in gives nothing back
+
+
+async def test_what_could_not_be_charged_is_charged_later_and_once(ledger, accounts):
+    request = Request(tenant=LIMITED, num_tokens=3)
+    await accounts.enter(request)
+    await accounts.renew()
+    request.num_tokens = 8
+    ledger.is_away = True
+    with pytest.raises(UnavailableError):
+        await accounts.renew()
+    accounts.leave(request)
+    await accounts.close()
+    ledger.is_away = False
+    await accounts.renew()
+    await accounts.renew()
+    assert ledger.charges == [(Charge("a", 0, 3),), (Charge("a", 3, 8, is_final=True),)]
+
+
+async def test_whose_client_leaves_before_the_answer_gives_the_place_back(ledger, accounts):
+    ledger.answers.clear()
+    entering = asyncio.create_task(accounts.enter(Request(tenant=LIMITED, num_tokens=0)))
+    await asyncio.sleep(0)
+    entering.cancel()
+    await asyncio.gather(entering, return_exceptions=True)
+    ledger.answers.set()
+    await accounts.close()
+    assert ledger.charges == [(Charge("a", 0, 0, is_final=True),)]

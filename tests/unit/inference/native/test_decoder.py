@@ -1,0 +1,140 @@
+"""The compiled decoder says what transformers' own forward says, whatever shares the pass."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.inference.test_lean import MODELS
+from tests.unit.inference.tiny_models import tiny_model
+from tests.unit.inference.tiny_segments import (
+    assert_same,
+    chunk,
+    logits_by_definition,
+    tokens,
+    tree_of,
+    tree_pass,
+)
+
+from treedraft.core.growth import ROOT
+from treedraft.inference.native.compiler import find_compiler, native_library
+from treedraft.inference.native.decoder import (
+    NativeLinear,
+    WeightStorage,
+    go_native,
+    smallest_lossless_storage,
+)
+from treedraft.inference.runner import Runner
+
+pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+
+NUM_SLOTS = 256
+SCATTERED = np.random.default_rng(3).permutation(NUM_SLOTS)
+TREE = tree_of([ROOT, 0, 1, 0, ROOT, 4, 2])
+
+
+def native(model, storage=WeightStorage.FLOAT32):
+    module = copy.deepcopy(model.module)
+    decoder = go_native(module, native_library(), storage)
+    return replace(model, module=module, native=decoder)
+
+
+def runner_of(model, storage=WeightStorage.FLOAT32):
+    return Runner(native(model, storage), model.pool(NUM_SLOTS))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_and_trees_have_the_logits_of_the_modules_own_forward(name):
+    model = MODELS[name]()
+    runner = runner_of(model)
+    text = tokens(30)
+    parts = [
+        runner.forward([chunk(text, SCATTERED, a, b, [b - a - 1])]) for a, b in [(0, 17), (17, 29)]
+    ]
+    assert_same(torch.cat(parts), model.causal_logits(text)[[16, 28]])
+    logits = runner.forward([tree_pass(text, SCATTERED, TREE)])
+    assert_same(logits, logits_by_definition(model, text, TREE))
+
+
+@pytest.mark.parametrize("storage", WeightStorage)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_row_is_the_same_to_the_bit_whatever_shares_its_pass(storage, num_threads):
+    model = tiny_model()
+    text = tokens(40)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        together = runner_of(model, storage).forward([chunk(text, range(40), 0, 40)])
+        alone = runner_of(model, storage)
+        other = chunk(tokens(9, seed=5), SCATTERED[100:], 0, 9)
+        for i in range(40):  # one token a pass, in other slots, beside another session
+            logits = alone.forward([other, chunk(text, SCATTERED, i, i + 1)])
+            assert torch.equal(logits[-1], together[i])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_drafted_path_has_the_very_logits_of_plain_decoding():
+    model = tiny_model()
+    text = tokens(25)
+    path = [text[-1], *(TREE.token_ids[i] for i in (0, 1, 2))]
+    plain, drafted = runner_of(model), runner_of(model)
+    for runner in (plain, drafted):
+        runner.forward([chunk(text, SCATTERED, 0, 24, [])])
+    tree = drafted.forward([tree_pass(text, SCATTERED, TREE)])[[0, 1, 2, 3]]
+    whole = text[:-1] + path
+    steps = [plain.forward([chunk(whole, SCATTERED, i, i + 1)]) for i in range(24, 28)]
+    assert torch.equal(tree, torch.cat(steps))
+
+
+@pytest.mark.parametrize(
+    ("storage", "tolerance"),
+    [(WeightStorage.BFLOAT16, 0.02), (WeightStorage.INT8, 0.03)],
+)
+def test_smaller_weights_stay_near(storage, tolerance):
+    model = tiny_model()
+    text = tokens(40)
+    logits = runner_of(model, storage).forward([chunk(text, SCATTERED, 0, 40)])
+    expected = model.causal_logits(text)
+    assert not torch.equal(logits, expected)
+    assert (logits - expected).abs().mean() < tolerance * expected.abs().mean()
+
+
+def test_weights_that_are_bfloat16_lose_nothing_in_it():
+    model = copy.deepcopy(tiny_model())
+    assert smallest_lossless_storage(model.module) is WeightStorage.FLOAT32
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    assert smallest_lossless_storage(model.module) is WeightStorage.BFLOAT16
+    text = tokens(30)
+    small, large = (
+        runner_of(model, storage).forward([chunk(text, SCATTERED, 0, 30)])
+        for storage in (WeightStorage.BFLOAT16, WeightStorage.FLOAT32)
+    )
+    assert torch.equal(small, large)
+
+
+def test_keys_and_values_go_into_their_slots_and_nowhere_else():
+    model = tiny_model()
+    pool = model.pool(NUM_SLOTS)
+    Runner(native(model), pool).forward([chunk(tokens(5), SCATTERED, 0, 5)])
+    written = sorted(SCATTERED[:5].tolist())
+    for stored in (pool.keys, pool.values):
+        assert stored.abs().sum((0, 2, 3)).nonzero().flatten().tolist() == written
+
+
+def test_a_pass_without_outputs_writes_keys_all_the_same():
+    model = tiny_model()
+    pool = model.pool(NUM_SLOTS)
+    logits = Runner(native(model), pool).forward([chunk(tokens(5), SCATTERED, 0, 5, [])])
+    assert logits.shape == (0, 97)
+    assert pool.keys.abs().sum() > 0
+
+
+def test_the_module_keeps_no_linear_layer():
+    module = native(tiny_model()).module
+    kinds = [type(layer) for layer in module.modules()]
+    assert kinds.count(NativeLinear) == 2 * 7 + 1
+    assert torch.nn.Linear not in kinds
