@@ -24,6 +24,7 @@ from treedraft.core.generation import (
     Delta,
     Finished,
     GenerateQuery,
+    ResumeQuery,
     ServedModel,
     Started,
 )
@@ -255,6 +256,9 @@ ROUND_TRIPS = {
     "outputs": outputs,
     "model_description": descriptions,
     "generate_query": queries,
+    "resume_query": st.builds(
+        ResumeQuery, st.text(max_size=8), uint32, st.binary(min_size=32, max_size=32)
+    ),
     "generate_event": events,
     "registration": registrations,
     "report": reports,

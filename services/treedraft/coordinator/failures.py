@@ -42,6 +42,7 @@ MOVABLE_REASONS = frozenset(
         "DRAINING",
         "UNAVAILABLE",
         "OUTPUT_GAP",
+        "COORDINATOR_LOST",
     }
 )
 

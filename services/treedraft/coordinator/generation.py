@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 
 import structlog
 
@@ -19,7 +18,6 @@ from treedraft.coordinator.admission import (
     AdmissionGate,
     check_parameters,
     check_prompt,
-    limit_output,
     roomiest,
 )
 from treedraft.coordinator.catalog import KnownModel
@@ -30,6 +28,7 @@ from treedraft.coordinator.placer import Placer, placement_attributes
 from treedraft.coordinator.prompts import encode_prompt
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.request import GenerationRequest, request_attributes
+from treedraft.coordinator.resumption import Resumption
 from treedraft.coordinator.running_session import (
     RelayLimits,
     RunningSession,
@@ -39,10 +38,11 @@ from treedraft.coordinator.running_session import (
 from treedraft.coordinator.session_log import LogPace
 from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.coordinator.settings import CoordinatorSettings
+from treedraft.coordinator.specs import first_spec
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
-from treedraft.core.generation import GenerateEvent, GenerateQuery, ServedModel, Started
-from treedraft.core.session import SessionFinish, SessionSpec
+from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
+from treedraft.core.session import SessionSpec
 from treedraft.core.worker import ClusterDescription, WorkerReport
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
@@ -83,13 +83,11 @@ class Coordinator:
         self._gate = AdmissionGate(max_running=limits.max_sessions, max_waiting=limits.max_waiting)
         self._placer = Placer(registry, num_drafters=settings.drafters_per_session)
         pace = LogPace(kept.log_interval_seconds, kept.lease_seconds / 3, kept.log_patience_seconds)
-        self._services = SessionServices(
-            links,
-            store,
-            Failover(registry, self._placer, settings.failover),
-            RelayLimits(pace, limits.max_unread_tokens),
-            tracing,
-            metrics,
+        failover = Failover(registry, self._placer, settings.failover)
+        relay_limits = RelayLimits(pace, limits.max_unread_tokens)
+        self._services = SessionServices(links, store, failover, relay_limits, tracing, metrics)
+        self._resumption = Resumption(
+            registry, self._services, coordinator_id, wait_seconds=1.5 * kept.lease_seconds
         )
         self._closing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("treedraft.coordinator")
@@ -115,14 +113,38 @@ class Coordinator:
         """
         span = self._tracing.start(names.SPAN_GENERATE, traceparent, request_attributes(query))
         request = GenerationRequest(
-            query, span, self._metrics, self._clock, time_limit_seconds, tenant
+            span, self._metrics, self._clock, time_limit_seconds, tenant, model=query.model
         )
+        async with aclosing(self._answer(request, self._serve(request, query))) as events:
+            async for event in events:
+                yield event
+
+    async def resume(
+        self,
+        query: ResumeQuery,
+        *,
+        tenant: Tenant = ANONYMOUS,
+        traceparent: str = "",
+        time_limit_seconds: float | None = None,
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Yield the rest of an answer whose stream broke; otherwise as `generate`."""
+        attributes = {names.ATTR_OPERATION: "resume", names.ATTR_SESSION_ID: query.session_id}
+        span = self._tracing.start(names.SPAN_GENERATE, traceparent, attributes)
+        request = GenerationRequest(
+            span, self._metrics, self._clock, time_limit_seconds, tenant, is_prompt_charged=False
+        )
+        rest = self._resumption.serve(request, query)
+        async with aclosing(self._answer(request, rest)) as events:
+            async for event in events:
+                yield event
+
+    async def _answer(
+        self, request: GenerationRequest, served: AsyncGenerator[GenerateEvent, None]
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Let a request in and pass its events on; end what it holds, however it ends."""
         try:
             await self._accounts.enter(request)
-            async with (
-                self._gate.enter(time_limit_seconds),
-                aclosing(self._serve(request)) as events,
-            ):
+            async with self._gate.enter(request.time_left()), aclosing(served) as events:
                 async for event in events:
                     yield event
         except Exception as error:
@@ -131,30 +153,22 @@ class Coordinator:
         finally:
             self._close(request)
 
-    async def _serve(self, request: GenerationRequest) -> AsyncGenerator[GenerateEvent, None]:
-        targets, prompt = await self._admit(request)
-        placement = await self._place(request, targets, prompt)
+    async def _serve(
+        self, request: GenerationRequest, query: GenerateQuery
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        targets, prompt = await self._admit(request, query)
+        placement = await self._place(request, query, targets, prompt)
         known = next(known for worker, known in targets if worker.registration == placement.target)
-        session = await self._start(request, placement, known, prompt)
-        spec = session.spec
-        yield Started(
-            session_id=spec.session_id,
-            seed=spec.sampling.seed or 0,
-            prompt_token_ids=prompt,
-            trace_id=request.span.trace_id,
-            model=placement.target.model,
-        )
-        async for event in session.events(request.time_left):
-            if isinstance(event, SessionFinish):
-                yield request.finish(event)
-            else:
-                yield event
+        spec = self._spec(request, query, placement, known, prompt)
+        session = await self._start(request, spec, placement, known)
+        async for event in request.answer(session, placement.target.model):
+            yield event
 
     async def _admit(
-        self, request: GenerationRequest
+        self, request: GenerationRequest, query: GenerateQuery
     ) -> tuple[list[ServedTarget], tuple[int, ...]]:
         """Return the targets that may serve the request, and its prompt."""
-        waited, query = request.admitted(), request.query
+        waited = request.admitted()
         with self._tracing.start(names.SPAN_ADMIT, request.span.traceparent) as span:
             targets = find_targets(query.model, self._registry.targets())
             reference = targets[0][1]
@@ -166,14 +180,18 @@ class Coordinator:
         return targets, prompt
 
     async def _place(
-        self, request: GenerationRequest, targets: list[ServedTarget], prompt: tuple[int, ...]
+        self,
+        request: GenerationRequest,
+        query: GenerateQuery,
+        targets: list[ServedTarget],
+        prompt: tuple[int, ...],
     ) -> Placement:
         with self._tracing.start(names.SPAN_PLACE, request.span.traceparent) as span:
             placement = await self._placer.place(
                 targets,
                 prompt,
                 tenant_salt=request.tenant.salt,
-                is_speculative=request.query.speculation.enabled,
+                is_speculative=query.speculation.enabled,
             )
             span.set(placement_attributes(placement))
         return placement
@@ -181,12 +199,11 @@ class Coordinator:
     async def _start(
         self,
         request: GenerationRequest,
+        spec: SessionSpec,
         placement: Placement,
         known: KnownModel,
-        prompt: tuple[int, ...],
     ) -> RunningSession:
         """Keep the session in the store and run it on its target."""
-        spec = self._spec(request, placement, known, prompt)
         entry = first_entry(
             spec, placement, known, self._coordinator_id, tenant=request.tenant.name
         )
@@ -194,40 +211,33 @@ class Coordinator:
         session = RunningSession(
             spec, entry, known, self._services, span=request.span, on_tokens=request.on_tokens
         )
-        request.session, request.model = session, target.model
+        request.run(session, target.model)
         await self._store.create(entry.request, owner=entry.owner, epoch=entry.epoch)
         await self._store.place(spec.session_id, entry.epoch, entry.placement)
-        session.start(placement.target)
+        session.start(target)
         return session
 
     def _spec(
         self,
         request: GenerationRequest,
+        query: GenerateQuery,
         placement: Placement,
         known: KnownModel,
         prompt: tuple[int, ...],
     ) -> SessionSpec:
-        query, span = request.query, request.span
+        span = request.span
         seed = self._draw_seed() if query.sampling.seed is None else query.sampling.seed
         session_id = self._new_session_id()
         span.set({names.ATTR_SESSION_ID: session_id, names.ATTR_SEED: str(seed)})
-        return SessionSpec(
+        return first_spec(
+            request,
+            query,
+            placement,
+            known,
+            prompt,
             session_id=session_id,
-            epoch=1,
-            token_ids=prompt,
-            prompt_length=len(prompt),
-            sampling=replace(query.sampling, seed=seed),
-            stopping=limit_output(
-                query.stopping,
-                len(prompt),
-                known.description,
-                default_max_tokens=self._settings.limits.default_max_tokens,
-            ),
-            speculation=query.speculation,
-            tenant_salt=request.tenant.salt,
-            drafters=placement.drafters,
-            traceparent=span.traceparent if span.is_sampled else "",
-            time_limit_seconds=request.time_left(),
+            seed=seed,
+            default_max_tokens=self._settings.limits.default_max_tokens,
         )
 
     async def list_models(self) -> list[ServedModel]:
@@ -272,7 +282,7 @@ class Coordinator:
         return True
 
     async def close(self) -> None:
-        """End all streams to targets, and with them what still runs; release the store."""
+        """End all streams to targets and what still runs; release the store."""
         await self._links.close()
         while self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)

@@ -14,15 +14,20 @@ nobody listens to.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from treedraft.coordinator.failures import error_of
 from treedraft.coordinator.relayed_counts import RelayedCounts
 from treedraft.coordinator.session_log import SessionLog
 from treedraft.coordinator.text_output import TextOutput
-from treedraft.core.errors import CancelledError, TreedraftError, UnavailableError
-from treedraft.core.generation import Delta
+from treedraft.core.errors import (
+    CancelledError,
+    TokensMismatchError,
+    TreedraftError,
+    UnavailableError,
+)
+from treedraft.core.generation import Delta, ResumeQuery
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import Verification
 from treedraft.core.session import SessionFinish, SessionOutput, SessionSpec
@@ -68,6 +73,7 @@ class SessionRelay:
         self._changed = asyncio.Event()
         self._log: SessionLog | None = None
         self._is_text_done = False
+        self._held: ResumeQuery | None = None
 
     def write_to(self, log: SessionLog) -> None:
         """Log all tokens from now on."""
@@ -105,6 +111,18 @@ class SessionRelay:
         if self._error is None and not is_whole:
             self._error = error
             self._changed.set()
+
+    def restore(self, output_token_ids: Sequence[int], held: ResumeQuery) -> None:
+        """Go on after output that the log has; show what the reader does not hold.
+
+        The reader may hold more than the log. Nothing is shown then until it
+        was said again, and found to be the same.
+        """
+        self._token_ids.extend(output_token_ids)
+        self._sources.extend([TokenSource.TARGET] * len(output_token_ids))
+        self._num_logged = self._num_acknowledged = len(output_token_ids)
+        self._num_shown = held.num_tokens
+        self._held = held
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -162,6 +180,8 @@ class SessionRelay:
         return len(self._token_ids)
 
     def _take(self) -> Delta | None:
+        if not self._is_held_known():
+            return None
         start, end = self._num_shown, self._num_visible
         text = self._text.push(self._token_ids[start:end])
         self._num_shown = end
@@ -177,6 +197,20 @@ class SessionRelay:
             sources=tuple(self._sources[start:end]),
             text=text,
         )
+
+    def _is_held_known(self) -> bool:
+        """Return whether what the reader holds was found to be the beginning of the text."""
+        held = self._held
+        if held is None:
+            return True
+        if self._num_visible < held.num_tokens and self._finish is None:
+            return False
+        if not held.begins(self._token_ids[: self._num_visible]):
+            self._error = TokensMismatchError("the session has other tokens than those held")
+            return False
+        self._text.push(self._token_ids[: held.num_tokens])
+        self._held = None
+        return True
 
     def _acknowledge_log(self) -> None:
         reach = min(self._num_logged, self._num_shown + self._max_unread_tokens)

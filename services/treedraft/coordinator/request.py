@@ -1,13 +1,13 @@
 """One request on its way through the coordinator: its time, its span, its outcome."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from treedraft.coordinator.audit import RequestSummary
 from treedraft.coordinator.running_session import RunningSession
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
 from treedraft.core.errors import TreedraftError
-from treedraft.core.generation import Finished, GenerateQuery
-from treedraft.core.session import FinishReason, SessionFinish
+from treedraft.core.generation import Finished, GenerateEvent, GenerateQuery, Started
+from treedraft.core.session import FinishReason, SessionFinish, SessionSpec
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import AttributeValue, RequestSpan
@@ -23,19 +23,22 @@ class GenerationRequest:
 
     def __init__(
         self,
-        query: GenerateQuery,
         span: RequestSpan,
         metrics: Metrics,
         clock: Callable[[], float],
         time_limit_seconds: float | None,
         tenant: Tenant = ANONYMOUS,
+        *,
+        model: str = "",
+        is_prompt_charged: bool = True,
     ) -> None:
-        """Arrive now."""
-        self.query = query
+        """Arrive now; the prompt of an answer that is resumed was charged before."""
         self.tenant = tenant
-        self.model = query.model
+        self.model = model
         self.span = span
         self.session: RunningSession | None = None
+        self._is_prompt_charged = is_prompt_charged
+        self._spec: SessionSpec | None = None
         self._metrics = metrics
         self._clock = clock
         self._arrived_at = clock()
@@ -55,8 +58,20 @@ class GenerationRequest:
     @property
     def num_tokens(self) -> int:
         """Tokens used so far: the prompt's, once a session runs, and those that came out."""
-        num_prompt_tokens = self.session.spec.prompt_length if self.session else 0
-        return num_prompt_tokens + self._num_output_tokens
+        return self._num_prompt_tokens + self._num_output_tokens
+
+    @property
+    def _num_prompt_tokens(self) -> int:
+        return self._spec.prompt_length if self._spec and self._is_prompt_charged else 0
+
+    def run(self, session: RunningSession, model: str) -> None:
+        """Note the session that runs for the request, and what serves it."""
+        self.session = session
+        self.show(session.spec, model)
+
+    def show(self, spec: SessionSpec, model: str) -> None:
+        """Note the session that the request is about, which need not run."""
+        self._spec, self.model = spec, model
 
     def admitted(self) -> float:
         """Note that the waiting is over; return how long it took, in seconds."""
@@ -76,6 +91,19 @@ class GenerationRequest:
         else:
             self._metrics.tokens_emitted(num_tokens, now - self._last_token_at)
         self._last_token_at = now
+
+    async def answer(self, session: RunningSession, model: str) -> AsyncIterator[GenerateEvent]:
+        """Yield what the client gets of a session that runs."""
+        spec = session.spec
+        yield Started(
+            session_id=spec.session_id,
+            seed=spec.sampling.seed or 0,
+            prompt_token_ids=spec.token_ids,
+            trace_id=self.span.trace_id,
+            model=model,
+        )
+        async for event in session.events(self.time_left):
+            yield self.finish(event) if isinstance(event, SessionFinish) else event
 
     def finish(self, finish: SessionFinish) -> Finished:
         """Note the good end and return the client's last event."""
@@ -107,7 +135,7 @@ class GenerationRequest:
 
     def summary(self) -> RequestSummary:
         """Return what may be written down of the request: who, how much, never what."""
-        spec = self.session.spec if self.session else None
+        spec = self._spec
         counts = self._finish.statistics if self._finish else None
         return RequestSummary(
             tenant=self.tenant.name,
@@ -116,7 +144,7 @@ class GenerationRequest:
             model=self.model,
             drafters=tuple(drafter.worker_id for drafter in spec.drafters) if spec else (),
             outcome=self._outcome_word(),
-            prompt_tokens=spec.prompt_length if spec else 0,
+            prompt_tokens=self._num_prompt_tokens,
             output_tokens=self._num_output_tokens,
             drafted_tokens=counts.drafted_nodes if counts else None,
             accepted_tokens=counts.accepted_nodes if counts else None,

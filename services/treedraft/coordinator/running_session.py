@@ -8,8 +8,8 @@ session is over.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import MOVES_EXHAUSTED, Departure, Failover, ProcessId, Turn
@@ -17,12 +17,22 @@ from treedraft.coordinator.failures import is_movable
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog
-from treedraft.coordinator.session_store.protocol import STORE_UNAVAILABLE, SessionStore
+from treedraft.coordinator.session_store.protocol import (
+    STALE_EPOCH,
+    STORE_UNAVAILABLE,
+    SessionStore,
+)
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
 from treedraft.coordinator.target_links import TARGET_LOST, TARGET_SILENT, TargetLink, TargetLinks
 from treedraft.coordinator.text_output import TextOutput
-from treedraft.core.errors import CancelledError, OverloadedError, TreedraftError, UnavailableError
-from treedraft.core.generation import Delta
+from treedraft.core.errors import (
+    CancelledError,
+    OverloadedError,
+    SessionConflictError,
+    TreedraftError,
+    UnavailableError,
+)
+from treedraft.core.generation import Delta, ResumeQuery
 from treedraft.core.sampling import Verification
 from treedraft.core.session import FinishReason, SessionFinish, SessionSpec
 from treedraft.core.worker import WorkerRegistration
@@ -49,6 +59,7 @@ class SessionServices:
     limits: RelayLimits
     tracing: Tracing
     metrics: Metrics
+    running: dict[str, "RunningSession"] = field(default_factory=dict)
 
 
 class RunningSession:
@@ -93,8 +104,24 @@ class RunningSession:
 
     def start(self, target: WorkerRegistration) -> None:
         """Run the session on this target."""
-        self._log.start()
+        self._begin()
         self._run_at(target, self.spec)
+
+    def resume(self, output_token_ids: Sequence[int], held: ResumeQuery) -> None:
+        """Go on after output that the log has, at a target that `events` finds."""
+        self._relay.restore(output_token_ids, held)
+        self._log.restore(output_token_ids)
+        self._begin()
+        self._relay.fail(
+            UnavailableError("the session's coordinator was lost", reason="COORDINATOR_LOST")
+        )
+
+    def abandon(self) -> None:
+        """Leave the session to a later reader, who has claimed it; this one's stream fails."""
+        self._leave()
+        self._link = None
+        self._relay.leave()
+        self._relay.fail(SessionConflictError("the session was resumed", reason=STALE_EPOCH))
 
     async def events(
         self, time_left: Callable[[], float | None]
@@ -120,7 +147,13 @@ class RunningSession:
     async def close(self) -> None:
         """Stop what still runs and close the log; safe to repeat."""
         self._leave()
+        if self._services.running.get(self.spec.session_id) is self:
+            del self._services.running[self.spec.session_id]
         await self._log.finish(FinishReason.CANCELLED)
+
+    def _begin(self) -> None:
+        self._services.running[self.spec.session_id] = self
+        self._log.start()
 
     def _run_at(self, target: WorkerRegistration, spec: SessionSpec) -> None:
         self._link = self._services.links.get(target)
@@ -153,17 +186,19 @@ class RunningSession:
         self._services.metrics.session_moved(cause.reason)
 
     def _check_movable(self, cause: TreedraftError) -> ProcessId:
-        """Return which process the session leaves, or raise what ends it."""
+        """Return which process the session leaves, if any, or raise what ends it."""
         # A survivor may have no room for a moment; a session that never ran is refused.
         is_crowded = self._num_moves > 0 and isinstance(cause, OverloadedError)
         max_moves = self._services.failover.settings.max_moves
-        if self._link is None or not max_moves or not (is_movable(cause) or is_crowded):
+        if not max_moves or not (is_movable(cause) or is_crowded):
             raise cause
         if self._num_moves >= max_moves:
             raise UnavailableError(
                 f"moved {self._num_moves} times, and again: {cause.message}",
                 reason=MOVES_EXHAUSTED,
             ) from cause
+        if self._link is None:
+            return "", ""
         return self._link.target.worker_id, self._link.target.incarnation
 
     def _note_loss(self, origin: ProcessId, cause: TreedraftError) -> None:

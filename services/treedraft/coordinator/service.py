@@ -19,6 +19,7 @@ from treedraft.rpc.convert import (
     duration_to_proto,
     generate_event_to_proto,
     generate_query_from_proto,
+    resume_query_from_proto,
     served_models_to_proto,
 )
 from treedraft.rpc.unknown_fields import reject_unknown_fields
@@ -68,6 +69,22 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         async with aclosing(events):
             async for event in events:
                 yield generate_event_to_proto(event)
+
+    async def Resume(  # noqa: N802
+        self, request: pb2.ResumeRequest, context: _Context
+    ) -> AsyncIterator[pb2.ResumeResponse]:
+        """Go on with an answer; refuses fields that this version does not know."""
+        tenant = self._tenants.tenant_of(api_key_of(context))
+        reject_unknown_fields(request)
+        events = self._coordinator.resume(
+            resume_query_from_proto(request),
+            tenant=tenant,
+            traceparent=traceparent_of(context),
+            time_limit_seconds=seconds_left(context),
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield pb2.ResumeResponse(part=generate_event_to_proto(event))
 
     async def ListModels(  # noqa: N802
         self, request: pb2.ListModelsRequest, context: _Context

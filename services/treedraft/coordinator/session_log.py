@@ -85,6 +85,11 @@ class SessionLog:
         """Begin to write."""
         self._task = asyncio.create_task(self._run(), name=f"log {self._session_id}")
 
+    def restore(self, output_token_ids: Sequence[int]) -> None:
+        """Take over output that the store has already."""
+        self._token_ids.extend(output_token_ids)
+        self._num_logged = len(self._token_ids)
+
     def append(self, token_ids: Sequence[int]) -> None:
         """Take output tokens that are to be written."""
         self._token_ids.extend(token_ids)

@@ -55,7 +55,7 @@ class TargetLink:
         self._silence_seconds = silence_seconds
         self._on_failure = on_failure
         self._was_heard = False
-        self._sinks: dict[str, SessionSink] = {}
+        self._sinks: dict[str, tuple[int, SessionSink]] = {}
         self._outbox = Outbox()
         self._has_mail = asyncio.Event()
         self._is_open = True
@@ -79,7 +79,9 @@ class TargetLink:
         """
         if not self._is_open:
             raise self._lost("its stream has ended")
-        self._sinks[spec.session_id] = sink
+        self._sinks[spec.session_id] = (spec.epoch, sink)
+        # The target ends an older epoch of the session by itself; a cancel would hit this one.
+        self._outbox.cancels.pop(spec.session_id, None)
         self._outbox.starts[spec.session_id] = spec
         self._has_mail.set()
 
@@ -166,7 +168,7 @@ class TargetLink:
                 await stream.send(replace(frame, starts=()))
 
     def _refuse(self, session_id: str, error: TreedraftError) -> None:
-        sink = self._sinks.pop(session_id, None)
+        _, sink = self._sinks.pop(session_id, (0, None))
         if sink is not None:
             sink.fail(error)
 
@@ -174,9 +176,9 @@ class TargetLink:
         while (outputs := await stream.receive()) is not None:
             self._was_heard = True
             for output in outputs:
-                sink = self._sinks.get(output.session_id)
-                if sink is None:
-                    continue  # said before it heard that the session is cancelled
+                epoch, sink = self._sinks.get(output.session_id, (0, None))
+                if sink is None or output.epoch != epoch:
+                    continue  # said before it heard that the session is cancelled or resumed
                 if output.finish is not None or output.failure is not None:
                     del self._sinks[output.session_id]
                     self._outbox.acknowledged.pop(output.session_id, None)
@@ -199,7 +201,7 @@ class TargetLink:
                 error=error.message,
             )
         sinks, self._sinks = self._sinks, {}
-        for sink in sinks.values():
+        for _, sink in sinks.values():
             sink.fail(error)
 
     def _silent(self) -> UnavailableError:

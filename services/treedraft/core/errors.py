@@ -10,6 +10,7 @@
     ├── InvalidGrowthError           a drafter sent what no tree can be
     ├── SessionConflictError         a late writer lost against a newer epoch
     ├── SessionNotFoundError
+    ├── TokensMismatchError          a resuming client holds another text
     ├── UnauthenticatedError         nobody knows who is calling
     ├── PermissionDeniedError        known, and not allowed to
     ├── OverloadedError              bounded queue or pool full: try later
@@ -100,6 +101,12 @@ class SessionNotFoundError(TreedraftError):
     """No session of that name is known."""
 
     reason = "SESSION_NOT_FOUND"
+
+
+class TokensMismatchError(TreedraftError):
+    """The tokens that a resuming client holds are not the beginning of the session's."""
+
+    reason = "TOKENS_MISMATCH"
 
 
 class UnauthenticatedError(TreedraftError):

@@ -1,7 +1,10 @@
 """What a client asks of the coordinator, and the events that answer it."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from treedraft.core.errors import InvalidRequestError
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import FinishReason, SessionStatistics
@@ -30,6 +33,31 @@ class GenerateQuery:
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     stopping: StoppingCriteria = field(default_factory=StoppingCriteria)
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeQuery:
+    """A request for the rest of an answer: the session, and the output held of it."""
+
+    session_id: str
+    num_tokens: int
+    tokens_hash: bytes
+
+    def __post_init__(self) -> None:
+        """Check the hash; without tokens there may be none."""
+        if len(self.tokens_hash) != 32 and (self.num_tokens or self.tokens_hash):
+            raise InvalidRequestError("a hash has 32 bytes", field="tokens_hash")
+
+    def begins(self, output_token_ids: Sequence[int]) -> bool:
+        """Return whether an output begins with the tokens that are held."""
+        held = output_token_ids[: self.num_tokens]
+        is_there = len(held) == self.num_tokens
+        return is_there and (not held or hash_tokens(held) == self.tokens_hash)
+
+
+def hash_tokens(token_ids: Sequence[int]) -> bytes:
+    """Return SHA-256 over tokens, each as four bytes, the lowest first."""
+    return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in token_ids)).digest()
 
 
 @dataclass(frozen=True, slots=True)

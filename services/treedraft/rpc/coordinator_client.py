@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
-from treedraft.core.generation import GenerateEvent, GenerateQuery, ServedModel
+from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.worker import ClusterDescription
 from treedraft.rpc.channel import open_channel
 from treedraft.rpc.context import TRACEPARENT, bearer_metadata
@@ -12,6 +12,7 @@ from treedraft.rpc.convert import (
     cluster_from_proto,
     generate_event_from_proto,
     generate_query_to_proto,
+    resume_query_to_proto,
     served_models_from_proto,
 )
 from treedraft.rpc.errors import from_rpc_error
@@ -77,6 +78,35 @@ class CoordinatorClient:
         try:
             async for response in call:
                 event = generate_event_from_proto(response)
+                if event is not None:
+                    yield event
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+    async def resume(
+        self,
+        query: ResumeQuery,
+        *,
+        timeout_seconds: float | None = None,
+        traceparent: str = "",
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Ask for the rest of an answer whose stream broke; otherwise as `generate`.
+
+        Raises:
+            TreedraftError: SessionNotFoundError if no coordinator knows the session,
+                TokensMismatchError if its text is not the one that the caller holds.
+        """
+        trace = ((TRACEPARENT, traceparent),) if traceparent else ()
+        call = self._stub.Resume(
+            resume_query_to_proto(query),
+            timeout=timeout_seconds,
+            metadata=(*self._metadata, *trace),
+        )
+        try:
+            async for response in call:
+                event = generate_event_from_proto(response.part)
                 if event is not None:
                     yield event
         except grpc.aio.AioRpcError as error:

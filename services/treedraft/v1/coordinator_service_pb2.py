@@ -28,15 +28,15 @@ from treedraft.v1 import target_service_pb2 as treedraft_dot_v1_dot_target__serv
 from treedraft.v1 import token_tree_pb2 as treedraft_dot_v1_dot_token__tree__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&treedraft/v1/coordinator_service.proto\x12\x0ctreedraft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1btreedraft/v1/sampling.proto\x1a!treedraft/v1/target_service.proto\x1a\x1dtreedraft/v1/token_tree.proto\"\xb9\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12-\n\x06tokens\x18\x03 \x01(\x0b\x32\x1b.treedraft.v1.TokenSequenceH\x00\x12\x32\n\x0c\x63onversation\x18\x04 \x01(\x0b\x32\x1a.treedraft.v1.ConversationH\x00\x12\x32\n\x08sampling\x18\x05 \x01(\x0b\x32 .treedraft.v1.SamplingParameters\x12\x30\n\x08stopping\x18\x06 \x01(\x0b\x32\x1e.treedraft.v1.StoppingCriteria\x12\x35\n\x0bspeculation\x18\x07 \x01(\x0b\x32 .treedraft.v1.SpeculationOptionsB\x07\n\x05input\"\"\n\rTokenSequence\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\";\n\x0c\x43onversation\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.treedraft.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xaf\x01\n\x10GenerateResponse\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.treedraft.v1.GenerateStartedH\x00\x12,\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1b.treedraft.v1.GenerateDeltaH\x00\x12\x32\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1e.treedraft.v1.GenerateFinishedH\x00\x42\x07\n\x05\x65vent\"n\n\x0fGenerateStarted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x06\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12\x10\n\x08trace_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\"u\n\rGenerateDelta\x12\x13\n\x0b\x62\x61se_length\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12.\n\x07sources\x18\x03 \x01(\x0b\x32\x1d.treedraft.v1.TokenSourceRuns\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x93\x01\n\x10GenerateFinished\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.treedraft.v1.FinishReason\x12\x33\n\nstatistics\x18\x02 \x01(\x0b\x32\x1f.treedraft.v1.SessionStatistics\x12\x1e\n\x16time_to_first_token_ms\x18\x03 \x01(\x01\"\x13\n\x11ListModelsRequest\"?\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.treedraft.v1.ServedModel\"_\n\x0bServedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x13\n\x0bnum_targets\x18\x03 \x01(\r\x12\x14\n\x0cnum_drafters\x18\x04 \x01(\r\"\x18\n\x16\x44\x65scribeClusterRequest\"\\\n\x17\x44\x65scribeClusterResponse\x12+\n\x07workers\x18\x01 \x03(\x0b\x32\x1a.treedraft.v1.WorkerStatus\x12\x14\n\x0cnum_sessions\x18\x02 \x01(\r\"r\n\x0cWorkerStatus\x12\x36\n\x0cregistration\x18\x01 \x01(\x0b\x32 .treedraft.v1.WorkerRegistration\x12*\n\x06report\x18\x02 \x01(\x0b\x32\x1a.treedraft.v1.WorkerReport\"\xc8\x01\n\x12WorkerRegistration\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12&\n\x04role\x18\x03 \x01(\x0e\x32\x18.treedraft.v1.WorkerRole\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x16\n\x0etokenizer_hash\x18\x07 \x01(\t\x12\x14\n\x0cmax_sessions\x18\x08 \x01(\r\"\xb1\x01\n\x0cWorkerReport\x12\x14\n\x0cnum_sessions\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x16\n\x0e\x66ree_kv_blocks\x18\x03 \x01(\r\x12\x17\n\x0ftotal_kv_blocks\x18\x04 \x01(\r\x12\x13\n\x0bis_draining\x18\x05 \x01(\x08\x12\x16\n\x0e\x61\x64\x64\x65\x64_prefixes\x18\x06 \x03(\x06\x12\x18\n\x10removed_prefixes\x18\x07 \x03(\x06\"{\n\x15\x41nnounceWorkerRequest\x12\x36\n\x0cregistration\x18\x01 \x01(\x0b\x32 .treedraft.v1.WorkerRegistration\x12*\n\x06report\x18\x02 \x01(\x0b\x32\x1a.treedraft.v1.WorkerReport\"I\n\x16\x41nnounceWorkerResponse\x12/\n\x0ctime_to_live\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration*X\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_ROLE_TARGET\x10\x01\x12\x15\n\x11WORKER_ROLE_DRAFT\x10\x02\x32\xf3\x02\n\x12\x43oordinatorService\x12K\n\x08Generate\x12\x1d.treedraft.v1.GenerateRequest\x1a\x1e.treedraft.v1.GenerateResponse0\x01\x12O\n\nListModels\x12\x1f.treedraft.v1.ListModelsRequest\x1a .treedraft.v1.ListModelsResponse\x12^\n\x0f\x44\x65scribeCluster\x12$.treedraft.v1.DescribeClusterRequest\x1a%.treedraft.v1.DescribeClusterResponse\x12_\n\x0e\x41nnounceWorker\x12#.treedraft.v1.AnnounceWorkerRequest\x1a$.treedraft.v1.AnnounceWorkerResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&treedraft/v1/coordinator_service.proto\x12\x0ctreedraft.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1btreedraft/v1/sampling.proto\x1a!treedraft/v1/target_service.proto\x1a\x1dtreedraft/v1/token_tree.proto\"\xb9\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12-\n\x06tokens\x18\x03 \x01(\x0b\x32\x1b.treedraft.v1.TokenSequenceH\x00\x12\x32\n\x0c\x63onversation\x18\x04 \x01(\x0b\x32\x1a.treedraft.v1.ConversationH\x00\x12\x32\n\x08sampling\x18\x05 \x01(\x0b\x32 .treedraft.v1.SamplingParameters\x12\x30\n\x08stopping\x18\x06 \x01(\x0b\x32\x1e.treedraft.v1.StoppingCriteria\x12\x35\n\x0bspeculation\x18\x07 \x01(\x0b\x32 .treedraft.v1.SpeculationOptionsB\x07\n\x05input\"\"\n\rTokenSequence\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\";\n\x0c\x43onversation\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.treedraft.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xaf\x01\n\x10GenerateResponse\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.treedraft.v1.GenerateStartedH\x00\x12,\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1b.treedraft.v1.GenerateDeltaH\x00\x12\x32\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1e.treedraft.v1.GenerateFinishedH\x00\x42\x07\n\x05\x65vent\"n\n\x0fGenerateStarted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x06\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12\x10\n\x08trace_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\"u\n\rGenerateDelta\x12\x13\n\x0b\x62\x61se_length\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12.\n\x07sources\x18\x03 \x01(\x0b\x32\x1d.treedraft.v1.TokenSourceRuns\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x93\x01\n\x10GenerateFinished\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.treedraft.v1.FinishReason\x12\x33\n\nstatistics\x18\x02 \x01(\x0b\x32\x1f.treedraft.v1.SessionStatistics\x12\x1e\n\x16time_to_first_token_ms\x18\x03 \x01(\x01\"L\n\rResumeRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x13\n\x0btokens_hash\x18\x03 \x01(\x0c\">\n\x0eResumeResponse\x12,\n\x04part\x18\x01 \x01(\x0b\x32\x1e.treedraft.v1.GenerateResponse\"\x13\n\x11ListModelsRequest\"?\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.treedraft.v1.ServedModel\"_\n\x0bServedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x13\n\x0bnum_targets\x18\x03 \x01(\r\x12\x14\n\x0cnum_drafters\x18\x04 \x01(\r\"\x18\n\x16\x44\x65scribeClusterRequest\"\\\n\x17\x44\x65scribeClusterResponse\x12+\n\x07workers\x18\x01 \x03(\x0b\x32\x1a.treedraft.v1.WorkerStatus\x12\x14\n\x0cnum_sessions\x18\x02 \x01(\r\"r\n\x0cWorkerStatus\x12\x36\n\x0cregistration\x18\x01 \x01(\x0b\x32 .treedraft.v1.WorkerRegistration\x12*\n\x06report\x18\x02 \x01(\x0b\x32\x1a.treedraft.v1.WorkerReport\"\xc8\x01\n\x12WorkerRegistration\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12&\n\x04role\x18\x03 \x01(\x0e\x32\x18.treedraft.v1.WorkerRole\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x16\n\x0etokenizer_hash\x18\x07 \x01(\t\x12\x14\n\x0cmax_sessions\x18\x08 \x01(\r\"\xb1\x01\n\x0cWorkerReport\x12\x14\n\x0cnum_sessions\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x16\n\x0e\x66ree_kv_blocks\x18\x03 \x01(\r\x12\x17\n\x0ftotal_kv_blocks\x18\x04 \x01(\r\x12\x13\n\x0bis_draining\x18\x05 \x01(\x08\x12\x16\n\x0e\x61\x64\x64\x65\x64_prefixes\x18\x06 \x03(\x06\x12\x18\n\x10removed_prefixes\x18\x07 \x03(\x06\"{\n\x15\x41nnounceWorkerRequest\x12\x36\n\x0cregistration\x18\x01 \x01(\x0b\x32 .treedraft.v1.WorkerRegistration\x12*\n\x06report\x18\x02 \x01(\x0b\x32\x1a.treedraft.v1.WorkerReport\"I\n\x16\x41nnounceWorkerResponse\x12/\n\x0ctime_to_live\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration*X\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_ROLE_TARGET\x10\x01\x12\x15\n\x11WORKER_ROLE_DRAFT\x10\x02\x32\xba\x03\n\x12\x43oordinatorService\x12K\n\x08Generate\x12\x1d.treedraft.v1.GenerateRequest\x1a\x1e.treedraft.v1.GenerateResponse0\x01\x12\x45\n\x06Resume\x12\x1b.treedraft.v1.ResumeRequest\x1a\x1c.treedraft.v1.ResumeResponse0\x01\x12O\n\nListModels\x12\x1f.treedraft.v1.ListModelsRequest\x1a .treedraft.v1.ListModelsResponse\x12^\n\x0f\x44\x65scribeCluster\x12$.treedraft.v1.DescribeClusterRequest\x1a%.treedraft.v1.DescribeClusterResponse\x12_\n\x0e\x41nnounceWorker\x12#.treedraft.v1.AnnounceWorkerRequest\x1a$.treedraft.v1.AnnounceWorkerResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'treedraft.v1.coordinator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERROLE']._serialized_start=2203
-  _globals['_WORKERROLE']._serialized_end=2291
+  _globals['_WORKERROLE']._serialized_start=2345
+  _globals['_WORKERROLE']._serialized_end=2433
   _globals['_GENERATEREQUEST']._serialized_start=184
   _globals['_GENERATEREQUEST']._serialized_end=497
   _globals['_TOKENSEQUENCE']._serialized_start=499
@@ -53,26 +53,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEDELTA']._serialized_end=1049
   _globals['_GENERATEFINISHED']._serialized_start=1052
   _globals['_GENERATEFINISHED']._serialized_end=1199
-  _globals['_LISTMODELSREQUEST']._serialized_start=1201
-  _globals['_LISTMODELSREQUEST']._serialized_end=1220
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1222
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1285
-  _globals['_SERVEDMODEL']._serialized_start=1287
-  _globals['_SERVEDMODEL']._serialized_end=1382
-  _globals['_DESCRIBECLUSTERREQUEST']._serialized_start=1384
-  _globals['_DESCRIBECLUSTERREQUEST']._serialized_end=1408
-  _globals['_DESCRIBECLUSTERRESPONSE']._serialized_start=1410
-  _globals['_DESCRIBECLUSTERRESPONSE']._serialized_end=1502
-  _globals['_WORKERSTATUS']._serialized_start=1504
-  _globals['_WORKERSTATUS']._serialized_end=1618
-  _globals['_WORKERREGISTRATION']._serialized_start=1621
-  _globals['_WORKERREGISTRATION']._serialized_end=1821
-  _globals['_WORKERREPORT']._serialized_start=1824
-  _globals['_WORKERREPORT']._serialized_end=2001
-  _globals['_ANNOUNCEWORKERREQUEST']._serialized_start=2003
-  _globals['_ANNOUNCEWORKERREQUEST']._serialized_end=2126
-  _globals['_ANNOUNCEWORKERRESPONSE']._serialized_start=2128
-  _globals['_ANNOUNCEWORKERRESPONSE']._serialized_end=2201
-  _globals['_COORDINATORSERVICE']._serialized_start=2294
-  _globals['_COORDINATORSERVICE']._serialized_end=2665
+  _globals['_RESUMEREQUEST']._serialized_start=1201
+  _globals['_RESUMEREQUEST']._serialized_end=1277
+  _globals['_RESUMERESPONSE']._serialized_start=1279
+  _globals['_RESUMERESPONSE']._serialized_end=1341
+  _globals['_LISTMODELSREQUEST']._serialized_start=1343
+  _globals['_LISTMODELSREQUEST']._serialized_end=1362
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1364
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1427
+  _globals['_SERVEDMODEL']._serialized_start=1429
+  _globals['_SERVEDMODEL']._serialized_end=1524
+  _globals['_DESCRIBECLUSTERREQUEST']._serialized_start=1526
+  _globals['_DESCRIBECLUSTERREQUEST']._serialized_end=1550
+  _globals['_DESCRIBECLUSTERRESPONSE']._serialized_start=1552
+  _globals['_DESCRIBECLUSTERRESPONSE']._serialized_end=1644
+  _globals['_WORKERSTATUS']._serialized_start=1646
+  _globals['_WORKERSTATUS']._serialized_end=1760
+  _globals['_WORKERREGISTRATION']._serialized_start=1763
+  _globals['_WORKERREGISTRATION']._serialized_end=1963
+  _globals['_WORKERREPORT']._serialized_start=1966
+  _globals['_WORKERREPORT']._serialized_end=2143
+  _globals['_ANNOUNCEWORKERREQUEST']._serialized_start=2145
+  _globals['_ANNOUNCEWORKERREQUEST']._serialized_end=2268
+  _globals['_ANNOUNCEWORKERRESPONSE']._serialized_start=2270
+  _globals['_ANNOUNCEWORKERRESPONSE']._serialized_end=2343
+  _globals['_COORDINATORSERVICE']._serialized_start=2436
+  _globals['_COORDINATORSERVICE']._serialized_end=2878
 # @@protoc_insertion_point(module_scope)

@@ -330,6 +330,64 @@ class GenerateFinished(_message.Message):
 Global___GenerateFinished: _TypeAlias = GenerateFinished  # noqa: Y015
 
 @_typing.final
+class ResumeRequest(_message.Message):
+    """Asks for the rest of an answer. Unknown fields are refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENS_HASH_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Name of the session, as `started` gave it."""
+    num_tokens: _builtins.int
+    """Number of output tokens that the client holds."""
+    tokens_hash: _builtins.bytes
+    """SHA-256 over these tokens, each as four bytes, the lowest first. An answer
+    that does not begin with them is refused with TOKENS_MISMATCH.
+    """
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        num_tokens: _builtins.int = ...,
+        tokens_hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_tokens", b"num_tokens", "session_id", b"session_id", "tokens_hash", b"tokens_hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeResponse(_message.Message):
+    """The next part of a resumed answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def part(self) -> Global___GenerateResponse:
+        """As in `Generate`, from `started` on. Deltas begin after the tokens held;
+        the statistics cover what was generated after the log was taken over.
+        """
+
+    def __init__(
+        self,
+        *,
+        part: Global___GenerateResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
+
+@_typing.final
 class ListModelsRequest(_message.Message):
     """Asks for the models served."""
 

@@ -40,6 +40,11 @@ class CoordinatorServiceStub:
                 request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_stream(
+                '/treedraft.v1.CoordinatorService/Resume',
+                request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.ResumeResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/treedraft.v1.CoordinatorService/ListModels',
                 request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.ListModelsRequest.SerializeToString,
@@ -64,6 +69,14 @@ class CoordinatorServiceServicer:
     def Generate(self, request, context):
         """Generates text. The stream begins with `started`, carries `delta` as
         tokens become final, and ends with `finished`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Goes on with the answer of a session whose stream broke, at any coordinator
+        that shares the store: what the client does not hold yet, and the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +112,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.GenerateRequest.FromString,
                     response_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_stream_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.ResumeRequest.FromString,
+                    response_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.ResumeResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -144,6 +162,33 @@ class CoordinatorService:
             '/treedraft.v1.CoordinatorService/Generate',
             treedraft_dot_v1_dot_coordinator__service__pb2.GenerateRequest.SerializeToString,
             treedraft_dot_v1_dot_coordinator__service__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/treedraft.v1.CoordinatorService/Resume',
+            treedraft_dot_v1_dot_coordinator__service__pb2.ResumeRequest.SerializeToString,
+            treedraft_dot_v1_dot_coordinator__service__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

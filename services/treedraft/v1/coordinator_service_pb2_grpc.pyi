@@ -37,6 +37,10 @@ class CoordinatorServiceStub:
     """Generates text. The stream begins with `started`, carries `delta` as
     tokens become final, and ends with `finished`.
     """
+    Resume: _grpc.UnaryStreamMultiCallable[_coordinator_service_pb2.ResumeRequest, _coordinator_service_pb2.ResumeResponse]
+    """Goes on with the answer of a session whose stream broke, at any coordinator
+    that shares the store: what the client does not hold yet, and the rest.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListModelsRequest, _coordinator_service_pb2.ListModelsResponse]
     """Lists the models that can be asked for."""
     DescribeCluster: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.DescribeClusterRequest, _coordinator_service_pb2.DescribeClusterResponse]
@@ -55,6 +59,10 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_coordinator_service_pb2.GenerateRequest, _coordinator_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates text. The stream begins with `started`, carries `delta` as
     tokens become final, and ends with `finished`.
+    """
+    Resume: _aio.UnaryStreamMultiCallable[_coordinator_service_pb2.ResumeRequest, _coordinator_service_pb2.ResumeResponse]  # type: ignore[assignment]
+    """Goes on with the answer of a session whose stream broke, at any coordinator
+    that shares the store: what the client does not hold yet, and the rest.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListModelsRequest, _coordinator_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that can be asked for."""
@@ -77,6 +85,16 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_coordinator_service_pb2.GenerateResponse], _abc.AsyncIterator[_coordinator_service_pb2.GenerateResponse]]:
         """Generates text. The stream begins with `started`, carries `delta` as
         tokens become final, and ends with `finished`.
+        """
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _coordinator_service_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_coordinator_service_pb2.ResumeResponse], _abc.AsyncIterator[_coordinator_service_pb2.ResumeResponse]]:
+        """Goes on with the answer of a session whose stream broke, at any coordinator
+        that shares the store: what the client does not hold yet, and the rest.
         """
 
     @_abc_1.abstractmethod

@@ -6,8 +6,14 @@ from tests.unit.coordinator.support import a_spec, encode, output, toy_tokenizer
 
 from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.text_output import TextOutput
-from treedraft.core.errors import CancelledError, OverloadedError, TreedraftError, UnavailableError
-from treedraft.core.generation import Delta
+from treedraft.core.errors import (
+    CancelledError,
+    OverloadedError,
+    TokensMismatchError,
+    TreedraftError,
+    UnavailableError,
+)
+from treedraft.core.generation import Delta, ResumeQuery, hash_tokens
 from treedraft.core.sampling import SamplingParameters, Verification
 from treedraft.core.session import FinishReason, SessionFailure, SessionFinish, SessionOutput
 from treedraft.text.tokenizer import Tokenizer
@@ -205,3 +211,37 @@ async def test_a_relay_that_left_its_target_listens_to_the_next_one_only():
     assert [delta.text for delta in deltas] == ["abc"]
     assert finish.reason is FinishReason.STOP
     assert setup.log.token_ids == encode("abc")
+
+
+def restored(logged, held, **options):
+    setup = Setup(**options)
+    setup.relay.restore(encode(logged), ResumeQuery("s1", len(held), hash_tokens(encode(held))))
+    return setup
+
+
+async def test_a_resumed_reader_gets_what_it_does_not_hold():
+    setup = restored("one E", "one", stop=("END",))
+    assert (await setup.relay.read()).base_length == 3
+    setup.deliver(5, "ND", FinishReason.STOP)
+    deltas, _ = await setup.read_all()
+    assert "".join(delta.text for delta in deltas) == ""
+    assert [token for delta in deltas for token in delta.token_ids] == encode("ND")
+    assert setup.log.token_ids == encode("ND")
+
+
+async def test_a_reader_that_holds_more_than_the_log_waits_until_it_is_said_again():
+    setup = restored("on", "one t")
+    setup.deliver(2, "e")
+    with pytest.raises(CancelledError):
+        await setup.relay.read(0.0)
+    setup.deliver(3, " two", FinishReason.LENGTH)
+    deltas, _ = await setup.read_all()
+    assert [(delta.base_length, delta.text) for delta in deltas] == [(5, "wo")]
+
+
+@pytest.mark.parametrize("end", [None, FinishReason.LENGTH])
+async def test_a_reader_of_another_text_is_told_so(end):
+    setup = restored("on", "one t" if end else "oxe")
+    setup.deliver(2, "e", end)
+    with pytest.raises(TokensMismatchError):
+        await setup.relay.read(1.0)

@@ -132,6 +132,24 @@ async def test_a_session_cancelled_before_it_left_is_never_sent(setup):
     assert frame.cancels == ()
 
 
+async def test_a_session_that_is_resumed_here_is_not_hit_by_the_end_of_its_older_self(setup):
+    link, connection = setup
+    old, new = a_spec("s1"), a_spec("s1", epoch=2)
+    link.start(old, Sink())
+    await until(lambda: bool(connection.stream.frames))
+    link.cancel("s1")
+    sink = Sink()
+    link.start(new, sink)
+    await until(lambda: len(connection.stream.frames) == 2)
+    assert connection.stream.frames[1].starts == (new,)
+    assert connection.stream.frames[1].cancels == ()
+    awaited = output(new, 0, [6])
+    connection.stream.inbox.put_nowait((output(old, 0, [5], FinishReason.CANCELLED), awaited))
+    await until(lambda: bool(sink.outputs))
+    assert sink.outputs == [awaited]
+    assert link.num_sessions == 1
+
+
 async def test_a_session_too_large_for_a_message_fails_alone(setup):
     link, connection = setup
     connection.stream.too_large.add("s1")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from treedraft.coordinator.session_store import protocol
+from treedraft.coordinator.session_store.protocol import unknown_session
 from treedraft.coordinator.session_store.records import (
     SessionPlacement,
     SessionRecord,
@@ -18,7 +19,7 @@ from treedraft.coordinator.session_store.records import (
     count_leading,
     without_prefixes,
 )
-from treedraft.core.errors import SessionConflictError, SessionNotFoundError
+from treedraft.core.errors import SessionConflictError
 from treedraft.core.session import FinishReason
 from treedraft.core.worker import WorkerRegistration, WorkerReport
 
@@ -212,7 +213,7 @@ class EmbeddedSessionStore:
     def _find(self, session_id: str) -> _Session:
         session = self._sessions.get(session_id)
         if session is None or session.expires <= self._clock():
-            raise SessionNotFoundError(f"session {session_id} is not known")
+            raise unknown_session(session_id)
         return session
 
     def _find_owned(self, session_id: str, epoch: int) -> _Session:

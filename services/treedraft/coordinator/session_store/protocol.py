@@ -18,6 +18,7 @@ from treedraft.coordinator.session_store.records import (
     SessionRequest,
     WorkerRecord,
 )
+from treedraft.core.errors import SessionNotFoundError
 from treedraft.core.session import FinishReason
 from treedraft.core.worker import WorkerRegistration, WorkerReport
 
@@ -28,6 +29,11 @@ LEASE_HELD = "LEASE_HELD"
 STALE_EPOCH = "STALE_EPOCH"
 LOG_GAP = "LOG_GAP"
 LOG_MISMATCH = "LOG_MISMATCH"
+
+
+def unknown_session(session_id: str) -> SessionNotFoundError:
+    """Return what whoever may not know of a session is told, be it there or not."""
+    return SessionNotFoundError(f"session {session_id} is not known")
 
 
 class SessionStore(Protocol):

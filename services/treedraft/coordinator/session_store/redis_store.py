@@ -18,6 +18,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from treedraft.coordinator.session_store import codec, protocol
+from treedraft.coordinator.session_store.protocol import unknown_session
 from treedraft.coordinator.session_store.records import (
     SessionPlacement,
     SessionRecord,
@@ -251,7 +252,7 @@ class RedisSessionStore:
         if reason in _CONFLICTS:
             raise SessionConflictError(_CONFLICTS[reason].format(session_id), reason=reason)
         if reason == SessionNotFoundError.reason:
-            raise SessionNotFoundError(f"session {session_id} is not known")
+            raise unknown_session(session_id)
         return rest
 
     async def _run(self, script: str, keys: list[str], *arguments: bytes | str | int) -> Any:

@@ -26,6 +26,8 @@ from treedraft.rpc.convert.generation import (
     generate_event_to_proto,
     generate_query_from_proto,
     generate_query_to_proto,
+    resume_query_from_proto,
+    resume_query_to_proto,
     served_models_from_proto,
     served_models_to_proto,
 )
@@ -97,6 +99,8 @@ __all__ = [
     "registration_to_proto",
     "report_from_proto",
     "report_to_proto",
+    "resume_query_from_proto",
+    "resume_query_to_proto",
     "sampling_from_proto",
     "sampling_to_proto",
     "served_models_from_proto",

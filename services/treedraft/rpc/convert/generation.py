@@ -10,6 +10,7 @@ from treedraft.core.generation import (
     Finished,
     GenerateEvent,
     GenerateQuery,
+    ResumeQuery,
     ServedModel,
     Started,
 )
@@ -89,6 +90,22 @@ def _wrong_input() -> InvalidRequestError:
     return InvalidRequestError(
         "give exactly one of text, tokens and conversation", field="input", reason="INVALID_INPUT"
     )
+
+
+def resume_query_to_proto(query: ResumeQuery) -> coordinator_service_pb2.ResumeRequest:
+    """Return the wire form of a request for the rest of an answer."""
+    return coordinator_service_pb2.ResumeRequest(
+        session_id=query.session_id, num_tokens=query.num_tokens, tokens_hash=query.tokens_hash
+    )
+
+
+def resume_query_from_proto(message: coordinator_service_pb2.ResumeRequest) -> ResumeQuery:
+    """Return a request for the rest of an answer.
+
+    Raises:
+        InvalidRequestError: no hash of the tokens.
+    """
+    return ResumeQuery(message.session_id, message.num_tokens, message.tokens_hash)
 
 
 def generate_event_to_proto(event: GenerateEvent) -> coordinator_service_pb2.GenerateResponse:
