@@ -28,6 +28,7 @@ from treedraft.coordinator.session_store.redis_store import RedisSessionStore, c
 from treedraft.coordinator.session_store.tenant_ledger import EmbeddedTenantLedger, TenantLedger
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
+from treedraft.coordinator.use_cases import UseCases
 from treedraft.core.model_description import ModelDescription
 from treedraft.rpc.process import run_service, service_telemetry
 from treedraft.rpc.server import RpcServer, wait_for_signal
@@ -122,7 +123,7 @@ async def running(
     """Run a coordinator for the time of the context and give its endpoint."""
     tenants = open_door(settings)
     coordinator, registry = build(settings, tracing, metrics)
-    servicer = CoordinatorServicer(coordinator, registry, tenants)
+    servicer = CoordinatorServicer(UseCases(coordinator, tenants), registry)
     server = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls)
     servicer.add_to(server.grpc)
     upkeep = asyncio.create_task(coordinator.run(), name="upkeep")

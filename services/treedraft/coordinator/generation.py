@@ -1,8 +1,7 @@
 """What the coordinator does, free of any transport.
 
 `Coordinator.generate` is the life of a request: admit, place, keep, run, relay,
-close. The gRPC service is a thin skin over this module, and so will be the
-HTTP door.
+close. `use_cases` lets callers in to it.
 """
 
 import asyncio

@@ -7,9 +7,8 @@ from typing import Any
 
 import grpc
 
-from treedraft.coordinator.api_keys import TenantRoll
-from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.registry import WorkerRegistry
+from treedraft.coordinator.use_cases import Caller, UseCases
 from treedraft.core.errors import InvalidRequestError, UnavailableError
 from treedraft.core.worker import WorkerRegistration, WorkerReport
 from treedraft.rpc.context import api_key_of, seconds_left, traceparent_of
@@ -37,13 +36,10 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class CoordinatorServicer(CoordinatorServiceServicer):
     """Serves `treedraft.v1.CoordinatorService`; errors are mapped by the server."""
 
-    def __init__(
-        self, coordinator: Coordinator, registry: WorkerRegistry, tenants: TenantRoll
-    ) -> None:
-        """Serve this coordinator and its register of workers to these tenants."""
-        self._coordinator = coordinator
+    def __init__(self, use_cases: UseCases, registry: WorkerRegistry) -> None:
+        """Serve clients by these use-cases, and workers by this register."""
+        self._use_cases = use_cases
         self._registry = registry
-        self._tenants = tenants
         self._is_stopping = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -58,14 +54,8 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         self, request: pb2.GenerateRequest, context: _Context
     ) -> AsyncIterator[pb2.GenerateResponse]:
         """Generate text; refuses fields that this version does not know."""
-        tenant = self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
-        events = self._coordinator.generate(
-            generate_query_from_proto(request),
-            tenant=tenant,
-            traceparent=traceparent_of(context),
-            time_limit_seconds=seconds_left(context),
-        )
+        events = self._use_cases.generate(generate_query_from_proto(request), _caller(context))
         async with aclosing(events):
             async for event in events:
                 yield generate_event_to_proto(event)
@@ -74,14 +64,8 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         self, request: pb2.ResumeRequest, context: _Context
     ) -> AsyncIterator[pb2.ResumeResponse]:
         """Go on with an answer; refuses fields that this version does not know."""
-        tenant = self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
-        events = self._coordinator.resume(
-            resume_query_from_proto(request),
-            tenant=tenant,
-            traceparent=traceparent_of(context),
-            time_limit_seconds=seconds_left(context),
-        )
+        events = self._use_cases.resume(resume_query_from_proto(request), _caller(context))
         async with aclosing(events):
             async for event in events:
                 yield pb2.ResumeResponse(part=generate_event_to_proto(event))
@@ -90,17 +74,15 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         self, request: pb2.ListModelsRequest, context: _Context
     ) -> pb2.ListModelsResponse:
         """List the models that can be asked for."""
-        self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
-        return served_models_to_proto(await self._coordinator.list_models())
+        return served_models_to_proto(await self._use_cases.list_models(_caller(context)))
 
     async def DescribeCluster(  # noqa: N802
         self, request: pb2.DescribeClusterRequest, context: _Context
     ) -> pb2.DescribeClusterResponse:
         """Describe the workers."""
-        self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
-        return cluster_to_proto(await self._coordinator.describe_cluster())
+        return cluster_to_proto(await self._use_cases.describe_cluster(_caller(context)))
 
     async def AnnounceWorker(  # noqa: N802
         self, request_iterator: AsyncIterator[pb2.AnnounceWorkerRequest], context: _Context
@@ -148,6 +130,10 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         finally:
             reading.cancel()
             stopping.cancel()
+
+
+def _caller(context: _Context) -> Caller:
+    return Caller(api_key_of(context), traceparent_of(context), seconds_left(context))
 
 
 def _first_announcement(
