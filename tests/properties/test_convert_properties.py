@@ -49,6 +49,7 @@ from treedraft.core.session import (
 from treedraft.core.worker import (
     ClusterDescription,
     DrafterAddress,
+    LoadSignals,
     WorkerRegistration,
     WorkerReport,
     WorkerRole,
@@ -231,6 +232,7 @@ reports = st.builds(
     st.booleans(),
     tuples(uint64),
     tuples(uint64),
+    st.builds(LoadSignals, *[st.floats(0.0, 1e9)] * 8),
 )
 clusters = st.builds(ClusterDescription, tuples(st.tuples(registrations, reports)), uint32)
 served_models = st.lists(st.builds(ServedModel, text, uint32, uint32, uint32), max_size=3)

@@ -9,7 +9,7 @@ is registered anew when it is back.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -36,14 +36,7 @@ class _Announced:
 
     def full_report(self) -> WorkerReport:
         """Return the report with the complete set of prefixes."""
-        return WorkerReport(
-            num_sessions=self.report.num_sessions,
-            num_waiting=self.report.num_waiting,
-            free_kv_blocks=self.report.free_kv_blocks,
-            total_kv_blocks=self.report.total_kv_blocks,
-            is_draining=self.report.is_draining,
-            added_prefixes=tuple(self.prefixes),
-        )
+        return replace(self.report, added_prefixes=tuple(self.prefixes))
 
 
 class WorkerRegistry:

@@ -31,6 +31,26 @@ class WorkerRegistration:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadSignals:
+    """What a worker measured over its last seconds, for whoever sizes its pool.
+
+    Durations are 95th percentiles in seconds; zero where nothing was measured.
+    `utilisation` is the share of the time in which passes ran, `draft_wait_share`
+    the share in which a target waited for drafts, `late_draft_share` the share of
+    the received nodes that came in vain.
+    """
+
+    utilisation: float = 0.0
+    queue_wait_seconds: float = 0.0
+    time_to_first_token_seconds: float = 0.0
+    inter_token_seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    tokens_per_round: float = 0.0
+    draft_wait_share: float = 0.0
+    late_draft_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     """How a worker is. Prefix hashes are deltas against the report before."""
 
@@ -41,6 +61,7 @@ class WorkerReport:
     is_draining: bool = False
     added_prefixes: tuple[int, ...] = ()
     removed_prefixes: tuple[int, ...] = ()
+    signals: LoadSignals = LoadSignals()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import sys
 import threading
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,15 @@ async def serve(settings: DraftSettings, stop: asyncio.Event | None = None) -> N
             )
             servicer.attach(_hello(settings, worker, model), drafter)
             registration = _registration(settings, worker, model, endpoint)
-            await _serve(settings, server, servicer, drafter, registration, stop or asyncio.Event())
+            _log.info("loaded", model=registration.model, endpoint=registration.endpoint)
+            announced = announcing(
+                settings.worker,
+                registration,
+                lambda: drafter.report,
+                telemetry.metrics,
+                settings.tls,
+            )
+            await _serve(server, servicer, drafter, announced, stop or asyncio.Event())
         finally:
             await server.stop()
 
@@ -93,11 +102,10 @@ async def _load(settings: DraftSettings) -> "DraftModel":
 
 
 async def _serve(
-    settings: DraftSettings,
     server: RpcServer,
     servicer: DraftServicer,
     drafter: Drafter,
-    registration: WorkerRegistration,
+    announced: AbstractAsyncContextManager[None],
     stop: asyncio.Event,
 ) -> None:
     """Draft and announce until told to stop, then take leave of everyone."""
@@ -110,9 +118,8 @@ async def _serve(
 
     drafter.start(on_end)
     await server.set_serving(True)
-    _log.info("ready", model=registration.model, endpoint=registration.endpoint)
     try:
-        async with announcing(settings.worker, registration, lambda: drafter.report, settings.tls):
+        async with announced:
             await wait_for_signal(stop)
             if has_ended.is_set():
                 raise UnavailableError("the drafter broke down", reason="DRAFTER_FAILED")

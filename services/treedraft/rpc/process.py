@@ -7,9 +7,10 @@ telemetry for as long as the service lives.
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -25,6 +26,7 @@ from treedraft.settings import (
     WorkerSettings,
     check_environment,
 )
+from treedraft.telemetry.load_signals import LoadWindow
 from treedraft.telemetry.logging import configure_logging
 from treedraft.telemetry.metrics import Metrics, serve_metrics
 from treedraft.telemetry.tracing import Tracing
@@ -95,17 +97,26 @@ async def announcing(
     settings: WorkerSettings,
     registration: WorkerRegistration,
     report: Callable[[], WorkerReport],
+    metrics: Metrics,
     tls: TlsSettings | None = None,
 ) -> AsyncIterator[None]:
-    """Announce a worker to all its coordinators for the time of the context."""
-    tasks = [
-        asyncio.create_task(
-            Announcer(
-                address, registration, report, settings.report_interval_seconds, tls=tls
-            ).run()
+    """Announce a worker to all its coordinators for the time of the context.
+
+    What its `metrics` say of the last seconds goes into each report.
+    """
+
+    def announce(address: str) -> asyncio.Task[None]:
+        window = LoadWindow(metrics.registry, clock=time.monotonic)
+        announcer = Announcer(
+            address,
+            registration,
+            lambda: replace(report(), signals=window.read()),
+            settings.report_interval_seconds,
+            tls=tls,
         )
-        for address in settings.coordinators
-    ]
+        return asyncio.create_task(announcer.run())
+
+    tasks = [announce(address) for address in settings.coordinators]
     try:
         yield
     finally:

@@ -28,6 +28,7 @@ from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews, Stop
 from treedraft.target.service import SERVICE_NAME, TargetBackend, TargetServicer
 from treedraft.target.settings import TargetSettings
+from treedraft.telemetry.metrics import Metrics
 
 _ROLE = "target"
 # Two threads share the interpreter; the default of 5 ms would let the engine
@@ -66,7 +67,7 @@ async def serve(settings: TargetSettings) -> None:
             registration = _registration(
                 settings, backend.description, worker_id, incarnation, endpoint
             )
-            await _serve(settings, server, backend, registration)
+            await _serve(settings, server, backend, registration, telemetry.metrics)
         finally:
             servicer.end_streams()
             await server.stop()
@@ -77,6 +78,7 @@ async def _serve(
     server: RpcServer,
     backend: TargetBackend,
     registration: WorkerRegistration,
+    metrics: Metrics,
 ) -> None:
     """Run sessions until told to stop, then let the running ones end."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -94,6 +96,7 @@ async def _serve(
             settings.worker,
             registration,
             lambda: replace(engine.report, is_draining=stop.is_set()),
+            metrics,
             settings.tls,
         ):
             await wait_for_signal(stop)

@@ -602,6 +602,7 @@ class WorkerReport(_message.Message):
     IS_DRAINING_FIELD_NUMBER: _builtins.int
     ADDED_PREFIXES_FIELD_NUMBER: _builtins.int
     REMOVED_PREFIXES_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
     num_sessions: _builtins.int
     """Sessions it holds."""
     num_waiting: _builtins.int
@@ -622,6 +623,10 @@ class WorkerReport(_message.Message):
     def removed_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Hashes of prefix pages that it lost since."""
 
+    @_builtins.property
+    def signals(self) -> Global___LoadSignals:
+        """What it measured over the last seconds."""
+
     def __init__(
         self,
         *,
@@ -632,14 +637,67 @@ class WorkerReport(_message.Message):
         is_draining: _builtins.bool = ...,
         added_prefixes: _abc.Iterable[_builtins.int] | None = ...,
         removed_prefixes: _abc.Iterable[_builtins.int] | None = ...,
+        signals: Global___LoadSignals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signals", b"signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_prefixes", b"added_prefixes", "free_kv_blocks", b"free_kv_blocks", "is_draining", b"is_draining", "num_sessions", b"num_sessions", "num_waiting", b"num_waiting", "removed_prefixes", b"removed_prefixes", "total_kv_blocks", b"total_kv_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_prefixes", b"added_prefixes", "free_kv_blocks", b"free_kv_blocks", "is_draining", b"is_draining", "num_sessions", b"num_sessions", "num_waiting", b"num_waiting", "removed_prefixes", b"removed_prefixes", "signals", b"signals", "total_kv_blocks", b"total_kv_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerReport: _TypeAlias = WorkerReport  # noqa: Y015
+
+@_typing.final
+class LoadSignals(_message.Message):
+    """What a worker measured over its last seconds, for whoever sizes its pool.
+    Zero where nothing was measured.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UTILISATION_FIELD_NUMBER: _builtins.int
+    QUEUE_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    TIME_TO_FIRST_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
+    INTER_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_ROUND_FIELD_NUMBER: _builtins.int
+    DRAFT_WAIT_SHARE_FIELD_NUMBER: _builtins.int
+    LATE_DRAFT_SHARE_FIELD_NUMBER: _builtins.int
+    utilisation: _builtins.float
+    """Share of the time in which passes of its model ran, 0 to 1."""
+    queue_wait_seconds: _builtins.float
+    """From arrival to the first work, 95th percentile in seconds."""
+    time_to_first_token_seconds: _builtins.float
+    """From arrival to the first token, 95th percentile in seconds."""
+    inter_token_seconds: _builtins.float
+    """Between tokens, 95th percentile in seconds."""
+    tokens_per_second: _builtins.float
+    """Tokens made final in a second, all sessions together."""
+    tokens_per_round: _builtins.float
+    """Tokens made final by a session's round, on average."""
+    draft_wait_share: _builtins.float
+    """Share of the time in which a target waited for drafts, 0 to 1."""
+    late_draft_share: _builtins.float
+    """Share of the nodes received that came in vain, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        utilisation: _builtins.float = ...,
+        queue_wait_seconds: _builtins.float = ...,
+        time_to_first_token_seconds: _builtins.float = ...,
+        inter_token_seconds: _builtins.float = ...,
+        tokens_per_second: _builtins.float = ...,
+        tokens_per_round: _builtins.float = ...,
+        draft_wait_share: _builtins.float = ...,
+        late_draft_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_wait_share", b"draft_wait_share", "inter_token_seconds", b"inter_token_seconds", "late_draft_share", b"late_draft_share", "queue_wait_seconds", b"queue_wait_seconds", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_per_round", b"tokens_per_round", "tokens_per_second", b"tokens_per_second", "utilisation", b"utilisation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadSignals: _TypeAlias = LoadSignals  # noqa: Y015
 
 @_typing.final
 class AnnounceWorkerRequest(_message.Message):

@@ -6,6 +6,7 @@ from treedraft.core.errors import InvalidGrowthError, InvalidRequestError
 from treedraft.core.generation import GenerateQuery
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
+from treedraft.core.worker import LoadSignals
 from treedraft.rpc import convert
 from treedraft.rpc.convert.tree import MAX_RUN_TOKENS
 from treedraft.v1 import (
@@ -23,6 +24,13 @@ def test_absent_fields_take_the_defaults():
     assert convert.sampling_from_proto(sampling_pb2.SamplingParameters()) == SamplingParameters()
     assert convert.stopping_from_proto(sampling_pb2.StoppingCriteria()) == StoppingCriteria()
     assert convert.speculation_from_proto(sampling_pb2.SpeculationOptions()) == SpeculationOptions()
+
+
+def test_a_measurement_that_is_no_amount_counts_as_nothing():
+    message = coordinator_service_pb2.LoadSignals(
+        utilisation=float("nan"), queue_wait_seconds=-1.0, tokens_per_second=2.5
+    )
+    assert convert.signals_from_proto(message) == LoadSignals(tokens_per_second=2.5)
 
 
 def test_zero_is_not_absent():

@@ -68,6 +68,7 @@ from treedraft.rpc.convert.worker import (
     registration_to_proto,
     report_from_proto,
     report_to_proto,
+    signals_from_proto,
 )
 
 __all__ = [
@@ -109,6 +110,7 @@ __all__ = [
     "session_open_to_proto",
     "session_spec_from_proto",
     "session_spec_to_proto",
+    "signals_from_proto",
     "sources_from_proto",
     "sources_to_proto",
     "speculation_from_proto",

@@ -1,7 +1,10 @@
 """What workers say of themselves, and what a coordinator says of them."""
 
+from dataclasses import asdict
+
 from treedraft.core.worker import (
     ClusterDescription,
+    LoadSignals,
     WorkerRegistration,
     WorkerReport,
     WorkerRole,
@@ -58,6 +61,7 @@ def report_to_proto(report: WorkerReport) -> coordinator_service_pb2.WorkerRepor
         is_draining=report.is_draining,
         added_prefixes=report.added_prefixes,
         removed_prefixes=report.removed_prefixes,
+        signals=coordinator_service_pb2.LoadSignals(**asdict(report.signals)),
     )
 
 
@@ -71,7 +75,14 @@ def report_from_proto(message: coordinator_service_pb2.WorkerReport) -> WorkerRe
         is_draining=message.is_draining,
         added_prefixes=tuple(message.added_prefixes),
         removed_prefixes=tuple(message.removed_prefixes),
+        signals=signals_from_proto(message.signals),
     )
+
+
+def signals_from_proto(message: coordinator_service_pb2.LoadSignals) -> LoadSignals:
+    """Return what a worker measured; what is no amount (negative, NaN) counts as nothing."""
+    values = {name: getattr(message, name) for name in LoadSignals.__dataclass_fields__}
+    return LoadSignals(**{name: value if value > 0 else 0.0 for name, value in values.items()})
 
 
 def announcement_to_proto(
