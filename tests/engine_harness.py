@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from treedraft.core.exchange import DraftFrame, LogAcknowledgement, TargetFrame
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
-from treedraft.core.session import SessionFailure, SessionFinish, SessionSpec
+from treedraft.core.session import RoundReport, SessionFailure, SessionFinish, SessionSpec
 from treedraft.core.worker import DrafterAddress
 from treedraft.inference.models import LoadedModel, load_model
 from treedraft.inference.sampler import LawRow, SessionCounts, TokenHistory, tie_margin
@@ -82,6 +82,7 @@ class SessionResult:
 
     token_ids: list[int] = field(default_factory=list)
     sources: list[TokenSource] = field(default_factory=list)
+    rounds: list[RoundReport] = field(default_factory=list)
     finish: SessionFinish | None = None
     failure: SessionFailure | None = None
 
@@ -172,6 +173,7 @@ class EngineHarness:
                 result = self.results[output.session_id]
                 result.token_ids.extend(output.token_ids)
                 result.sources.extend(output.sources)
+                result.rounds.extend([output.round] if output.round else [])
                 result.finish = output.finish or result.finish
                 result.failure = output.failure or result.failure
                 length = output.base_length + len(output.token_ids)

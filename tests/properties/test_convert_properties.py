@@ -39,6 +39,7 @@ from treedraft.core.sampling import (
 from treedraft.core.session import (
     DraftSpec,
     FinishReason,
+    RoundReport,
     RoundTimes,
     SessionFailure,
     SessionFinish,
@@ -122,6 +123,7 @@ session_specs = st.builds(
     drafters=tuples(addresses),
     traceparent=text,
     time_limit_seconds=st.none() | durations,
+    watch_rounds=st.booleans(),
 )
 draft_specs = st.builds(
     DraftSpec,
@@ -175,6 +177,30 @@ coordinator_frames = st.builds(
     cancels=tuples(text),
     acknowledgements=tuples(st.builds(LogAcknowledgement, text, uint32)),
 )
+
+
+@st.composite
+def round_reports(draw):
+    count = draw(st.integers(0, 8))
+
+    def one_each(elements):
+        return draw(st.lists(elements, min_size=count, max_size=count).map(tuple))
+
+    return RoundReport(
+        base_length=draw(uint32),
+        parents=tuple(draw(st.integers(-1, node - 1)) for node in range(count)),
+        token_ids=one_each(uint32),
+        scores=one_each(float32),
+        sources=one_each(st.sampled_from(TokenSource)),
+        accepted=tuple(sorted(draw(st.frozensets(st.integers(0, count - 1))))) if count else (),
+        bonus_token_id=draw(st.none() | uint32),
+        is_hit=draw(st.none() | st.booleans()),
+        drafted_nodes=draw(uint32),
+        late_nodes=draw(uint32),
+        times=draw(st.builds(RoundTimes, *[number] * 6)),
+    )
+
+
 outputs = tuples(
     st.builds(
         SessionOutput,
@@ -185,6 +211,7 @@ outputs = tuples(
         sources=source_lists,
         finish=st.none() | st.builds(SessionFinish, st.sampled_from(FinishReason), statistics),
         failure=st.none() | st.builds(SessionFailure, text, text),
+        round=st.none() | round_reports(),
     )
 )
 descriptions = st.builds(
@@ -214,10 +241,11 @@ queries = st.builds(
     sampling=samplings,
     stopping=stoppings,
     speculation=speculations,
+    watch_rounds=st.booleans(),
 )
 events = st.one_of(
     st.builds(Started, text, uint64, token_ids, text, text),
-    st.builds(Delta, uint32, token_ids, source_lists, text),
+    st.builds(Delta, uint32, token_ids, source_lists, text, tuples(round_reports(), 2)),
     st.builds(Finished, st.sampled_from(FinishReason), statistics, number),
 )
 registrations = st.builds(
@@ -248,6 +276,7 @@ ROUND_TRIPS = {
     "stopping": stoppings,
     "speculation": speculations,
     "statistics": statistics,
+    "round_report": round_reports(),
     "sources": source_lists,
     "session_spec": session_specs,
     "hello": hellos,

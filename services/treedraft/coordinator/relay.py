@@ -14,6 +14,7 @@ nobody listens to.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -30,7 +31,10 @@ from treedraft.core.errors import (
 from treedraft.core.generation import Delta, ResumeQuery
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import Verification
-from treedraft.core.session import SessionFinish, SessionOutput, SessionSpec
+from treedraft.core.session import RoundReport, SessionFinish, SessionOutput, SessionSpec
+
+# Rounds that a watching reader may leave unread; of more the oldest are dropped.
+_MAX_UNREAD_ROUNDS = 256
 
 
 class SessionRelay:
@@ -65,6 +69,7 @@ class SessionRelay:
         self._num_before = len(spec.token_ids) - spec.prompt_length
         self._token_ids: list[int] = []
         self._sources: list[TokenSource] = []
+        self._rounds: deque[RoundReport] = deque(maxlen=_MAX_UNREAD_ROUNDS)
         self._num_shown = 0
         self._num_logged = 0
         self._num_acknowledged = 0
@@ -95,6 +100,8 @@ class SessionRelay:
             self._sources.extend(output.sources)
             if self._log is not None:
                 self._log.append(output.token_ids)
+        if output.round is not None:
+            self._rounds.append(output.round)
         if output.finish is not None:
             statistics = self._counts.complete(output.finish.statistics)
             self._finish = replace(output.finish, statistics=statistics)
@@ -196,7 +203,15 @@ class SessionRelay:
             token_ids=tuple(self._token_ids[start:end]),
             sources=tuple(self._sources[start:end]),
             text=text,
+            rounds=self._take_rounds(end),
         )
+
+    def _take_rounds(self, num_visible: int) -> tuple[RoundReport, ...]:
+        """Return the rounds of tokens that may be shown, and forget them."""
+        reach, taken = self._base_length + num_visible, []
+        while self._rounds and self._rounds[0].end_length <= reach:
+            taken.append(self._rounds.popleft())
+        return tuple(taken)
 
     def _is_held_known(self) -> bool:
         """Return whether what the reader holds was found to be the beginning of the text."""

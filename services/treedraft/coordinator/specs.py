@@ -41,6 +41,7 @@ def first_spec(
         drafters=placement.drafters,
         traceparent=request.span.traceparent if request.span.is_sampled else "",
         time_limit_seconds=request.time_left(),
+        watch_rounds=query.watch_rounds,
     )
 
 

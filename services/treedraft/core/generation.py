@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
-from treedraft.core.session import FinishReason, SessionStatistics
+from treedraft.core.session import FinishReason, RoundReport, SessionStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class GenerateQuery:
 
     `text` and `token_ids` are continued as they are; `conversation` is put
     into the model's chat template. An empty `model` takes the only one served.
+    With `watch_rounds` the answer tells of each round; the text is the same.
     """
 
     model: str = ""
@@ -33,6 +34,7 @@ class GenerateQuery:
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     stopping: StoppingCriteria = field(default_factory=StoppingCriteria)
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
+    watch_rounds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,15 @@ class Started:
 class Delta:
     """Tokens that became final, and the text that they add.
 
-    `base_length` counts the output tokens before these.
+    `base_length` counts the output tokens before these. `rounds` tells where
+    they came from, if the request watches its rounds.
     """
 
     base_length: int
     token_ids: tuple[int, ...]
     sources: tuple[TokenSource, ...]
     text: str
+    rounds: tuple[RoundReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 
-from treedraft.core.growth import TokenSource
-from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
+from treedraft.core.errors import InvalidRequestError
+from treedraft.core.growth import ROOT, TokenSource
+from treedraft.core.sampling import (
+    MAX_SPECULATED_NODES,
+    SamplingParameters,
+    SpeculationOptions,
+    StoppingCriteria,
+)
 from treedraft.core.worker import DrafterAddress
+
+MAX_REPORTED_NODES = MAX_SPECULATED_NODES
+"""Nodes in the report of a round; no pass holds more of one session."""
 
 
 class FinishReason(Enum):
@@ -37,6 +47,7 @@ class SessionSpec:
     drafters: tuple[DrafterAddress, ...] = ()
     traceparent: str = ""
     time_limit_seconds: float | None = None
+    watch_rounds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,46 @@ class RoundTimes:
     forward: float = 0.0
     walk: float = 0.0
     commit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What happened in one round, for those who watch.
+
+    The first four arrays have an element per admitted node, parents first;
+    `parents` holds node indices or ROOT. `accepted` are the nodes that became
+    text, in order; `bonus_token_id` is None if the last of them ended it.
+    `is_hit` is None where nobody drafts.
+    """
+
+    base_length: int
+    parents: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    sources: tuple[TokenSource, ...] = ()
+    accepted: tuple[int, ...] = ()
+    bonus_token_id: int | None = None
+    is_hit: bool | None = None
+    drafted_nodes: int = 0
+    late_nodes: int = 0
+    times: RoundTimes = field(default_factory=RoundTimes)
+
+    def __post_init__(self) -> None:
+        """Refuse what no round can have been: reports cross the wire."""
+        count = len(self.token_ids)
+        if count > MAX_REPORTED_NODES:
+            raise InvalidRequestError(f"a round has more than {MAX_REPORTED_NODES} nodes")
+        if not len(self.parents) == len(self.scores) == len(self.sources) == count:
+            raise InvalidRequestError("arrays of a round differ in length")
+        if not all(ROOT <= parent < node for node, parent in enumerate(self.parents)):
+            raise InvalidRequestError("a node of a round comes before its parent")
+        if any(second <= first for first, second in pairwise((ROOT, *self.accepted, count))):
+            raise InvalidRequestError("a round accepts nodes that are no path of its tree")
+
+    @property
+    def end_length(self) -> int:
+        """Length of the session after the round, prompt included."""
+        return self.base_length + len(self.accepted) + (self.bonus_token_id is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +180,4 @@ class SessionOutput:
     sources: tuple[TokenSource, ...] = ()
     finish: SessionFinish | None = None
     failure: SessionFailure | None = None
+    round: RoundReport | None = None

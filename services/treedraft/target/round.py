@@ -14,7 +14,7 @@ import numpy.typing as npt
 from treedraft.core.flat_tree import FlatTree
 from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
 from treedraft.core.noise import Domain, uniform
-from treedraft.core.session import FinishReason, RoundTimes
+from treedraft.core.session import FinishReason, RoundReport, RoundTimes
 from treedraft.inference.block_pool import slots_of
 from treedraft.inference.sampler import LawRow, TokenHistory
 from treedraft.inference.segment import Segment
@@ -51,7 +51,8 @@ class StepClock:
 class Round:
     """One session between its walk and the end of the step.
 
-    `is_hit` is None where nobody drafts; `moves` are KV slots, from and to.
+    `is_hit` is None where nobody drafts; `moves` are KV slots, from and to;
+    `scores` are those of the admitted nodes, there only if somebody watches.
     """
 
     session_pass: SessionPass
@@ -59,15 +60,20 @@ class Round:
     base_length: int
     is_hit: bool | None
     moves: tuple[list[int], list[int]]
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
-    """The tokens that a round made final for one session."""
+    """The tokens that a round made final for one session.
+
+    `report` is there if the session is watched.
+    """
 
     session: TargetSession
     base_length: int
     verdict: Verdict
+    report: RoundReport | None = None
 
 
 def round_times(session: TargetSession, clock: StepClock) -> RoundTimes:
@@ -206,3 +212,31 @@ def holds_bonus(session_pass: SessionPass, walk: Walk) -> bool:
         return False  # dropped while the pass ran
     end = tree.node_ids[walk.accepted[-1]] if walk.accepted else ROOT
     return walk.token_ids[-1] in grown.children(end)
+
+
+def node_scores(session_pass: SessionPass) -> tuple[float, ...]:
+    """Return the scores of the admitted nodes; to be called before the root moves."""
+    return tuple(session_pass.grown.score(node_id) for node_id in session_pass.tree.node_ids)
+
+
+def report_round(round_: Round, times: RoundTimes) -> RoundReport:
+    """Return what those who watch the session are told of a round."""
+    session, tree, verdict = (
+        round_.session_pass.session,
+        round_.session_pass.tree,
+        round_.verdict,
+    )
+    bonus = verdict.token_ids[len(verdict.accepted) :]
+    return RoundReport(
+        base_length=round_.base_length,
+        parents=tree.parents,
+        token_ids=tree.token_ids,
+        scores=round_.scores,
+        sources=tree.sources,
+        accepted=verdict.accepted,
+        bonus_token_id=bonus[0] if bonus else None,
+        is_hit=round_.is_hit,
+        drafted_nodes=session.clock.drafted_nodes,
+        late_nodes=session.clock.late_nodes,
+        times=times,
+    )

@@ -28,6 +28,7 @@ class RoundClock:
     draft_us: int = 0
     wire_us: int = 0
     drafted_nodes: int = 0
+    late_nodes: int = 0
 
 
 @dataclass(slots=True)
@@ -188,6 +189,7 @@ class TargetSession:
         self.counts.drafted_nodes += growth.num_nodes
         self.counts.dropped_nodes += grafted.num_dropped
         self.clock.drafted_nodes += growth.num_nodes
+        self.clock.late_nodes += grafted.num_dropped
         if self.is_rejection:
             self._keep_intact_laws(growth)
         self._observe_wire(growth, arrived_ns)

@@ -20,7 +20,7 @@ from treedraft.core.session import (
 )
 from treedraft.target.admission import SessionFactory
 from treedraft.target.drafting import DraftBook
-from treedraft.target.round import RoundOutcome, Verdict
+from treedraft.target.round import RoundOutcome
 from treedraft.target.round_trace import finish_attributes
 from treedraft.target.scheduler import Scheduler
 from treedraft.target.session import TargetSession
@@ -111,7 +111,7 @@ class SessionRoster:
         """Pass the tokens of a round on, and the end of the text if it came."""
         session, verdict = outcome.session, outcome.verdict
         if verdict.finish is None:
-            self._tell(session, outcome.base_length, verdict)
+            self._tell(session, outcome.base_length, outcome)
         else:
             self.finish(session, verdict.finish, outcome)
 
@@ -123,7 +123,7 @@ class SessionRoster:
         self._tell(
             session,
             outcome.base_length if outcome else session.num_tokens,
-            outcome.verdict if outcome else None,
+            outcome,
             SessionFinish(reason, statistics),
         )
         self._metrics.session_finished(reason)
@@ -148,10 +148,11 @@ class SessionRoster:
         self,
         session: TargetSession,
         base_length: int,
-        verdict: Verdict | None = None,
+        outcome: RoundOutcome | None = None,
         finish: SessionFinish | None = None,
     ) -> None:
         stream_id, _ = self._sessions[session.session_id]
+        verdict = outcome.verdict if outcome else None
         self._outputs[stream_id].append(
             SessionOutput(
                 session_id=session.session_id,
@@ -160,6 +161,7 @@ class SessionRoster:
                 token_ids=verdict.token_ids if verdict else (),
                 sources=verdict.sources if verdict else (),
                 finish=finish,
+                round=outcome.report if outcome else None,
             )
         )
 

@@ -26,6 +26,8 @@ from treedraft.target.round import (
     holds_bonus,
     judge,
     law_rows,
+    node_scores,
+    report_round,
     round_times,
     sibling_laws_by_row,
 )
@@ -89,8 +91,7 @@ class PassRunner:
         announce_commits()
         self._settle_kv(passes, rounds)
         clock.committed = time.monotonic_ns()
-        self._measure(passes, rounds, clock)
-        return [RoundOutcome(r.session_pass.session, r.base_length, r.verdict) for r in rounds]
+        return self._measure(passes, rounds, clock)
 
     def _walk(self, drawing: Sequence[SessionPass], target_logits: torch.Tensor) -> list[Walk]:
         """Draw at every node and walk each tree; logits are in the order of `drawing`."""
@@ -131,12 +132,13 @@ class PassRunner:
         self._calibrator.observe_walk(session_pass.grown, tree, walk.accepted)
         verdict = judge(session, tree, walk)
         moves = compaction(session, verdict.accepted, self._block_size)
+        scores = node_scores(session_pass) if session.spec.watch_rounds else ()
         base_length = session.num_tokens
         session.num_computed = base_length + len(verdict.accepted)
         session.commit(verdict.token_ids)
         if verdict.finish is None:
             self._book.committed(session, verdict.token_ids)
-        return Round(session_pass, verdict, base_length, is_hit, moves)
+        return Round(session_pass, verdict, base_length, is_hit, moves, scores)
 
     def _settle_kv(self, passes: Sequence[SessionPass], rounds: Sequence[Round]) -> None:
         """Put accepted KV in its place and publish the pages that are full."""
@@ -150,8 +152,9 @@ class PassRunner:
 
     def _measure(
         self, passes: Sequence[SessionPass], rounds: Sequence[Round], clock: StepClock
-    ) -> None:
+    ) -> list[RoundOutcome]:
         self._trace.step(passes, clock)
+        outcomes = []
         for round_ in rounds:
             session, tree = round_.session_pass.session, round_.session_pass.tree
             times = round_times(session, clock)
@@ -163,10 +166,13 @@ class PassRunner:
                 is_hit=round_.is_hit,
             )
             self._trace.round(round_, times, clock, batch_sessions=len(passes))
+            report = report_round(round_, times) if session.spec.watch_rounds else None
+            outcomes.append(RoundOutcome(session, round_.base_length, round_.verdict, report))
         for session_pass in passes:
             if not session_pass.reaches_end:
                 self._trace.prefill(session_pass, clock)
             session_pass.session.begin_round(clock.committed)
+        return outcomes
 
     def _is_drafted_for(self, session_pass: SessionPass) -> bool:
         session = session_pass.session

@@ -60,10 +60,13 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     SPECULATION_FIELD_NUMBER: _builtins.int
+    WATCH_ROUNDS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty takes the only one served."""
     text: _builtins.str
     """Plain text, continued as it is."""
+    watch_rounds: _builtins.bool
+    """Whether deltas tell what happened in each round. Never changes the text."""
     @_builtins.property
     def tokens(self) -> Global___TokenSequence:
         """Token ids, continued as they are."""
@@ -94,10 +97,11 @@ class GenerateRequest(_message.Message):
         sampling: _sampling_pb2.SamplingParameters | None = ...,
         stopping: _sampling_pb2.StoppingCriteria | None = ...,
         speculation: _sampling_pb2.SpeculationOptions | None = ...,
+        watch_rounds: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "input", b"input", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "input", b"input", "model", b"model", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "input", b"input", "model", b"model", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "watch_rounds", b"watch_rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "tokens", "conversation"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -267,6 +271,7 @@ class GenerateDelta(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     base_length: _builtins.int
     """Number of output tokens before these."""
     text: _builtins.str
@@ -281,6 +286,12 @@ class GenerateDelta(_message.Message):
     def sources(self) -> _token_tree_pb2.TokenSourceRuns:
         """Where each of them came from."""
 
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[_target_service_pb2.RoundReport]:
+        """The rounds that these tokens came from; only if the request watches them.
+        A reader who is slow misses the oldest.
+        """
+
     def __init__(
         self,
         *,
@@ -288,10 +299,11 @@ class GenerateDelta(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         sources: _token_tree_pb2.TokenSourceRuns | None = ...,
         text: _builtins.str = ...,
+        rounds: _abc.Iterable[_target_service_pb2.RoundReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "sources", b"sources", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "rounds", b"rounds", "sources", b"sources", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -186,6 +186,7 @@ class SessionStart(_message.Message):
     DRAFTERS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
+    WATCH_ROUNDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Unguessable name of the session."""
     epoch: _builtins.int
@@ -198,6 +199,8 @@ class SessionStart(_message.Message):
     """Separates tenants in prefix sharing and lookup."""
     traceparent: _builtins.str
     """W3C trace context; empty if the request is not traced."""
+    watch_rounds: _builtins.bool
+    """Whether outputs tell what happened in each round."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt and output so far."""
@@ -237,10 +240,11 @@ class SessionStart(_message.Message):
         drafters: _abc.Iterable[Global___DrafterAddress] | None = ...,
         traceparent: _builtins.str = ...,
         time_limit: _duration_pb2.Duration | None = ...,
+        watch_rounds: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "drafters", b"drafters", "epoch", b"epoch", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "speculation", b"speculation", "stopping", b"stopping", "tenant_salt", b"tenant_salt", "time_limit", b"time_limit", "token_ids", b"token_ids", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "drafters", b"drafters", "epoch", b"epoch", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "speculation", b"speculation", "stopping", b"stopping", "tenant_salt", b"tenant_salt", "time_limit", b"time_limit", "token_ids", b"token_ids", "traceparent", b"traceparent", "watch_rounds", b"watch_rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,6 +365,7 @@ class SessionOutput(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     epoch: _builtins.int
@@ -383,6 +388,12 @@ class SessionOutput(_message.Message):
     def failure(self) -> Global___SessionFailure:
         """Present when it failed."""
 
+    @_builtins.property
+    def round(self) -> Global___RoundReport:
+        """What happened in the round that made the tokens final; sent only for a
+        session whose rounds are watched.
+        """
+
     def __init__(
         self,
         *,
@@ -393,10 +404,11 @@ class SessionOutput(_message.Message):
         sources: _token_tree_pb2.TokenSourceRuns | None = ...,
         finish: Global___SessionFinish | None = ...,
         failure: Global___SessionFailure | None = ...,
+        round: Global___RoundReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "finish", b"finish", "sources", b"sources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "finish", b"finish", "round", b"round", "sources", b"sources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "epoch", b"epoch", "failure", b"failure", "finish", b"finish", "session_id", b"session_id", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "epoch", b"epoch", "failure", b"failure", "finish", b"finish", "round", b"round", "session_id", b"session_id", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,3 +587,91 @@ class RoundTimes(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoundTimes: _TypeAlias = RoundTimes  # noqa: Y015
+
+@_typing.final
+class RoundReport(_message.Message):
+    """What happened in one round: the tree that was verified, the path through it,
+    and where the time went. `parents`, `token_ids` and `scores` have one element
+    per node, at most 256, parents first.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_LENGTH_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    BONUS_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    IS_HIT_FIELD_NUMBER: _builtins.int
+    DRAFTED_NODES_FIELD_NUMBER: _builtins.int
+    LATE_NODES_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    base_length: _builtins.int
+    """Length of the session before this round, prompt included. A child of the
+    root is a guess for the token at this index.
+    """
+    bonus_token_id: _builtins.int
+    """The token that the target drew where the path ended; absent if the text
+    ended with an accepted node.
+    """
+    is_hit: _builtins.bool
+    """Whether the living tree foresaw the bonus token; absent if nobody drafts."""
+    drafted_nodes: _builtins.int
+    """Nodes that arrived from the drafter since the round before."""
+    late_nodes: _builtins.int
+    """Those of them that were dropped: too late for the text, or without room."""
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Index of each node's parent plus 1; 0 for a child of the root."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The token that each node stands for."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Log of the estimated probability that the path to the node survives."""
+
+    @_builtins.property
+    def sources(self) -> _token_tree_pb2.TokenSourceRuns:
+        """Who proposed the nodes."""
+
+    @_builtins.property
+    def accepted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of the nodes that became text, from below the root down."""
+
+    @_builtins.property
+    def times(self) -> Global___RoundTimes:
+        """Where the time went, in milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        base_length: _builtins.int = ...,
+        parents: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+        sources: _token_tree_pb2.TokenSourceRuns | None = ...,
+        accepted: _abc.Iterable[_builtins.int] | None = ...,
+        bonus_token_id: _builtins.int | None = ...,
+        is_hit: _builtins.bool | None = ...,
+        drafted_nodes: _builtins.int = ...,
+        late_nodes: _builtins.int = ...,
+        times: Global___RoundTimes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bonus_token_id", b"_bonus_token_id", "_is_hit", b"_is_hit", "bonus_token_id", b"bonus_token_id", "is_hit", b"is_hit", "sources", b"sources", "times", b"times"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bonus_token_id", b"_bonus_token_id", "_is_hit", b"_is_hit", "accepted", b"accepted", "base_length", b"base_length", "bonus_token_id", b"bonus_token_id", "drafted_nodes", b"drafted_nodes", "is_hit", b"is_hit", "late_nodes", b"late_nodes", "parents", b"parents", "scores", b"scores", "sources", b"sources", "times", b"times", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bonus_token_id: _TypeAlias = _typing.Literal["bonus_token_id"]  # noqa: Y015
+    _WhichOneofArgType__bonus_token_id: _TypeAlias = _typing.Literal["_bonus_token_id", b"_bonus_token_id"]  # noqa: Y015
+    _WhichOneofReturnType__is_hit: _TypeAlias = _typing.Literal["is_hit"]  # noqa: Y015
+    _WhichOneofArgType__is_hit: _TypeAlias = _typing.Literal["_is_hit", b"_is_hit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bonus_token_id) -> _WhichOneofReturnType__bonus_token_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_hit) -> _WhichOneofReturnType__is_hit | None: ...
+
+Global___RoundReport: _TypeAlias = RoundReport  # noqa: Y015

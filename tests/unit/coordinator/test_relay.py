@@ -15,7 +15,13 @@ from treedraft.core.errors import (
 )
 from treedraft.core.generation import Delta, ResumeQuery, hash_tokens
 from treedraft.core.sampling import SamplingParameters, Verification
-from treedraft.core.session import FinishReason, SessionFailure, SessionFinish, SessionOutput
+from treedraft.core.session import (
+    FinishReason,
+    RoundReport,
+    SessionFailure,
+    SessionFinish,
+    SessionOutput,
+)
 from treedraft.text.tokenizer import Tokenizer
 
 REJECTION = SamplingParameters(seed=7, verification=Verification.REJECTION)
@@ -245,3 +251,40 @@ async def test_a_reader_of_another_text_is_told_so(end):
     setup.deliver(2, "e", end)
     with pytest.raises(TokensMismatchError):
         await setup.relay.read(1.0)
+
+
+def a_round(setup, base, text):
+    said = output(setup.spec, base, encode(text))
+    report = RoundReport(said.base_length, bonus_token_id=said.token_ids[-1])
+    assert len(said.token_ids) == 1
+    return replace(said, round=report)
+
+
+async def test_rounds_come_with_their_tokens():
+    setup = Setup()
+    setup.relay.deliver(a_round(setup, 0, "a"))
+    setup.relay.deliver(a_round(setup, 1, "b"))
+    delta = await setup.relay.read()
+    assert [report.end_length for report in delta.rounds] == [4, 5]
+    setup.relay.deliver(a_round(setup, 2, "c"))
+    assert len((await setup.relay.read()).rounds) == 1
+
+
+async def test_rounds_of_tokens_that_may_not_be_shown_yet_are_kept_back():
+    setup = Setup(sampling=REJECTION)
+    setup.relay.deliver(a_round(setup, 0, "a"))
+    setup.relay.deliver(a_round(setup, 1, "b"))
+    setup.relay.on_logged(4)
+    first = await setup.relay.read()
+    assert [report.end_length for report in first.rounds] == [4]
+    setup.relay.on_logged(5)
+    assert [report.end_length for report in (await setup.relay.read()).rounds] == [5]
+
+
+async def test_rounds_left_unread_are_bounded():
+    setup = Setup()
+    for base in range(1000):
+        setup.relay.deliver(a_round(setup, base, "a"))
+    delta = await setup.relay.read()
+    assert len(delta.token_ids) == 1000
+    assert [report.base_length for report in delta.rounds] == [3 + n for n in range(744, 1000)]

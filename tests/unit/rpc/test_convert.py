@@ -172,3 +172,26 @@ def test_what_is_no_duration_is_not_sent(seconds):
 def test_a_duration_just_below_a_second_carries_over():
     message = convert.duration_to_proto(1.9999999999)
     assert (message.seconds, message.nanos) == (2, 0)
+
+
+TREE = {"token_ids": [5, 6], "parents": [0, 1], "scores": [-0.1, -0.2]}
+TWO_LOOKUPS = token_tree_pb2.TokenSourceRuns(sources=[LOOKUP], lengths=[2])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"parents": [0]},
+        {"parents": [0, 2]},
+        {"parents": [1, 0]},
+        {"scores": [-0.1] * 3},
+        {"accepted": [2]},
+        {"accepted": [1, 0]},
+        {"accepted": [0, 0]},
+        {"token_ids": [1] * 300, "parents": [0] * 300, "scores": [0.0] * 300},
+    ],
+)
+def test_rounds_that_were_none_are_refused(wrong):
+    message = target_service_pb2.RoundReport(**{**TREE, **wrong}, sources=TWO_LOOKUPS)
+    with pytest.raises(InvalidRequestError):
+        convert.round_report_from_proto(message)

@@ -52,7 +52,12 @@ from treedraft.rpc.convert.session import (
     session_spec_from_proto,
     session_spec_to_proto,
 )
-from treedraft.rpc.convert.statistics import statistics_from_proto, statistics_to_proto
+from treedraft.rpc.convert.statistics import (
+    round_report_from_proto,
+    round_report_to_proto,
+    statistics_from_proto,
+    statistics_to_proto,
+)
 from treedraft.rpc.convert.tree import (
     growth_from_proto,
     growth_to_proto,
@@ -102,6 +107,8 @@ __all__ = [
     "report_to_proto",
     "resume_query_from_proto",
     "resume_query_to_proto",
+    "round_report_from_proto",
+    "round_report_to_proto",
     "sampling_from_proto",
     "sampling_to_proto",
     "served_models_from_proto",

@@ -24,7 +24,12 @@ from treedraft.rpc.convert.sampling import (
     stopping_from_proto,
     stopping_to_proto,
 )
-from treedraft.rpc.convert.statistics import statistics_from_proto, statistics_to_proto
+from treedraft.rpc.convert.statistics import (
+    round_report_from_proto,
+    round_report_to_proto,
+    statistics_from_proto,
+    statistics_to_proto,
+)
 from treedraft.rpc.convert.tree import sources_from_proto, sources_to_proto
 from treedraft.v1 import coordinator_service_pb2
 
@@ -45,6 +50,7 @@ def generate_query_to_proto(query: GenerateQuery) -> coordinator_service_pb2.Gen
             sampling=sampling_to_proto(query.sampling),
             stopping=stopping_to_proto(query.stopping),
             speculation=speculation_to_proto(query.speculation),
+            watch_rounds=query.watch_rounds,
         )
         if query.text is not None:
             message.text = query.text
@@ -83,6 +89,7 @@ def generate_query_from_proto(message: coordinator_service_pb2.GenerateRequest) 
         sampling=sampling_from_proto(message.sampling),
         stopping=stopping_from_proto(message.stopping),
         speculation=speculation_from_proto(message.speculation),
+        watch_rounds=message.watch_rounds,
     )
 
 
@@ -126,6 +133,7 @@ def generate_event_to_proto(event: GenerateEvent) -> coordinator_service_pb2.Gen
                 token_ids=event.token_ids,
                 sources=sources_to_proto(event.sources),
                 text=event.text,
+                rounds=[round_report_to_proto(report) for report in event.rounds],
             )
             return coordinator_service_pb2.GenerateResponse(delta=delta)
         case Finished():
@@ -164,6 +172,7 @@ def generate_event_from_proto(
                 token_ids=tuple(delta.token_ids),
                 sources=sources_from_proto(delta.sources),
                 text=delta.text,
+                rounds=tuple(round_report_from_proto(report) for report in delta.rounds),
             )
         case "finished":
             finished = message.finished

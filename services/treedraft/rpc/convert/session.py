@@ -17,7 +17,12 @@ from treedraft.rpc.convert.sampling import (
     stopping_from_proto,
     stopping_to_proto,
 )
-from treedraft.rpc.convert.statistics import statistics_from_proto, statistics_to_proto
+from treedraft.rpc.convert.statistics import (
+    round_report_from_proto,
+    round_report_to_proto,
+    statistics_from_proto,
+    statistics_to_proto,
+)
 from treedraft.rpc.convert.tree import sources_from_proto, sources_to_proto
 from treedraft.v1 import target_service_pb2
 
@@ -45,6 +50,7 @@ def session_spec_to_proto(spec: SessionSpec) -> target_service_pb2.SessionStart:
         ],
         traceparent=spec.traceparent,
         time_limit=None if limit is None else duration_to_proto(limit),
+        watch_rounds=spec.watch_rounds,
     )
 
 
@@ -71,6 +77,7 @@ def session_spec_from_proto(message: target_service_pb2.SessionStart) -> Session
         ),
         traceparent=message.traceparent,
         time_limit_seconds=duration_from_proto(message.time_limit) if has_limit else None,
+        watch_rounds=message.watch_rounds,
     )
 
 
@@ -143,6 +150,8 @@ def _output_to_proto(output: SessionOutput) -> target_service_pb2.SessionOutput:
         message.failure.reason = output.failure.reason
         message.failure.message = output.failure.message
         message.failure.SetInParent()
+    if output.round:
+        message.round.CopyFrom(round_report_to_proto(output.round))
     return message
 
 
@@ -163,6 +172,7 @@ def _output_from_proto(message: target_service_pb2.SessionOutput) -> SessionOutp
         sources=sources_from_proto(message.sources),
         finish=finish,
         failure=failure,
+        round=round_report_from_proto(message.round) if message.HasField("round") else None,
     )
 
 
