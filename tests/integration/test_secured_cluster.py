@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import ssl
 from pathlib import Path
 
+import httpx2
 import pytest
 from tests.certificates import Authority, an_authority
 from typer.testing import CliRunner
@@ -52,6 +54,17 @@ def run_cli(*arguments: str):
     return CliRunner().invoke(make_app(), list(arguments))
 
 
+async def check_http_door(address: str, authority: Authority, tls: TlsSettings) -> None:
+    assert address.startswith("https://")
+    context = ssl.create_default_context(cafile=authority.ca)
+    async with httpx2.AsyncClient(base_url=address, verify=context) as stranger:
+        with pytest.raises(httpx2.TransportError):
+            await stranger.get("/v1/models")
+    context.load_cert_chain(tls.certificate, tls.key)
+    async with httpx2.AsyncClient(base_url=address, verify=context) as client:
+        assert (await client.get("/v1/models")).status_code == 200
+
+
 async def test_a_cluster_with_certificates_serves_and_lets_no_stranger_in(toy, authority):
     tls = authority.settings(
         "service", require_client_certificate=True, service_names=("service", "localhost")
@@ -74,6 +87,7 @@ async def test_a_cluster_with_certificates_serves_and_lets_no_stranger_in(toy, a
         told = await asyncio.to_thread(run_cli, *prompt, *limits, *files)
         assert told.exit_code == 0, told.stderr
         assert len(json.loads(told.stdout)["token_ids"]) == 8
+        await check_http_door(cluster.address, authority, tls)
         listed = await asyncio.to_thread(run_cli, "models", "--endpoint", cluster.endpoint, *files)
         assert "target-0" in listed.stdout
         refused = await asyncio.to_thread(run_cli, *prompt)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import grpc
+import httpx2
 import pytest
 from tests.unit.coordinator.cluster import Cluster, a_cluster, ask, failure_of
 from tests.unit.coordinator.redis_server import redis_server
@@ -278,3 +279,23 @@ async def test_each_request_leaves_a_line_without_its_text(door):
     text = audit_text(door)
     for secret in ("hello", "an answer", KEYS["acme"]):
         assert secret not in text
+
+
+async def test_the_http_door_has_the_same_keys(door):
+    async with (
+        a_cluster(door=door) as cluster,
+        httpx2.AsyncClient(base_url=cluster.address) as http,
+    ):
+        await start(cluster, FakeTarget(script=says("hi")))
+        for key, status, code in (
+            ("", 401, "api_key_required"),
+            (new_key(), 401, "invalid_api_key"),
+            (KEYS["gone"], 403, "tenant_suspended"),
+            (KEYS["acme"], 200, None),
+        ):
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            asked = await http.post("/v1/completions", json={"prompt": "x"}, headers=headers)
+            listed = await http.get("/v1/models", headers=headers)
+            for response in (asked, listed):
+                error = response.json().get("error", {})
+                assert (response.status_code, error.get("code")) == (status, code)

@@ -41,6 +41,10 @@ def coordinator(
     host: Host = "",
     port: Port = None,
     advertise: Advertise = "",
+    http_host: Annotated[str, typer.Option(help="Address of OpenAI's API over HTTP.")] = "",
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of OpenAI's API over HTTP; 0 lets the system choose.")
+    ] = None,
     settings: Set = None,
 ) -> None:
     """Run the coordinator: the door for clients and workers."""
@@ -48,7 +52,8 @@ def coordinator(
         from treedraft.coordinator.__main__ import main
         from treedraft.coordinator.settings import CoordinatorSettings
 
-        given = _given({"redis": redis, **_grpc(host, port, advertise)}, settings)
+        http = {"http.host": http_host, "http.port": http_port}
+        given = _given({"redis": redis, **_grpc(host, port, advertise), **http}, settings)
         main(make_settings(CoordinatorSettings, given))
 
 

@@ -15,6 +15,7 @@ from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
 
 DEFAULT_PORT = 50050
+DEFAULT_HTTP_PORT = 8000
 
 
 def up(
@@ -28,6 +29,9 @@ def up(
     num_drafters: Annotated[int, typer.Option(min=0, help="Drafter processes.")] = 1,
     host: Annotated[str, typer.Option(help="Address of the coordinator.")] = "",
     port: Annotated[int, typer.Option(help="Port of the coordinator; 0 is any.")] = DEFAULT_PORT,
+    http_port: Annotated[
+        int, typer.Option(help="Port of its HTTP door, OpenAI's API; 0 is any.")
+    ] = DEFAULT_HTTP_PORT,
 ) -> None:
     """Run all services until Ctrl-C and print where they are."""
     plan = ClusterPlan(
@@ -41,6 +45,7 @@ def up(
         num_drafters=num_drafters,
         coordinator_host=host,
         coordinator_port=port,
+        http_port=http_port,
     )
     terminal.run(_up(plan))
 
@@ -50,6 +55,8 @@ async def _up(plan: ClusterPlan) -> None:
     async with started(plan, console) as cluster:
         say_drafter(plan, console)
         terminal.stdout().print(_endpoints(cluster))
+        if cluster.address:
+            console.print(f"OpenAI's API: {cluster.address}/v1", markup=False)
         console.print(f'treedraft generate --endpoint {cluster.endpoint} "…"    Ctrl-C stops')
         await _until_told(cluster)
         console.print("stopping")

@@ -10,6 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -19,6 +20,7 @@ from treedraft.coordinator.api_keys import TenantRoll
 from treedraft.coordinator.audit import AuditLog
 from treedraft.coordinator.catalog import ModelCatalog
 from treedraft.coordinator.generation import Coordinator
+from treedraft.coordinator.http.door import HttpDoor
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.service import SERVICE_NAME, CoordinatorServicer
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
@@ -116,26 +118,37 @@ def open_door(settings: CoordinatorSettings) -> TenantRoll:
     return tenants
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a coordinator is found: `host:port`, and `http://host:port` or nothing."""
+
+    grpc: str
+    http: str
+
+
 @contextlib.asynccontextmanager
 async def running(
     settings: CoordinatorSettings, tracing: Tracing, metrics: Metrics
-) -> AsyncIterator[str]:
-    """Run a coordinator for the time of the context and give its endpoint."""
+) -> AsyncIterator[Addresses]:
+    """Run a coordinator for the time of the context and say where it is."""
     tenants = open_door(settings)
     coordinator, registry = build(settings, tracing, metrics)
-    servicer = CoordinatorServicer(UseCases(coordinator, tenants), registry)
+    use_cases = UseCases(coordinator, registry, tenants)
+    servicer = CoordinatorServicer(use_cases, registry)
     server = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls)
     servicer.add_to(server.grpc)
+    http = HttpDoor(settings, use_cases, metrics.registry)
     upkeep = asyncio.create_task(coordinator.run(), name="upkeep")
     try:
-        endpoint = await server.start()
+        addresses = Addresses(await server.start(), await http.start())
         await server.set_serving(True)
-        yield endpoint
+        yield addresses
     finally:
+        http.is_serving = False
         await server.set_serving(False)
         await coordinator.drain()
         servicer.stop()
-        await server.stop()
+        await asyncio.gather(http.stop(), server.stop())
         upkeep.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await upkeep

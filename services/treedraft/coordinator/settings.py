@@ -3,7 +3,14 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from treedraft.settings import Frozen, GrpcSettings, ServiceSettings, TelemetrySettings, TlsSettings
+from treedraft.settings import (
+    CommaSeparated,
+    Frozen,
+    GrpcSettings,
+    ServiceSettings,
+    TelemetrySettings,
+    TlsSettings,
+)
 
 
 class LimitSettings(Frozen):
@@ -49,6 +56,43 @@ class DoorSettings(Frozen):
         default="",
         description="File to which a line of JSON is appended for each request that ended: tenant, "
         "model, counts of tokens, outcome, and never any text. Empty writes none.",
+    )
+
+
+class HttpSettings(Frozen):
+    """The HTTP door: OpenAI's API. Certificates and keys are those of the gRPC door."""
+
+    enabled: bool = Field(default=True, description="Whether HTTP is served at all.")
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on; `0.0.0.0` is everywhere, which wants TLS and API keys.",
+    )
+    port: int = Field(
+        default=0, ge=0, le=65535, description="Port to listen on; 0 lets the system choose one."
+    )
+    advertise: str = Field(
+        default="",
+        description="`host:port`, or `host` alone for the bound port, that clients are told.",
+    )
+    address_file: str = Field(
+        default="",
+        description="Path of a file that gets `http://host:port` once the service listens. Empty "
+        "writes none.",
+    )
+    max_body_mb: int = Field(
+        default=4, ge=1, le=512, description="Largest body of a request, in MiB."
+    )
+    max_header_kb: int = Field(
+        default=32, ge=4, le=1024, description="Largest head of a request, in KiB."
+    )
+    keep_alive_seconds: int = Field(
+        default=30, ge=1, description="How long an idle connection is kept open."
+    )
+    cors_origins: CommaSeparated = Field(
+        default=(),
+        description="Origins whose pages may ask from a browser, with commas between them; `*` "
+        "is all. Empty allows none but the door's own.",
     )
 
 
@@ -146,5 +190,6 @@ class CoordinatorSettings(ServiceSettings):
     store: StoreSettings = StoreSettings()
     failover: FailoverSettings = FailoverSettings()
     grpc: GrpcSettings = GrpcSettings()
+    http: HttpSettings = HttpSettings()
     tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -37,6 +37,7 @@ def first_spec(
             query.stopping, len(prompt), known.description, default_max_tokens=default_max_tokens
         ),
         speculation=query.speculation,
+        choice=query.choice,
         tenant_salt=request.tenant.salt,
         drafters=placement.drafters,
         traceparent=request.span.traceparent if request.span.is_sampled else "",

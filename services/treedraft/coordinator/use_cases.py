@@ -5,11 +5,16 @@ what came over the wire, and answers of what comes back. Who the caller is, is
 found out here, so that no skin can forget to ask.
 """
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
+from treedraft.coordinator.admission import check_prompt
 from treedraft.coordinator.api_keys import TenantRoll
+from treedraft.coordinator.choices import merged
 from treedraft.coordinator.generation import Coordinator
+from treedraft.coordinator.model_index import find_targets
+from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.worker import ClusterDescription
 
@@ -34,10 +39,19 @@ class UseCases:
     a caller that may not ask.
     """
 
-    def __init__(self, coordinator: Coordinator, tenants: TenantRoll) -> None:
-        """Let these tenants ask this coordinator."""
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        registry: WorkerRegistry,
+        tenants: TenantRoll,
+        *,
+        draw_seed: Callable[[], int] = lambda: secrets.randbits(64),
+    ) -> None:
+        """Let these tenants ask this coordinator, which serves from this registry."""
         self._coordinator = coordinator
+        self._registry = registry
         self._tenants = tenants
+        self._draw_seed = draw_seed
 
     def generate(self, query: GenerateQuery, caller: Caller) -> AsyncGenerator[GenerateEvent, None]:
         """Return Started, then Deltas, then Finished; closing it cancels the session.
@@ -51,6 +65,19 @@ class UseCases:
             time_limit_seconds=caller.time_limit_seconds,
         )
 
+    def generate_choices(
+        self, queries: Sequence[GenerateQuery], caller: Caller
+    ) -> AsyncGenerator[tuple[int, GenerateEvent], None]:
+        """Return the events of several answers as they come, each with its number.
+
+        Without a seed, one is drawn for all of them: choices of one prompt are
+        told apart by their numbers. The first error ends all.
+        """
+        if len(queries) > 1:
+            seed = self._draw_seed()
+            queries = [_seeded(query, seed) for query in queries]
+        return merged([self.generate(query, caller) for query in queries])
+
     def resume(self, query: ResumeQuery, caller: Caller) -> AsyncGenerator[GenerateEvent, None]:
         """Return the rest of an answer whose stream broke; otherwise as `generate`."""
         return self._coordinator.resume(
@@ -59,6 +86,17 @@ class UseCases:
             traceparent=caller.traceparent,
             time_limit_seconds=caller.time_limit_seconds,
         )
+
+    async def decode(self, model: str, token_ids: Sequence[int], caller: Caller) -> str:
+        """Return the text of token ids, special ones included.
+
+        Raises:
+            InvalidRequestError: TOKEN_OUT_OF_RANGE, or the model is not named well enough.
+        """
+        self._tenants.tenant_of(caller.api_key)
+        _, known = find_targets(model, self._registry.targets())[0]
+        check_prompt(token_ids, known.description)
+        return known.tokenizer.decode(token_ids, skip_special=False)
 
     async def list_models(self, caller: Caller) -> list[ServedModel]:
         """Return the models that can be asked for, ordered by name."""
@@ -69,3 +107,9 @@ class UseCases:
         """Return the workers and the number of requests that run here."""
         self._tenants.tenant_of(caller.api_key)
         return await self._coordinator.describe_cluster()
+
+
+def _seeded(query: GenerateQuery, seed: int) -> GenerateQuery:
+    if query.sampling.seed is not None:
+        return query
+    return replace(query, sampling=replace(query.sampling, seed=seed))

@@ -9,6 +9,8 @@ from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import FinishReason, RoundReport, SessionStatistics
 
+MAX_CHOICES = 64
+
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
@@ -25,6 +27,7 @@ class GenerateQuery:
     `text` and `token_ids` are continued as they are; `conversation` is put
     into the model's chat template. An empty `model` takes the only one served.
     With `watch_rounds` the answer tells of each round; the text is the same.
+    `choice` tells several answers to one prompt with one seed apart.
     """
 
     model: str = ""
@@ -35,6 +38,12 @@ class GenerateQuery:
     stopping: StoppingCriteria = field(default_factory=StoppingCriteria)
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     watch_rounds: bool = False
+    choice: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the number of the choice."""
+        if not 0 <= self.choice < MAX_CHOICES:
+            raise InvalidRequestError(f"choice must be in [0, {MAX_CHOICES})", field="choice")
 
 
 @dataclass(frozen=True, slots=True)

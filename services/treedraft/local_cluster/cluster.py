@@ -80,6 +80,12 @@ class LocalCluster:
         """The coordinator's `host:port`."""
         return self._processes[COORDINATOR].endpoint
 
+    @property
+    def address(self) -> str:
+        """The coordinator's `http://host:port`; empty if it serves no HTTP."""
+        path = plan_coordinator(self.plan, self._folder).address_file(self._folder)
+        return path.read_text().strip() if path.exists() else ""
+
     def connect(self) -> CoordinatorClient:
         """Return a client of the coordinator; whoever takes it closes it."""
         return CoordinatorClient(self.endpoint, tls=self.plan.tls, api_key=self.plan.api_key)

@@ -47,6 +47,7 @@ class ClusterPlan:
     draft_threads: int = 0
     coordinator_host: str = ""
     coordinator_port: int = 0
+    http_port: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
     tls: TlsSettings = field(default_factory=TlsSettings)
     api_key: str = field(
@@ -65,6 +66,10 @@ class ServicePlan:
     def endpoint_file(self, folder: Path) -> Path:
         """Return where the process writes its endpoint."""
         return folder / f"{self.name}.endpoint"
+
+    def address_file(self, folder: Path) -> Path:
+        """Return where a coordinator writes the address of its HTTP door."""
+        return folder / f"{self.name}.address"
 
     def log_file(self, folder: Path) -> Path:
         """Return where its output goes."""
@@ -118,10 +123,15 @@ def plan_coordinator(
 ) -> ServicePlan:
     """Return the plan of the coordinator's process."""
     held = {"GRPC__PORT": str(plan.coordinator_port)}
+    held |= {"HTTP__PORT": str(plan.http_port)}
+    held |= {
+        "HTTP__ADDRESS_FILE": str(ServicePlan(COORDINATOR, COORDINATOR, {}).address_file(folder))
+    }
     if plan.coordinator_host:
-        held["GRPC__HOST"] = plan.coordinator_host
+        held |= {"GRPC__HOST": plan.coordinator_host, "HTTP__HOST": plan.coordinator_host}
     if plan.coordinator_host in _WILDCARDS:
-        held["GRPC__ADVERTISE"] = "127.0.0.1"  # all who dial it here are on this machine
+        # All who dial it here are on this machine.
+        held |= {"GRPC__ADVERTISE": "127.0.0.1", "HTTP__ADVERTISE": "127.0.0.1"}
     if plan.redis:
         held["REDIS"] = plan.redis
     return _service(COORDINATOR, COORDINATOR, held, plan, folder, environ)

@@ -163,9 +163,47 @@ class _WatchedFiles:
             return configuration
 
     def _look(self) -> tuple[FileStamp, ...]:
-        return tuple(
-            file_stamp(path) for path in (self._tls.ca, self._tls.certificate, self._tls.key)
-        )
+        return _stamp(self._tls)
+
+
+def server_context(tls: TlsSettings) -> ssl.SSLContext:
+    """Return what a server other than gRPC's listens with; it follows the files, too.
+
+    Raises:
+        InvalidRequestError: the files cannot be used.
+    """
+    stamp = _stamp(tls)
+    current = _make_context(tls)
+
+    def follow(socket: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
+        nonlocal stamp, current
+        if _stamp(tls) != stamp:
+            stamp = _stamp(tls)
+            try:
+                current = _make_context(tls)
+            except InvalidRequestError as error:
+                _log.error("certificates not taken over", reason=error.reason, why=error.message)
+            else:
+                _log.info("certificates taken over", certificate=tls.certificate)
+        socket.context = current
+
+    listening = current
+    listening.sni_callback = follow
+    return listening
+
+
+def _make_context(tls: TlsSettings) -> ssl.SSLContext:
+    read_material(tls, is_server=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    context.load_verify_locations(tls.ca)
+    if tls.require_client_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _stamp(tls: TlsSettings) -> tuple[FileStamp, ...]:
+    return tuple(file_stamp(path) for path in (tls.ca, tls.certificate, tls.key))
 
 
 def check_caller(

@@ -61,12 +61,17 @@ class GenerateRequest(_message.Message):
     STOPPING_FIELD_NUMBER: _builtins.int
     SPECULATION_FIELD_NUMBER: _builtins.int
     WATCH_ROUNDS_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty takes the only one served."""
     text: _builtins.str
     """Plain text, continued as it is."""
     watch_rounds: _builtins.bool
     """Whether deltas tell what happened in each round. Never changes the text."""
+    choice: _builtins.int
+    """Which of several answers to one prompt this is, below 64; part of the noise
+    key, so that they differ under one seed.
+    """
     @_builtins.property
     def tokens(self) -> Global___TokenSequence:
         """Token ids, continued as they are."""
@@ -98,10 +103,11 @@ class GenerateRequest(_message.Message):
         stopping: _sampling_pb2.StoppingCriteria | None = ...,
         speculation: _sampling_pb2.SpeculationOptions | None = ...,
         watch_rounds: _builtins.bool = ...,
+        choice: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "input", b"input", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "input", b"input", "model", b"model", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "watch_rounds", b"watch_rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "conversation", b"conversation", "input", b"input", "model", b"model", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "watch_rounds", b"watch_rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "tokens", "conversation"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

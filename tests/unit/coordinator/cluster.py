@@ -31,7 +31,7 @@ class Cluster:
         self.stack = stack
         self.spans = spans
         self.tracing = tracing
-        self.endpoint = ""
+        self.endpoint = self.address = ""
         self.num_targets: Counter[str] = Counter()
         self.client: CoordinatorClient
 
@@ -39,9 +39,10 @@ class Cluster:
         self.metrics = Metrics("coordinator")
         self._service = AsyncExitStack()
         self.stack.push_async_callback(self.stop)
-        self.endpoint = await self._service.enter_async_context(
+        addresses = await self._service.enter_async_context(
             running(settings, self.tracing, self.metrics)
         )
+        self.endpoint, self.address = addresses.grpc, addresses.http
         self.client = CoordinatorClient(self.endpoint)
         self.stack.push_async_callback(self.client.close)
 

@@ -51,6 +51,7 @@ def generate_query_to_proto(query: GenerateQuery) -> coordinator_service_pb2.Gen
             stopping=stopping_to_proto(query.stopping),
             speculation=speculation_to_proto(query.speculation),
             watch_rounds=query.watch_rounds,
+            choice=query.choice,
         )
         if query.text is not None:
             message.text = query.text
@@ -90,6 +91,7 @@ def generate_query_from_proto(message: coordinator_service_pb2.GenerateRequest) 
         stopping=stopping_from_proto(message.stopping),
         speculation=speculation_from_proto(message.speculation),
         watch_rounds=message.watch_rounds,
+        choice=message.choice,
     )
 
 

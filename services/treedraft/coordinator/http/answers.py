@@ -1,0 +1,143 @@
+"""Follows the choices of an answer from event to event, and writes it down as one object."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from treedraft.coordinator.http.shapes import AnswerShape, Choice
+from treedraft.coordinator.http.usage import speculation_metrics, usage_object
+from treedraft.core.generation import Delta, Finished, GenerateEvent, Started
+from treedraft.core.growth import TokenSource
+
+IndexedEvent = tuple[int, GenerateEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What a client wants of an answer besides its text.
+
+    `choices_per_prompt` tells choices of one prompt from choices of another:
+    a prompt is counted once.
+    """
+
+    num_choices: int = 1
+    choices_per_prompt: int = 1
+    is_echo: bool = False
+    has_token_ids: bool = False
+    has_usage: bool = False
+    has_continuous_usage: bool = False
+
+
+@dataclass(slots=True)
+class ChoiceState:
+    """One choice as far as it has come."""
+
+    index: int
+    started: Started | None = None
+    finished: Finished | None = None
+    num_tokens: int = 0
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    sources: list[TokenSource] = field(default_factory=list)
+
+
+class AnswerState:
+    """All choices of an answer. `take` tells it each event, in order."""
+
+    def __init__(self, shape: AnswerShape, options: AnswerOptions, created: int) -> None:
+        """Begin before the first event.
+
+        Args:
+            shape: how it will be written down.
+            options: what is wanted.
+            created: time of the request, in seconds of the epoch.
+        """
+        self.shape = shape
+        self.options = options
+        self.choices = [ChoiceState(index) for index in range(options.num_choices)]
+        self._created = created
+        self._name = ""
+        self._model = ""
+
+    def take(self, index: int, event: GenerateEvent) -> ChoiceState:
+        """Note an event and return the choice that it belongs to."""
+        choice = self.choices[index]
+        if isinstance(event, Started):
+            choice.started = event
+            if not self._name:
+                self._name, self._model = self.shape.id_prefix + event.session_id, event.model
+        elif isinstance(event, Delta):
+            choice.num_tokens = event.base_length + len(event.token_ids)
+        else:
+            choice.finished = event
+        return choice
+
+    def envelope(self, object_name: str) -> dict[str, Any]:
+        """Return what is around the choices."""
+        return {
+            "id": self._name,
+            "object": object_name,
+            "created": self._created,
+            "model": self._model,
+        }
+
+    def usage(self) -> dict[str, Any]:
+        """Return the count of tokens so far."""
+        step = self.options.choices_per_prompt
+        prompts = [choice.started for choice in self.choices[::step] if choice.started]
+        finished = [choice.finished.statistics for choice in self.choices if choice.finished]
+        return usage_object(
+            num_prompt_tokens=sum(len(started.prompt_token_ids) for started in prompts),
+            num_cached_tokens=sum(item.cached_prompt_tokens for item in finished),
+            num_output_tokens=sum(choice.num_tokens for choice in self.choices),
+        )
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what speculation did, all choices together."""
+        return speculation_metrics(
+            [choice.finished.statistics for choice in self.choices if choice.finished]
+        )
+
+
+def token_extras(token_ids: list[int], sources: list[TokenSource]) -> Choice:
+    """Return the tokens of a choice and where each came from."""
+    return {
+        "token_ids": token_ids,
+        "token_sources": [source.name.lower() for source in sources],
+    }
+
+
+async def whole_answer(
+    events: AsyncGenerator[IndexedEvent, None], state: AnswerState, prompt_texts: list[str]
+) -> dict[str, Any]:
+    """Return the complete answer as one object.
+
+    Args:
+        events: of all choices.
+        state: fresh.
+        prompt_texts: what to put before the text of each choice; empty for nothing.
+    """
+    async with aclosing(events):
+        async for index, event in events:
+            choice = state.take(index, event)
+            if isinstance(event, Delta):
+                choice.texts.append(event.text)
+                choice.token_ids.extend(event.token_ids)
+                choice.sources.extend(event.sources)
+    answer = state.envelope(state.shape.object_name)
+    answer["choices"] = [_whole_choice(state, choice, prompt_texts) for choice in state.choices]
+    return answer | {"usage": state.usage(), "metrics": state.metrics()}
+
+
+def _whole_choice(state: AnswerState, choice: ChoiceState, prompt_texts: list[str]) -> Choice:
+    assert choice.started is not None
+    assert choice.finished is not None
+    text = "".join(choice.texts)
+    if prompt_texts:
+        text = prompt_texts[choice.index] + text
+    extras: Choice = {}
+    if state.options.has_token_ids:
+        extras = token_extras(choice.token_ids, choice.sources)
+        extras["prompt_token_ids"] = list(choice.started.prompt_token_ids)
+    return state.shape.whole(choice.index, text, choice.finished.reason, extras)

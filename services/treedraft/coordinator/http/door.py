@@ -1,0 +1,37 @@
+"""The HTTP door as the coordinator's process sees it: something to open and to close."""
+
+from prometheus_client import CollectorRegistry
+
+from treedraft.coordinator.http.app import make_app
+from treedraft.coordinator.http.server import HttpServer
+from treedraft.coordinator.settings import CoordinatorSettings
+from treedraft.coordinator.use_cases import UseCases
+
+
+class HttpDoor:
+    """The door; `is_serving` is what `/health` says."""
+
+    def __init__(
+        self, settings: CoordinatorSettings, use_cases: UseCases, registry: CollectorRegistry
+    ) -> None:
+        """Prepare the door that the settings want, if they want one."""
+        self.is_serving = True
+        self._server: HttpServer | None = None
+        if settings.http.enabled:
+            app = make_app(settings.http, use_cases, registry, lambda: self.is_serving)
+            self._server = HttpServer(
+                settings.http, app, settings.tls, grace_seconds=settings.grpc.grace_seconds
+            )
+
+    async def start(self) -> str:
+        """Listen and return the address; empty if there is no door.
+
+        Raises:
+            TreedraftError: the address cannot be had, or the certificates cannot be used.
+        """
+        return await self._server.start() if self._server else ""
+
+    async def stop(self) -> None:
+        """Listen no more, and let running requests end, bounded."""
+        if self._server:
+            await self._server.stop()

@@ -1,0 +1,158 @@
+"""OpenAI's routes: `/v1/chat/completions`, `/v1/completions`, `/v1/models`."""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from treedraft.coordinator.http.answers import (
+    AnswerOptions,
+    AnswerState,
+    IndexedEvent,
+    whole_answer,
+)
+from treedraft.coordinator.http.bodies import ChatBody, CompletionBody, GenerationBody
+from treedraft.coordinator.http.queries import chat_queries, completion_queries
+from treedraft.coordinator.http.responses import EventStreamResponse, while_connected
+from treedraft.coordinator.http.shapes import CHAT, COMPLETION, AnswerShape
+from treedraft.coordinator.http.streams import AnswerStream
+from treedraft.coordinator.use_cases import Caller, UseCases
+from treedraft.core.errors import UnknownModelError
+from treedraft.core.generation import GenerateQuery, ServedModel, Started
+
+_BEARER = "bearer "
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who asks, by the headers of a request."""
+    credentials = request.headers.get("authorization", "")
+    is_bearer = credentials.lower().startswith(_BEARER)
+    return Caller(
+        api_key=credentials[len(_BEARER) :].strip() if is_bearer else "",
+        traceparent=request.headers.get("traceparent", ""),
+    )
+
+
+class CompletionRoutes:
+    """Answers completions of both shapes by the use-cases."""
+
+    def __init__(self, use_cases: UseCases, clock: Callable[[], float] = time.time) -> None:
+        """Take the time of answers from `clock`, seconds of the epoch."""
+        self._use_cases = use_cases
+        self._clock = clock
+
+    async def chat(self, body: ChatBody, request: Request) -> Response:
+        """Continue a conversation."""
+        return await self._answer(request, body, chat_queries(body), CHAT)
+
+    async def complete(self, body: CompletionBody, request: Request) -> Response:
+        """Continue plain text or token ids."""
+        queries = completion_queries(body)
+        return await self._answer(request, body, queries, COMPLETION, is_echo=bool(body.echo))
+
+    async def _answer(
+        self,
+        request: Request,
+        body: GenerationBody,
+        queries: Sequence[GenerateQuery],
+        shape: AnswerShape,
+        *,
+        is_echo: bool = False,
+    ) -> Response:
+        caller = caller_of(request)
+        state = AnswerState(shape, _options(body, len(queries), is_echo), int(self._clock()))
+        prompt_texts = await self._prompt_texts(queries, caller) if is_echo else []
+        events = self._use_cases.generate_choices(queries, caller)
+        if not body.stream:
+            answer = whole_answer(events, state, prompt_texts)
+            return JSONResponse(await while_connected(request, answer))
+        early = await while_connected(request, _first_events(events))
+        frames = AnswerStream(state, prompt_texts).frames(_chain(early, events))
+        return EventStreamResponse(frames, events)
+
+    async def _prompt_texts(self, queries: Sequence[GenerateQuery], caller: Caller) -> list[str]:
+        return [
+            await self._use_cases.decode(query.model, query.token_ids or (), caller)
+            if query.text is None
+            else query.text
+            for query in queries
+        ]
+
+
+def openai_routes(use_cases: UseCases) -> APIRouter:
+    """Return the routes."""
+    completions = CompletionRoutes(use_cases)
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    router.post("/chat/completions", summary="Chat completion", response_model=None)(
+        completions.chat
+    )
+    router.post("/completions", summary="Completion", response_model=None)(completions.complete)
+
+    @router.get("/models", summary="Models served")
+    async def list_models(request: Request) -> dict[str, Any]:
+        models = await use_cases.list_models(caller_of(request))
+        return {"object": "list", "data": [_model_object(model) for model in models]}
+
+    @router.get("/models/{model:path}", summary="One model")
+    async def get_model(model: str, request: Request) -> dict[str, Any]:
+        for served in await use_cases.list_models(caller_of(request)):
+            if served.model == model:
+                return _model_object(served)
+        raise UnknownModelError(f"no target serves {model}", field="model")
+
+    return router
+
+
+def _options(body: GenerationBody, num_choices: int, is_echo: bool) -> AnswerOptions:
+    stream = body.stream_options
+    return AnswerOptions(
+        num_choices=num_choices,
+        choices_per_prompt=body.n or 1,
+        is_echo=is_echo,
+        has_token_ids=bool(body.return_token_ids),
+        has_usage=bool(stream and stream.include_usage),
+        has_continuous_usage=bool(stream and stream.continuous_usage_stats),
+    )
+
+
+def _model_object(model: ServedModel) -> dict[str, Any]:
+    return {
+        "id": model.model,
+        "object": "model",
+        "created": 0,
+        "owned_by": "treedraft",
+        "max_model_len": model.context_length,
+        "num_targets": model.num_targets,
+        "num_drafters": model.num_drafters,
+    }
+
+
+async def _first_events(events: AsyncGenerator[IndexedEvent, None]) -> list[IndexedEvent]:
+    """Return the events up to the first that is more than a promise.
+
+    So a request that its target refuses still gets a status that says so.
+    """
+    early: list[IndexedEvent] = []
+    try:
+        async for item in events:
+            early.append(item)
+            if not isinstance(item[1], Started):
+                break
+    except BaseException:
+        await events.aclose()
+        raise
+    return early
+
+
+async def _chain(
+    early: Sequence[IndexedEvent], events: AsyncGenerator[IndexedEvent, None]
+) -> AsyncGenerator[IndexedEvent, None]:
+    async with aclosing(events):
+        for item in early:
+            yield item
+        async for item in events:
+            yield item
