@@ -13,8 +13,9 @@ import torch
 from treedraft.draft.model_grower import DraftLimits, ModelGrower
 from treedraft.draft.settings import DraftSettings
 from treedraft.inference.block_pool import SlotPool
+from treedraft.inference.drafting_model import load_drafting_model
 from treedraft.inference.kv_pool import KVPool
-from treedraft.inference.models import LoadedModel, drafting_dtype, load_model
+from treedraft.inference.models import LoadedModel
 from treedraft.inference.runner import Runner
 from treedraft.inference.segment import Segment
 
@@ -40,10 +41,10 @@ def load_draft_model(settings: DraftSettings) -> DraftModel:
     """
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
-    model = load_model(
+    model = load_drafting_model(
         settings.model,
         name=settings.model_name,
-        dtype=drafting_dtype(settings.dtype, settings.device),
+        dtype=settings.dtype,
         device=settings.device,
         weights=settings.weights,
         progress=lambda text: _log.info(text),

@@ -157,15 +157,15 @@ class DraftSettings(ServiceSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Numbers the model computes in; `auto` is bfloat16 on accelerators and on "
-        "CPUs with instructions for it, else float32. It decides how soon a guess is made, never "
-        "what is said.",
+        description="Numbers the model computes in; `auto` is bfloat16 on accelerators; on a CPU "
+        "float32 where the native decoder runs, else bfloat16 if there are instructions for it. "
+        "It decides how soon a guess is made, never what is said.",
     )
     weights: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         default="auto",
         description="How linear layers hold their weights where the native decoder runs, in "
-        "float32 on a CPU: `auto` is bfloat16 for weights that are bfloat16 numbers anyway, "
-        "else float32.",
+        "float32 on a CPU: `auto` is int8 for a distilled drafter, for other models bfloat16 if "
+        "their weights are bfloat16 numbers anyway, else float32.",
     )
     device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1` or `auto`.")
     num_threads: int = Field(

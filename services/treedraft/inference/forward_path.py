@@ -19,6 +19,7 @@ from treedraft.inference.native.compiler import native_library
 from treedraft.inference.native.decoder import (
     NativeDecoder,
     WeightStorage,
+    can_go_native,
     go_native,
     smallest_lossless_storage,
 )
@@ -60,6 +61,7 @@ def choose_path(
     dtype: torch.dtype,
     *,
     weights: str = "auto",
+    is_drafter: bool = False,
 ) -> ForwardPath:
     """Return the quickest path of a module.
 
@@ -69,16 +71,17 @@ def choose_path(
         dtype: what it computes in.
         weights: how the native decoder is to hold weights: `auto` is the smallest
             storage that loses nothing; any other asks for the native decoder.
+        is_drafter: whether it only ever drafts, so that `auto` may lose something.
 
     Raises:
         InvalidRequestError: no such storage; reason WEIGHTS_UNSUPPORTED if there is
             no native decoder for this module here.
     """
     is_lean, is_packed = can_streamline(module), can_prepack(device, dtype)
-    if device.type == "cpu" and dtype == torch.float32 and is_lean:
+    if device.type == "cpu" and dtype == torch.float32 and can_go_native(module):
         library = native_library()
         if library:
-            storage = _choose_storage(weights, module)
+            storage = _choose_storage(weights, module, is_drafter=is_drafter)
             return ForwardPath(("native", storage.value), library=library, storage=storage)
     if weights != "auto":
         raise _unsupported_weights(weights)
@@ -86,9 +89,9 @@ def choose_path(
     return ForwardPath(kernels, is_lean=is_lean, is_packed=is_packed)
 
 
-def _choose_storage(weights: str, module: PreTrainedModel) -> WeightStorage:
+def _choose_storage(weights: str, module: PreTrainedModel, *, is_drafter: bool) -> WeightStorage:
     if weights == "auto":
-        return smallest_lossless_storage(module)
+        return WeightStorage.INT8 if is_drafter else smallest_lossless_storage(module)
     try:
         return WeightStorage(weights)
     except ValueError as error:

@@ -26,7 +26,6 @@ from treedraft.inference.model_tokenizer import (
     load_tokenizer,
 )
 from treedraft.inference.native.decoder import NativeDecoder
-from treedraft.inference.prepacked import multiplies_bfloat16
 from treedraft.inference.support import check_supported, probe_module
 from treedraft.inference.tree_attention import ATTENTION_NAME
 from treedraft.inference.weights import ModelFiles, be_silent, resolve
@@ -92,7 +91,9 @@ def load_model(
             accelerator and float32 on a CPU.
         device: a torch device, or `auto`: `cuda` where there is one, else `cpu`.
         weights: how linear layers hold theirs where the native decoder runs:
-            `float32`, `bfloat16`, `int8`, or `auto`, the smallest that loses nothing.
+            `float32`, `bfloat16`, `int8`, or `auto`: int8 for a drafter folder, which
+            may guess otherwise but never changes a text, else the smallest that loses
+            nothing.
         attention: transformers' name of the attention function; another than ours
             is for those who run whole texts, as training does, and is never packed,
             since the packed forward has ours built in.
@@ -109,7 +110,7 @@ def load_model(
             reasons of `drafter_folder.load_drafter`.
         UnavailableError: reason WEIGHTS_UNAVAILABLE.
     """
-    torch_device = _choose_device(device)
+    torch_device = choose_device(device)
     torch_dtype = _choose_dtype(dtype, torch_device)
     files = resolve(str(source), progress)
     config = _load_config(files)
@@ -133,7 +134,13 @@ def load_model(
     _make_ready(module, torch_device)
     text_config = module.config.get_text_config(decoder=True)
     probe_module(module, text_config.num_hidden_layers)
-    path = choose_path(module, torch_device, torch_dtype, weights=weights)
+    path = choose_path(
+        module,
+        torch_device,
+        torch_dtype,
+        weights=weights,
+        is_drafter=draft_token_ids is not None,
+    )
     fingerprint = _fingerprint(module, torch_dtype, torch_device, draft_token_ids, path)
     vocab_size = int(module.get_output_embeddings().weight.shape[0])  # type: ignore[no-untyped-call]
     is_quick = is_packed and attention == ATTENTION_NAME
@@ -160,21 +167,8 @@ def load_model(
     )
 
 
-def drafting_dtype(dtype: str, device: str) -> str:
-    """Return the dtype of a drafter: `auto` is bfloat16 wherever that is quick.
-
-    What a drafter computes in decides how soon it guesses, never what is said.
-    A CPU that has no instructions for bfloat16 emulates it, slowly.
-
-    Raises:
-        InvalidRequestError: no such device.
-    """
-    if dtype == "auto" and multiplies_bfloat16(_choose_device(device)):
-        return "bfloat16"
-    return dtype
-
-
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """Return the device of a name, `auto` too; raise InvalidRequestError if there is none."""
     try:
         if device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,7 @@ from treedraft.inference.drafter_folder import (
     is_drafter_folder,
     save_drafter,
 )
-from treedraft.inference.models import drafting_dtype, load_model
+from treedraft.inference.models import load_model
 from treedraft.inference.target_embedding import embedding_sha256, quantise_rows, restore_rows
 from treedraft.inference.toy import make_toy_model
 from treedraft.inference.tree_attention import ATTENTION_NAME
@@ -337,12 +337,3 @@ def test_a_drafter_config_has_the_layers_of_the_first(target):
     assert (shallow.num_hidden_layers, len(shallow.layer_types)) == (2, 2)
     assert not shallow.tie_word_embeddings
     assert config.num_hidden_layers == 3
-
-
-def test_a_drafter_computes_in_bfloat16_where_that_is_quick(monkeypatch):
-    capabilities = {"avx512_bf16": False}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert drafting_dtype("auto", "cpu") == "auto"
-    capabilities["avx512_bf16"] = True
-    assert drafting_dtype("auto", "cpu") == "bfloat16"
-    assert drafting_dtype("float32", "cpu") == "float32"

@@ -19,7 +19,8 @@ from treedraft.draft.settings import (
     RecentTrafficSettings,
 )
 from treedraft.inference.downloads import Progress
-from treedraft.inference.models import LoadedModel, drafting_dtype, load_model
+from treedraft.inference.drafting_model import load_drafting_model
+from treedraft.inference.models import LoadedModel, load_model
 from treedraft.training.evaluation.agreement import measure_agreement
 from treedraft.training.evaluation.cost import Cost, measure_cost, predict_speed
 from treedraft.training.evaluation.evaluate import num_parameters, replay
@@ -83,8 +84,7 @@ class Predictor:
             return DrafterFigures(draft, draft, error=error.message)
 
     def _predict_model(self, draft: str) -> DrafterFigures:
-        dtype = drafting_dtype("auto", self._device)
-        model = load_model(draft, dtype=dtype, device=self._device, progress=self._progress)
+        model = load_drafting_model(draft, device=self._device, progress=self._progress)
         if model.tokenizer_hash != self._target.tokenizer_hash:
             raise IncompatiblePeerError(
                 f"it has another tokenizer than {self._target.name}", reason="TOKENIZER_MISMATCH"

@@ -1,32 +1,18 @@
-// Attention of one query to the slots that its row sees.
+// Attention of a row's queries to the slots that the row sees.
 //
-// Heads whose size is a multiple of a vector are computed with all of a query, and
-// all of an output, in registers. Sums run in one order for each size of head.
+// Query heads that share keys are computed together, each with all of its query and
+// all of its output in registers. Sums run in one order for each size of head, and over
+// keys in the order of the row's text, whatever is computed beside them.
 #pragma once
 
-#include "linear.h"
+#include <vector>
+
+#include "vectors.h"
 
 namespace treedraft {
 
-typedef float LooseFloats __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-
-// exp for x <= 88: 2^n times a polynomial (Cephes), 1e-7 off.
-inline float quick_exp(float x) {
-  x = std::min(88.0f, std::max(-87.0f, x));
-  const float n = std::floor(x * 1.44269504088896341f + 0.5f);
-  const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return p * power;
-}
+constexpr int kMostHeads = 4;  // computed together
+constexpr int kKeys = 4;       // whose scores are added up together
 
 // The keys or values of one head: those of a slot are `stride` numbers apart.
 struct HeadSlots {
@@ -38,72 +24,150 @@ struct HeadSlots {
   const float* at(int64_t index) const { return first + slots[index] * stride; }
 };
 
-// Softmax in place.
-inline void soften(float* scores, int64_t count) {
-  float largest = scores[0];
-  for (int64_t t = 1; t < count; ++t) largest = std::max(largest, scores[t]);
-  for (int64_t t = 0; t < count; ++t) scores[t] = quick_exp(scores[t] - largest);
-  float sum = 0.0f;
-  for (int64_t t = 0; t < count; ++t) sum += scores[t];
-  const float factor = 1.0f / sum;
-  for (int64_t t = 0; t < count; ++t) scores[t] *= factor;
+// Room for the scores of several heads, in whole vectors.
+class Scores {
+ public:
+  void reserve(int64_t num_keys) {
+    stride_ = (num_keys + kLanes - 1) / kLanes * kLanes;
+    numbers_.resize(stride_ * kMostHeads);
+  }
+  float* of(int head) { return &numbers_[head * stride_]; }
+  const float* of(int head) const { return &numbers_[head * stride_]; }
+
+ private:
+  int64_t stride_ = 0;
+  std::vector<float> numbers_;
+};
+
+// The sums of four vectors, each added up in the same order.
+inline void four_sums(const Floats (&v)[kKeys], float* sums) {
+#if defined(__AVX512F__)
+  const __m512 a = reinterpret_cast<__m512>(v[0]), b = reinterpret_cast<__m512>(v[1]);
+  const __m512 c = reinterpret_cast<__m512>(v[2]), d = reinterpret_cast<__m512>(v[3]);
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif defined(__AVX2__)
+  const __m256 a = reinterpret_cast<__m256>(v[0]), b = reinterpret_cast<__m256>(v[1]);
+  const __m256 c = reinterpret_cast<__m256>(v[2]), d = reinterpret_cast<__m256>(v[3]);
+  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+  const __m256 all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+  for (int key = 0; key < kKeys; ++key) sums[key] = sum(v[key]);
+#endif
 }
 
-template <int kVectors>
-void score_vectors(const float* query, float scaling, const HeadSlots& keys, float* scores) {
-  LooseFloats q[kVectors];
-  for (int v = 0; v < kVectors; ++v)
-    q[v] = *reinterpret_cast<const LooseFloats*>(query + v * kLanes) * scaling;
-  for (int64_t t = 0; t < keys.count; ++t) {
-    const float* key = keys.at(t);
-    LooseFloats sums = {};
+// Softmax in place, but for the division: returns what is to be multiplied with.
+inline float soften(float* scores, int64_t count) {
+  const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  std::fill(scores + count, scores + padded, -INFINITY);
+  Floats peak = load(scores);
+  for (int64_t t = kLanes; t < padded; t += kLanes) peak = larger(peak, load(scores + t));
+  const float most = largest(peak);
+  Floats total = {};
+  for (int64_t t = 0; t < padded; t += kLanes) {
+    const Floats power = quick_exp(load(scores + t) - most);
+    store(scores + t, power);
+    total += power;
+  }
+  return 1.0f / sum(total);
+}
+
+template <int kVectors, int kHeads>
+void score_heads(const float* queries, float scaling, const HeadSlots& keys, Scores& scores) {
+  constexpr int kDim = kVectors * kLanes;
+  Floats q[kHeads][kVectors];
+  for (int h = 0; h < kHeads; ++h)
+    for (int v = 0; v < kVectors; ++v) q[h][v] = load(queries + h * kDim + v * kLanes) * scaling;
+  for (int64_t t = 0; t < keys.count; t += kKeys) {
+    Floats sums[kHeads][kKeys];
+    for (int k = 0; k < kKeys; ++k) {
+      const float* key = keys.at(std::min(t + k, keys.count - 1));
+      for (int h = 0; h < kHeads; ++h) sums[h][k] = q[h][0] * load(key);
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v)
-      sums += q[v] * *reinterpret_cast<const LooseFloats*>(key + v * kLanes);
-    float sum = 0.0f;
-    for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
-    scores[t] = sum;
+      for (int v = 1; v < kVectors; ++v)
+        for (int h = 0; h < kHeads; ++h) sums[h][k] += q[h][v] * load(key + v * kLanes);
+    }
+    for (int h = 0; h < kHeads; ++h) {
+      float four[kKeys];
+      four_sums(sums[h], four);
+      std::copy_n(four, std::min<int64_t>(kKeys, keys.count - t), scores.of(h) + t);
+    }
   }
 }
 
-template <int kVectors>
-void mix_vectors(const float* weights, const HeadSlots& values, float* output) {
-  LooseFloats sums[kVectors] = {};
+template <int kVectors, int kHeads>
+void mix_heads(const Scores& weights, const float* factors, const HeadSlots& values,
+               float* outputs) {
+  constexpr int kDim = kVectors * kLanes;
+  Floats sums[kHeads][kVectors] = {};
   for (int64_t t = 0; t < values.count; ++t) {
     const float* value = values.at(t);
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v)
-      sums[v] += weights[t] * *reinterpret_cast<const LooseFloats*>(value + v * kLanes);
+      for (int h = 0; h < kHeads; ++h) sums[h][v] += weights.of(h)[t] * load(value + v * kLanes);
   }
-  for (int v = 0; v < kVectors; ++v)
-    *reinterpret_cast<LooseFloats*>(output + v * kLanes) = sums[v];
+  for (int h = 0; h < kHeads; ++h)
+    for (int v = 0; v < kVectors; ++v)
+      store(outputs + h * kDim + v * kLanes, sums[h][v] * factors[h]);
 }
 
-// Heads of any other size.
-inline void score_numbers(const float* query, float scaling, const HeadSlots& keys, int dim,
-                          float* scores) {
+template <int kVectors, int kHeads>
+void attend_heads(const float* queries, float scaling, const HeadSlots& keys,
+                  const HeadSlots& values, Scores& scores, float* outputs) {
+  float factors[kHeads];
+  score_heads<kVectors, kHeads>(queries, scaling, keys, scores);
+  for (int h = 0; h < kHeads; ++h) factors[h] = soften(scores.of(h), keys.count);
+  mix_heads<kVectors, kHeads>(scores, factors, values, outputs);
+}
+
+// Heads of a size that is no multiple of a vector, one by one.
+inline void attend_numbers(const float* query, float scaling, const HeadSlots& keys,
+                           const HeadSlots& values, int dim, Scores& scores, float* output) {
   for (int64_t t = 0; t < keys.count; ++t) {
-    float sum = 0.0f;
-    for (int i = 0; i < dim; ++i) sum += query[i] * keys.at(t)[i];
-    scores[t] = sum * scaling;
+    float score = 0.0f;
+    for (int i = 0; i < dim; ++i) score += query[i] * keys.at(t)[i];
+    scores.of(0)[t] = score * scaling;
   }
-}
-
-inline void mix_numbers(const float* weights, const HeadSlots& values, int dim, float* output) {
+  const float factor = soften(scores.of(0), keys.count);
   std::fill_n(output, dim, 0.0f);
   for (int64_t t = 0; t < values.count; ++t)
-    for (int i = 0; i < dim; ++i) output[i] += weights[t] * values.at(t)[i];
+    for (int i = 0; i < dim; ++i) output[i] += scores.of(0)[t] * values.at(t)[i];
+  for (int i = 0; i < dim; ++i) output[i] *= factor;
 }
 
-// output [dim] = softmax(query · keys * scaling) · values; `scores` has room for all keys.
-inline void attend(const float* query, float scaling, const HeadSlots& keys,
-                   const HeadSlots& values, int dim, float* scores, float* output) {
+template <int kVectors>
+void attend_group(int num_heads, const float* queries, float scaling, const HeadSlots& keys,
+                  const HeadSlots& values, Scores& scores, float* outputs) {
+  constexpr int kDim = kVectors * kLanes;
+  // More than so many heads of this size do not fit into the registers.
+  constexpr int kFitting = kVectors <= 4 ? kMostHeads : kVectors <= 8 ? 2 : 1;
+  for (int head = 0; head < num_heads;) {
+    const float* own = queries + head * kDim;
+    float* out = outputs + head * kDim;
+    const int left = std::min(num_heads - head, kFitting);
+    if constexpr (kFitting >= 4)
+      if (left == 4) attend_heads<kVectors, 4>(own, scaling, keys, values, scores, out);
+    if constexpr (kFitting >= 3)
+      if (left == 3) attend_heads<kVectors, 3>(own, scaling, keys, values, scores, out);
+    if constexpr (kFitting >= 2)
+      if (left == 2) attend_heads<kVectors, 2>(own, scaling, keys, values, scores, out);
+    if (left == 1) attend_heads<kVectors, 1>(own, scaling, keys, values, scores, out);
+    head += left;
+  }
+}
+
+// outputs [heads, dim] = softmax(queries · keys * scaling) · values.
+inline void attend(int num_heads, const float* queries, float scaling, const HeadSlots& keys,
+                   const HeadSlots& values, int dim, Scores& scores, float* outputs) {
   switch (dim % kLanes ? 0 : dim / kLanes) {
-#define TREEDRAFT_HEAD(VECTORS)                          \
-  case VECTORS:                                          \
-    score_vectors<VECTORS>(query, scaling, keys, scores); \
-    soften(scores, keys.count);                          \
-    return mix_vectors<VECTORS>(scores, values, output);
+#define TREEDRAFT_HEAD(VECTORS) \
+  case VECTORS:                 \
+    return attend_group<VECTORS>(num_heads, queries, scaling, keys, values, scores, outputs);
     TREEDRAFT_HEAD(1)
     TREEDRAFT_HEAD(2)
     TREEDRAFT_HEAD(4)
@@ -114,9 +178,9 @@ inline void attend(const float* query, float scaling, const HeadSlots& keys,
     TREEDRAFT_HEAD(16)
 #undef TREEDRAFT_HEAD
     default:
-      score_numbers(query, scaling, keys, dim, scores);
-      soften(scores, keys.count);
-      mix_numbers(scores, values, dim, output);
+      for (int head = 0; head < num_heads; ++head)
+        attend_numbers(queries + head * dim, scaling, keys, values, dim, scores,
+                       outputs + head * dim);
   }
 }
 

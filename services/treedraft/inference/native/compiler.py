@@ -21,7 +21,17 @@ from filelock import FileLock
 from treedraft.settings import cache_dir
 
 _FOLDER = Path(__file__).resolve().parent
-_SOURCES = ("decoder.cpp", "attention.h", "linear.h", "thread_team.h")
+_SOURCES = (
+    "decoder.cpp",
+    "attention.h",
+    "float_panels.h",
+    "int8_panels.h",
+    "linear.h",
+    "norm.h",
+    "pass.h",
+    "thread_team.h",
+    "vectors.h",
+)
 _FLAGS = (
     "-std=c++20",
     "-O3",
@@ -29,15 +39,12 @@ _FLAGS = (
     "-shared",
     "-fPIC",
     "-pthread",
-    # Sums may be reordered into vectors, but in one way whatever the address:
-    # a row's result must not depend on where its numbers lie.
+    # No sum may be reordered: what a row comes to must not depend on how many rows,
+    # or heads, a loop was written out for.
+    "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fno-signed-zeros",
-    "-fassociative-math",
-    "-freciprocal-math",
 )
-_GCC_FLAGS = ("--param", "vect-max-peeling-for-alignment=0")
 _TIMEOUT_SECONDS = 300.0
 
 _log = structlog.get_logger(__name__)
@@ -74,9 +81,7 @@ def compile_library(compiler: str, folder: Path) -> Path:
         subprocess.SubprocessError: the compiler failed or took too long.
     """
     version = _run([compiler, "--version"])
-    is_gcc = "Free Software Foundation" in version
-    flags = [*_FLAGS, *(_GCC_FLAGS if is_gcc else ())]
-    digest = hashlib.sha256(f"{version}{flags}{_processor()}".encode())
+    digest = hashlib.sha256(f"{version}{_FLAGS}{_processor()}".encode())
     for name in _SOURCES:
         digest.update((_FOLDER / name).read_bytes())
     library = folder / f"decoder-{digest.hexdigest()[:16]}.so"
@@ -86,7 +91,7 @@ def compile_library(compiler: str, folder: Path) -> Path:
     with FileLock(f"{library}.lock"):
         if not library.exists():
             made = library.with_suffix(f".{os.getpid()}.part")
-            _run([compiler, *flags, "-o", str(made), str(_FOLDER / "decoder.cpp")])
+            _run([compiler, *_FLAGS, "-o", str(made), str(_FOLDER / "decoder.cpp")])
             made.replace(library)
     return library
 

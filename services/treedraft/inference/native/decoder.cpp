@@ -14,30 +14,11 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "norm.h"
+#include "pass.h"
 #include "thread_team.h"
 
 namespace treedraft {
-
-// As `decoder.py` lays it out.
-struct Shape {
-  int32_t num_layers, hidden, num_heads, num_kv_heads, head_dim, intermediate, vocab;
-  float epsilon, scaling;
-};
-
-struct Pass {
-  int64_t num_rows, num_outputs, num_threads;
-  const float* hidden;         // [rows, hidden]
-  const float* cos;            // [rows, head_dim]
-  const float* sin;            // [rows, head_dim]
-  const int64_t* write_slots;  // [rows]
-  const int64_t* key_offsets;  // [rows + 1]
-  const int64_t* key_slots;    // [key_offsets[rows]]: what each row sees, in the order of its text
-  const int64_t* output_rows;  // [outputs]
-  float* keys;                 // [layers, slots, kv_heads, head_dim]
-  float* values;               // likewise
-  int64_t layer_stride;        // numbers from one layer of keys to the next
-  float* logits;               // [outputs, vocab]
-};
 
 enum Part : int32_t { kQkv = 0, kOut = 1, kGateUp = 2, kDown = 3, kHead = 4 };
 enum Norm : int32_t { kAttentionNorm = 0, kMlpNorm = 1, kFinalNorm = 2 };
@@ -68,9 +49,12 @@ class Decoder {
     if (!team_ || team_->size() != pass.num_threads)
       team_ = std::make_unique<ThreadTeam>(static_cast<int>(pass.num_threads));
     reserve(pass);
-    std::copy_n(pass.hidden, pass.num_rows * shape_.hidden, hidden_.data());
+    for (int64_t row = 0; row < pass.num_rows; ++row)
+      std::copy_n(pass.embeddings + pass.token_ids[row] * shape_.hidden, shape_.hidden,
+                  &hidden_[row * shape_.hidden]);
     for (auto& counter : counters_) counter.store(0, std::memory_order_relaxed);
-    team_->run([&](int) { run_thread(pass); });
+    scratch_.resize(std::max(scratch_.size(), size_t(pass.num_threads)));
+    team_->run([&](int thread) { run_thread(pass, scratch_[thread]); });
   }
 
  private:
@@ -81,18 +65,18 @@ class Decoder {
   }
 
   static std::vector<int> in_turn(int outputs) {
-    std::vector<int> order((outputs + kUnit - 1) / kUnit * kUnit, -1);
+    std::vector<int> order((outputs + kPanel - 1) / kPanel * kPanel, -1);
     for (int i = 0; i < outputs; ++i) order[i] = i;
     return order;
   }
 
-  // A panel of gates, then the panel of the ups that they are multiplied with.
+  // In each panel a vector of gates, then the ups that they are multiplied with.
   static std::vector<int> paired(int count) {
-    std::vector<int> order((count + kPanel - 1) / kPanel * kUnit, -1);
+    std::vector<int> order((count + kLanes - 1) / kLanes * kPanel, -1);
     for (int i = 0; i < count; ++i) {
-      const int place = i / kPanel * kUnit + i % kPanel;
+      const int place = i / kLanes * kPanel + i % kLanes;
       order[place] = i;
-      order[place + kPanel] = count + i;
+      order[place + kLanes] = count + i;
     }
     return order;
   }
@@ -119,54 +103,52 @@ class Decoder {
 
   static constexpr int kCounters = 6;
 
-  void run_thread(const Pass& pass) {
-    std::vector<float> normed(pass.num_rows * size_t(shape_.hidden));
-    std::vector<float> scores(max_keys_);
-    const int rows = static_cast<int>(pass.num_rows), hidden = shape_.hidden;
-    const int width = q_width() + 2 * kv_width();
-    for (int index = 0; index < shape_.num_layers; ++index) {
-      Layer& layer = layers_[index];
-      std::atomic<int>* counter = &counters_[size_t(index) * kCounters];
-      norm_rows(hidden_.data(), nullptr, rows, layer.attention_norm, normed.data());
-      product(layer.qkv, normed.data(), hidden, rows, counter[0],
-              [&](int row, int first, const float* sums, const float* bias) {
-                float* out = &qkv_[size_t(row) * width];
-                for (int i = 0; i < std::min(kUnit, width - first); ++i)
-                  out[first + i] = sums[i] + bias[i];
-              });
-      meet();
-      take(counter[1], rows, 1, [&](int row) { place_row(pass, index, row); });
-      meet();
-      take(counter[2], rows * shape_.num_heads, 1, [&](int task) {
-        attend_head(pass, index, task / shape_.num_heads, task % shape_.num_heads, scores.data());
-      });
-      meet();
-      product(layer.out, attended_.data(), q_width(), rows, counter[3],
-              [&](int row, int first, const float* sums, const float* bias) {
-                add_to_hidden(row, first, sums, bias);
-              });
-      meet();
-      norm_rows(hidden_.data(), nullptr, rows, layer.mlp_norm, normed.data());
-      product(layer.gate_up, normed.data(), hidden, rows, counter[4],
-              [&](int row, int first, const float* sums, const float* bias) {
-                activate(row, first / 2, sums, bias);
-              });
-      meet();
-      product(layer.down, activated_.data(), shape_.intermediate, rows, counter[5],
-              [&](int row, int first, const float* sums, const float* bias) {
-                add_to_hidden(row, first, sums, bias);
-              });
-      meet();
-    }
-    const int outputs = static_cast<int>(pass.num_outputs);
-    normed.resize(std::max(normed.size(), size_t(outputs) * hidden));
-    norm_rows(hidden_.data(), pass.output_rows, outputs, final_norm_, normed.data());
-    product(head_, normed.data(), hidden, outputs, counters_.back(),
-            [&](int row, int first, const float* sums, const float* bias) {
-              float* out = pass.logits + size_t(row) * shape_.vocab;
-              for (int i = 0; i < std::min(kUnit, shape_.vocab - first); ++i)
-                out[first + i] = sums[i] + bias[i];
+  // What a thread needs for itself.
+  struct Scratch {
+    std::vector<float> normed;
+    Scores scores;
+    ByteRows bytes;
+  };
+
+  void run_thread(const Pass& pass, Scratch& own) {
+    const int rows = static_cast<int>(pass.num_rows), outputs = static_cast<int>(pass.num_outputs);
+    grow(own.normed, size_t(std::max(rows, outputs)) * shape_.hidden);
+    own.scores.reserve(max_keys_);
+    for (int layer = 0; layer < shape_.num_layers; ++layer) run_layer(pass, layer, rows, own);
+    norm_rows(pass.output_rows, outputs, final_norm_, own.normed.data());
+    product(head_, own.normed.data(), shape_.hidden, outputs, own, counters_.back(),
+            [&](int row, int panel, const float* sums, const float* bias) {
+              add_all(pass.logits + size_t(row) * shape_.vocab, shape_.vocab, panel, sums, bias);
             });
+  }
+
+  void run_layer(const Pass& pass, int index, int rows, Scratch& own) {
+    Layer& layer = layers_[index];
+    std::atomic<int>* counter = &counters_[size_t(index) * kCounters];
+    const int hidden = shape_.hidden, width = q_width() + 2 * kv_width();
+    norm_rows(nullptr, rows, layer.attention_norm, own.normed.data());
+    product(layer.qkv, own.normed.data(), hidden, rows, own, counter[0],
+            [&](int row, int panel, const float* sums, const float* bias) {
+              add_all(&qkv_[size_t(row) * width], width, panel, sums, bias);
+            });
+    meet();
+    take(counter[1], rows, 1, [&](int row) { place_row(pass, index, row); });
+    meet();
+    attend_rows(pass, index, rows, counter[2], own.scores);
+    meet();
+    const auto add = [&](int row, int panel, const float* sums, const float* bias) {
+      add_to_hidden(row, panel, sums, bias);
+    };
+    product(layer.out, attended_.data(), q_width(), rows, own, counter[3], add);
+    meet();
+    norm_rows(nullptr, rows, layer.mlp_norm, own.normed.data());
+    product(layer.gate_up, own.normed.data(), hidden, rows, own, counter[4],
+            [&](int row, int panel, const float* sums, const float* bias) {
+              activate(row, panel, sums, bias);
+            });
+    meet();
+    product(layer.down, activated_.data(), shape_.intermediate, rows, own, counter[5], add);
+    meet();
   }
 
   void meet() { team_->barrier.arrive_and_wait(); }
@@ -178,43 +160,38 @@ class Decoder {
       for (int i = first; i < std::min(count, first + at_once); ++i) work(i);
   }
 
-  // Hands the sums of all units to `finish`(row, first output, sums, bias).
+  // Hands the sums of all panels to `finish`(row, panel, sums, bias).
   template <class Finish>
-  void product(const Linear& linear, const float* inputs, int stride, int rows,
+  void product(const Linear& linear, const float* inputs, int stride, int rows, Scratch& own,
                std::atomic<int>& counter, Finish finish) {
-    const int num_blocks = (rows + kMaxRows - 1) / kMaxRows;
-    const int units = linear.num_units();
-    const int at_once = std::max(1, units / (8 * team_->size()));
-    take(counter, units, at_once, [&](int unit) {
-      alignas(64) float sums[kMaxRows * kUnit];
-      for (int block = 0; block < num_blocks; ++block) {
-        const int first = rows * block / num_blocks, end = rows * (block + 1) / num_blocks;
-        linear.multiply(unit, inputs + size_t(first) * stride, stride, end - first, sums);
-        for (int row = first; row < end; ++row)
-          finish(row, unit * kUnit, sums + (row - first) * kUnit, linear.bias(unit));
+    linear.prepare(inputs, stride, rows, own.bytes);
+    const int panels = linear.num_panels();
+    const int at_once = std::max(1, panels / (8 * team_->size()));
+    take(counter, panels, at_once, [&](int panel) {
+      alignas(64) float sums[kMostRows * kPanel];
+      for (int first = 0; first < rows; first += kMostRows) {
+        const int count = std::min(kMostRows, rows - first);
+        linear.multiply(panel, inputs, stride, own.bytes, first, count, sums);
+        for (int row = 0; row < count; ++row)
+          finish(first + row, panel, sums + row * kPanel, linear.bias(panel));
       }
     });
   }
 
-  // RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) of chosen rows, or of the first ones.
-  void norm_rows(const float* rows, const int64_t* chosen, int count,
-                 const std::vector<float>& weights, float* normed) const {
+  // Norms chosen rows, or the first ones.
+  void norm_rows(const int64_t* chosen, int count, const std::vector<float>& weights,
+                 float* normed) const {
     const int hidden = shape_.hidden;
-    for (int i = 0; i < count; ++i) {
-      const float* row = rows + size_t(chosen ? chosen[i] : i) * hidden;
-      float square = 0.0f;
-      for (int j = 0; j < hidden; ++j) square += row[j] * row[j];
-      const float factor = 1.0f / std::sqrt(square / hidden + shape_.epsilon);
-      for (int j = 0; j < hidden; ++j)
-        normed[size_t(i) * hidden + j] = row[j] * factor * weights[j];
-    }
+    for (int i = 0; i < count; ++i)
+      norm(&hidden_[size_t(chosen ? chosen[i] : i) * hidden], weights.data(), hidden,
+           shape_.epsilon, normed + size_t(i) * hidden);
   }
 
   // Rotates the row's queries and keys (RoPE) and stores its keys and values.
   void place_row(const Pass& pass, int layer, int row) {
     const int dim = shape_.head_dim, half = dim / 2;
-    const float* cos = pass.cos + size_t(row) * dim;
-    const float* sin = pass.sin + size_t(row) * dim;
+    const float* cos = pass.cos + pass.positions[row] * dim;
+    const float* sin = pass.sin + pass.positions[row] * dim;
     float* qkv = &qkv_[size_t(row) * (q_width() + 2 * kv_width())];
     for (int head = 0; head < shape_.num_heads + shape_.num_kv_heads; ++head) {
       float* x = qkv + head * dim;
@@ -229,31 +206,49 @@ class Decoder {
     std::copy_n(qkv + q_width() + kv_width(), kv_width(), pass.values + at);
   }
 
-  // Attention of one query head of one row.
-  void attend_head(const Pass& pass, int layer, int row, int head, float* scores) {
+  // Attention of all rows; heads that share keys together, unless there are few rows.
+  void attend_rows(const Pass& pass, int layer, int rows, std::atomic<int>& counter,
+                   Scores& scores) {
+    const int group = shape_.num_heads / shape_.num_kv_heads;
+    const bool is_split = rows * shape_.num_kv_heads < 4 * team_->size();
+    const int heads = is_split ? 1 : group, tasks = shape_.num_heads / heads;
+    take(counter, rows * tasks, 1, [&](int task) {
+      attend_heads(pass, layer, task / tasks, task % tasks * heads, heads, scores);
+    });
+  }
+
+  void attend_heads(const Pass& pass, int layer, int row, int head, int count, Scores& scores) {
     const int dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
     const int64_t* slots = pass.key_slots + pass.key_offsets[row];
-    const int64_t count = pass.key_offsets[row + 1] - pass.key_offsets[row];
+    const int64_t num_keys = pass.key_offsets[row + 1] - pass.key_offsets[row];
     const size_t base = size_t(layer) * pass.layer_stride + size_t(head / group) * dim;
-    const float* query = &qkv_[size_t(row) * (q_width() + 2 * kv_width())] + head * dim;
-    attend(query, shape_.scaling, {pass.keys + base, kv_width(), slots, count},
-           {pass.values + base, kv_width(), slots, count}, dim, scores,
+    const float* queries = &qkv_[size_t(row) * (q_width() + 2 * kv_width())] + head * dim;
+    attend(count, queries, shape_.scaling, {pass.keys + base, kv_width(), slots, num_keys},
+           {pass.values + base, kv_width(), slots, num_keys}, dim, scores,
            &attended_[size_t(row) * q_width()] + head * dim);
   }
 
-  void add_to_hidden(int row, int first, const float* sums, const float* bias) {
+  // A panel of the results of a row of `width` numbers.
+  static void add_all(float* row, int width, int panel, const float* sums, const float* bias) {
+    const int first = panel * kPanel;
+    for (int i = 0; i < std::min(kPanel, width - first); ++i) row[first + i] = sums[i] + bias[i];
+  }
+
+  void add_to_hidden(int row, int panel, const float* sums, const float* bias) {
+    const int first = panel * kPanel;
     float* out = &hidden_[size_t(row) * shape_.hidden];
-    for (int i = 0; i < std::min(kUnit, shape_.hidden - first); ++i)
+    for (int i = 0; i < std::min(kPanel, shape_.hidden - first); ++i)
       out[first + i] += sums[i] + bias[i];
   }
 
   // SiLU of the gates, times the ups.
-  void activate(int row, int first, const float* sums, const float* bias) {
-    float* out = &activated_[size_t(row) * shape_.intermediate];
-    for (int i = 0; i < std::min(kPanel, shape_.intermediate - first); ++i) {
-      const float gate = sums[i] + bias[i], up = sums[kPanel + i] + bias[kPanel + i];
-      out[first + i] = gate / (1.0f + quick_exp(-gate)) * up;
-    }
+  void activate(int row, int panel, const float* sums, const float* bias) {
+    const Floats gate = load(sums) + load(bias), up = load(sums + kLanes) + load(bias + kLanes);
+    alignas(64) float activated[kLanes];
+    store(activated, gate / (1.0f + quick_exp(-gate)) * up);
+    const int first = panel * kLanes;
+    std::copy_n(activated, std::min(kLanes, shape_.intermediate - first),
+                &activated_[size_t(row) * shape_.intermediate + first]);
   }
 
   const Shape shape_;
@@ -262,6 +257,7 @@ class Decoder {
   std::vector<float> final_norm_;
   std::unique_ptr<ThreadTeam> team_;
   std::vector<float> hidden_, qkv_, attended_, activated_;
+  std::vector<Scratch> scratch_;
   std::vector<std::atomic<int>> counters_;
   int64_t max_keys_ = 0;
 };

@@ -15,12 +15,15 @@ import ctypes
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.lean import can_streamline
 from treedraft.inference.native.rows import Rows
+from treedraft.inference.native.turn_table import TurnTable, is_steady
 
 _ATTENTION_NORM, _MLP_NORM, _FINAL_NORM = range(3)
 _QKV, _OUT, _GATE_UP, _DOWN, _HEAD = range(5)
@@ -59,7 +62,8 @@ class _Shape(ctypes.Structure):
 class _Pass(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("num_rows", "num_outputs", "num_threads")),
-        *((name, ctypes.c_void_p) for name in ("hidden", "cos", "sin", "write_slots")),
+        *((name, ctypes.c_void_p) for name in ("embeddings", "token_ids", "positions")),
+        *((name, ctypes.c_void_p) for name in ("cos", "sin", "write_slots")),
         *((name, ctypes.c_void_p) for name in ("key_offsets", "key_slots", "output_rows")),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
         ("layer_stride", ctypes.c_int64),
@@ -83,8 +87,8 @@ class NativeDecoder:
         self.storage = storage
         self.vocab_size: int = module.lm_head.out_features
         self._library = library
-        self._embed: nn.Module = module.model.embed_tokens
-        self._rotary: nn.Module = module.model.rotary_emb
+        self._embeddings: Tensor = module.model.embed_tokens.weight.detach().contiguous()
+        self._turns = TurnTable(module.model.rotary_emb)
         library.treedraft_decoder_new.restype = ctypes.c_void_p
         shape = _shape_of(module)
         self._handle = ctypes.c_void_p(library.treedraft_decoder_new(ctypes.byref(shape)))
@@ -98,25 +102,26 @@ class NativeDecoder:
         if handle := getattr(self, "_handle", None):
             self._library.treedraft_decoder_free(handle)
 
-    @torch.inference_mode()
     def forward(self, rows: Rows, pool: KVPool) -> Tensor:
         """Run one pass; keys and values of the rows go into their slots of the pool.
 
         Returns:
             float32 [output rows, vocab].
         """
-        hidden = self._embed(torch.from_numpy(rows.token_ids)).contiguous()
-        cos, sin = self._rotary(hidden[None], torch.from_numpy(rows.positions)[None])
-        cos, sin = cos[0].contiguous(), sin[0].contiguous()
-        logits = torch.empty((len(rows.output_rows), self.vocab_size))
-        assert pool.keys.dtype == pool.values.dtype == hidden.dtype == torch.float32
+        assert pool.keys.dtype == pool.values.dtype == torch.float32
+        assert rows.token_ids.min() >= 0
+        assert rows.token_ids.max() < len(self._embeddings)
+        self._turns.cover(int(rows.positions.max()) + 1)
+        logits = np.empty((len(rows.output_rows), self.vocab_size), dtype=np.float32)
         work = _Pass(
             num_rows=len(rows.token_ids),
             num_outputs=len(rows.output_rows),
             num_threads=torch.get_num_threads(),
-            hidden=hidden.data_ptr(),
-            cos=cos.data_ptr(),
-            sin=sin.data_ptr(),
+            embeddings=self._embeddings.data_ptr(),
+            token_ids=rows.token_ids.ctypes.data,
+            positions=rows.positions.ctypes.data,
+            cos=self._turns.cos.data_ptr(),
+            sin=self._turns.sin.data_ptr(),
             write_slots=rows.write_slots.ctypes.data,
             key_offsets=rows.key_offsets.ctypes.data,
             key_slots=rows.key_slots.ctypes.data,
@@ -124,10 +129,10 @@ class NativeDecoder:
             keys=pool.keys.data_ptr(),
             values=pool.values.data_ptr(),
             layer_stride=pool.keys.stride(0),
-            logits=logits.data_ptr(),
+            logits=logits.ctypes.data,
         )
         self._library.treedraft_decoder_forward(self._handle, ctypes.byref(work))
-        return logits
+        return torch.from_numpy(logits)
 
     def _take_layer(self, index: int, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -160,6 +165,11 @@ class NativeDecoder:
             inputs,
             _STORAGE_NUMBERS[self.storage],
         )
+
+
+def can_go_native(module: PreTrainedModel) -> bool:
+    """Return whether passes of such a module can be run by the library."""
+    return can_streamline(module) and is_steady(module.model.rotary_emb)
 
 
 def go_native(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from treedraft.core.errors import UnavailableError
 from treedraft.inference.downloads import Progress
-from treedraft.inference.models import drafting_dtype, load_model
+from treedraft.inference.drafting_model import load_drafting_model
+from treedraft.inference.models import load_model
 from treedraft.inference.weights import be_silent
 from treedraft.training.evaluation import picture, report
 from treedraft.training.evaluation.evaluate import evaluate
@@ -47,7 +48,7 @@ def judge_and_write(
     """
     found = evaluate(
         load_model(target, dtype="float32", device=device, progress=progress),
-        load_model(draft, dtype=drafting_dtype("auto", device), device=device, progress=progress),
+        load_drafting_model(draft, device=device, progress=progress),
         prompts,
         settings,
         progress,
