@@ -73,9 +73,10 @@ imports: setup ## Check who imports whom
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: proto-check
-proto-check: setup ## Check that protos are well-formed and the generated code matches
+proto-check: setup ## Check that protos are well-formed, and that generated code and pages match
 	$(BIN)/buf lint protos && $(BIN)/buf format --diff --exit-code protos
 	$(BIN)/python scripts/generate_protos.py --check
+	$(BIN)/python scripts/generate_docs.py --check
 
 .PHONY: test-fast
 test-fast: setup ## Run unit and property tests
@@ -93,9 +94,14 @@ fmt: setup ## Format, and mend what lint can mend
 	$(BIN)/ruff check --fix $(CODE)
 
 .PHONY: proto
-proto: setup ## Generate code from protos/
+proto: setup ## Generate code from protos/, and the page about them
 	$(BIN)/buf format --write protos
 	$(BIN)/python scripts/generate_protos.py
+	$(BIN)/python scripts/generate_docs.py
+
+.PHONY: docs
+docs: setup ## Write the pages and dashboards that are made from code
+	$(BIN)/python scripts/generate_docs.py
 
 .PHONY: clean
 clean: ## Remove what tools left behind, but not .venv

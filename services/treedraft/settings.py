@@ -165,6 +165,11 @@ class TelemetrySettings(Frozen):
     log_format: Literal["console", "json"] = Field(
         default="console", description="`console` for people, `json` for collectors."
     )
+    metrics_host: str = Field(
+        default="",
+        description="Address of the Prometheus endpoint; empty is that of gRPC, which is this "
+        "machine alone unless told otherwise.",
+    )
     metrics_port: int = Field(
         default=0,
         ge=0,

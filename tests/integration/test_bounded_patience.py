@@ -31,7 +31,7 @@ def settings(**patience):
 
 
 def waits_of(harness):
-    value = harness.metrics.registry.get_sample_value
+    value = harness.metrics.observed.get_sample_value
     return (
         value("treedraft_draft_wait_seconds_count"),
         value("treedraft_draft_wait_seconds_sum"),

@@ -184,7 +184,7 @@ async def test_a_session_goes_on_at_another_target(cluster):
     events = await asking
     assert tokens_of(events) == encode("one STOP")
     assert text_of(events) == "one "
-    counted = cluster.metrics.registry.get_sample_value(
+    counted = cluster.metrics.observed.get_sample_value(
         names.METRIC_FAILOVERS, {names.LABEL_REASON: "TARGET_LOST"}
     )
     assert counted == 1

@@ -102,7 +102,7 @@ async def ask_all(
 
 def num_moved(cluster: Cluster, *causes: str) -> float:
     values = [
-        cluster.metrics.registry.get_sample_value(
+        cluster.metrics.observed.get_sample_value(
             names.METRIC_FAILOVERS, {names.LABEL_REASON: cause}
         )
         for cause in causes

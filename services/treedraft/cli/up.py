@@ -32,6 +32,12 @@ def up(
     http_port: Annotated[
         int, typer.Option(help="Port of its HTTP door, OpenAI's API; 0 is any.")
     ] = DEFAULT_HTTP_PORT,
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            help="Port of the coordinator's metrics; workers take the ports after it. 0: none."
+        ),
+    ] = 0,
 ) -> None:
     """Run all services until Ctrl-C and print where they are."""
     plan = ClusterPlan(
@@ -46,6 +52,7 @@ def up(
         coordinator_host=host,
         coordinator_port=port,
         http_port=http_port,
+        metrics_port=metrics_port,
     )
     terminal.run(_up(plan))
 

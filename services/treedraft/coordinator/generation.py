@@ -256,6 +256,7 @@ class Coordinator:
             try:
                 await self._refresh()
             except Exception:
+                self._metrics.upkeep_failed()
                 self._log.exception("upkeep failed; it goes on")
             await asyncio.sleep(self._settings.store.refresh_seconds)
 
@@ -263,6 +264,10 @@ class Coordinator:
         await self._registry.refresh()
         await self._accounts.renew()
         await self._links.retain(worker.registration for worker in self._registry.workers())
+        self._metrics.workers_known(
+            (worker.registration.role, worker.report.is_draining)
+            for worker in self._registry.workers()
+        )
         self._metrics.load_reported(
             WorkerReport(num_sessions=self._gate.num_running, num_waiting=self._gate.num_waiting)
         )

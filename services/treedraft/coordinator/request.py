@@ -109,7 +109,7 @@ class GenerationRequest:
         """Note the good end and return the client's last event."""
         self._outcome = None
         self._finish = finish
-        self._metrics.session_finished(finish.reason)
+        self._metrics.session_finished(finish.reason, self._clock() - self._arrived_at)
         statistics = finish.statistics
         self.span.set(
             {
@@ -130,7 +130,7 @@ class GenerationRequest:
     def end(self) -> None:
         """End the span; a request that neither finished nor failed was abandoned."""
         if self._outcome == _ABANDONED:
-            self._metrics.session_finished(FinishReason.CANCELLED)
+            self._metrics.session_finished(FinishReason.CANCELLED, self._clock() - self._arrived_at)
         self.span.end(self._outcome)
 
     def summary(self) -> RequestSummary:

@@ -79,6 +79,7 @@ async def serve(settings: DraftSettings, stop: asyncio.Event | None = None) -> N
                 tracing=telemetry.tracing,
                 metrics=telemetry.metrics,
             )
+            telemetry.metrics.load_watched(lambda: drafter.report)
             servicer.attach(_hello(settings, worker, model), drafter)
             registration = _registration(settings, worker, model, endpoint)
             _log.info("loaded", model=registration.model, endpoint=registration.endpoint)

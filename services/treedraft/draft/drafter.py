@@ -182,6 +182,7 @@ class Drafter:
                 break
             started_ns = self._clock_ns()
             added = grow_by_lookup(session, max_nodes=room)
+            self._metrics.looked_up((self._clock_ns() - started_ns) / 1e9)
             num_added += added
             if added < room:
                 del self._book.changed[session]

@@ -30,9 +30,10 @@ class ClusterPlan:
     leaves the drafters to lookup. `dtype` is the target's: what a drafter
     computes in changes no token; `weights` are the target's too. Empty `dtype`,
     `weights` and `device`, and 0 threads, leave it to the services or to
-    `share_threads`. `settings` are environment variables for all processes. `tls` is
-    for all of them and for who asks the cluster; `api_key` is what such a one says to
-    a coordinator that demands one.
+    `share_threads`. With a `metrics_port` the coordinator serves metrics there, and
+    each worker on one of the ports that follow. `settings` are environment variables
+    for all processes. `tls` is for all of them and for who asks the cluster; `api_key` is
+    what such a one says to a coordinator that demands one.
     """
 
     target: str = "default"
@@ -48,6 +49,7 @@ class ClusterPlan:
     coordinator_host: str = ""
     coordinator_port: int = 0
     http_port: int = 0
+    metrics_port: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
     tls: TlsSettings = field(default_factory=TlsSettings)
     api_key: str = field(
@@ -134,6 +136,7 @@ def plan_coordinator(
         held |= {"GRPC__ADVERTISE": "127.0.0.1", "HTTP__ADVERTISE": "127.0.0.1"}
     if plan.redis:
         held["REDIS"] = plan.redis
+    held |= _metrics(plan, 0)
     return _service(COORDINATOR, COORDINATOR, held, plan, folder, environ)
 
 
@@ -165,6 +168,7 @@ def plan_workers(
                 **numbers,
                 "MODEL": plan.target,
                 "WORKER__WORKER_ID": worker_id(f"{TARGET}-{index}", folder),
+                **_metrics(plan, 1 + index),
             },
             plan,
             folder,
@@ -180,6 +184,7 @@ def plan_workers(
                 **held,
                 "MODEL": plan.draft,
                 "WORKER__WORKER_ID": worker_id(f"{DRAFT}-{index}", folder),
+                **_metrics(plan, 1 + plan.num_targets + index),
             },
             plan,
             folder,
@@ -193,6 +198,11 @@ def plan_workers(
 def worker_id(name: str, folder: Path) -> str:
     """Return the name under which a worker announces itself, unlike those of other clusters."""
     return f"{name}-{folder.name}"
+
+
+def _metrics(plan: ClusterPlan, number: int) -> dict[str, str]:
+    port = plan.metrics_port + number
+    return {"TELEMETRY__METRICS_PORT": str(port)} if plan.metrics_port else {}
 
 
 def _service(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from treedraft.core.errors import TreedraftError
+from treedraft.core.errors import TreedraftError, UnavailableError
 from treedraft.core.worker import WorkerRegistration, WorkerReport
 from treedraft.rpc.announcer import Announcer
 from treedraft.settings import (
@@ -72,7 +72,15 @@ async def service_telemetry(
     """Keep logs, metrics and traces for the time of the context, and flush them at its end."""
     configure_logging(role, telemetry, incarnation)
     metrics, tracing = Metrics(role), Tracing(role, telemetry, incarnation)
-    endpoint = serve_metrics(metrics, port=telemetry.metrics_port, host=grpc.host)
+    host = telemetry.metrics_host or grpc.host
+    try:
+        endpoint = serve_metrics(metrics, port=telemetry.metrics_port, host=host)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot serve metrics on {host}:{telemetry.metrics_port}: {error.strerror or error}; "
+            "choose another telemetry.metrics_port",
+            reason="BIND_FAILED",
+        ) from error
     try:
         yield ServiceTelemetry(tracing, metrics)
     finally:
@@ -106,7 +114,7 @@ async def announcing(
     """
 
     def announce(address: str) -> asyncio.Task[None]:
-        window = LoadWindow(metrics.registry, clock=time.monotonic)
+        window = LoadWindow(metrics.observed, clock=time.monotonic)
         announcer = Announcer(
             address,
             registration,

@@ -137,6 +137,7 @@ async def _load(
 
     parts = await on_passing_thread(load)
     description = parts.description
+    telemetry.metrics.serves(description.model)
     hello = Hello(
         worker_id=worker_id,
         incarnation=incarnation,

@@ -233,6 +233,7 @@ class DraftBook:
         growth.check(self._vocab_size)
         self._metrics.nodes_drafted(growth.sources)
         dropped = session.graft(growth, arrived_ns=arrived_ns)
+        self._metrics.drafts_arrived(session.num_tokens - growth.base_length)
         if dropped:
             self._metrics.nodes_dropped("STALE_OR_FULL", dropped)
 

@@ -26,9 +26,15 @@ class RoundTrace:
         self._to_wall_ns = time.time_ns() - time.monotonic_ns()
 
     def step(self, passes: Sequence[SessionPass], clock: StepClock) -> None:
-        """Record the pass as a whole."""
+        """Record the pass as a whole, and how long those waited for it that are new in it."""
         num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
         self._metrics.pass_finished((clock.forwarded - clock.started) / 1e9, num_rows=num_rows)
+        for session_pass in passes:
+            session = session_pass.session
+            if not session.first_pass_ns:
+                session.first_pass_ns = clock.started
+                waited_ns = max(0, clock.started - session.started_ns)
+                self._metrics.session_started(waited_ns / 1e9)
 
     def prefill(self, session_pass: SessionPass, clock: StepClock) -> None:
         """Record a chunk of a prompt that did not reach its end."""

@@ -93,6 +93,7 @@ class TargetSession:
             if spec.time_limit_seconds is not None
             else None
         )
+        self.first_pass_ns = 0
         self.first_token_ns = 0
         self.num_first_tokens = 0
         self.last_token_ns = 0

@@ -126,7 +126,8 @@ class SessionRoster:
             outcome,
             SessionFinish(reason, statistics),
         )
-        self._metrics.session_finished(reason)
+        seconds = (time.monotonic_ns() - session.started_ns) / 1e9
+        self._metrics.session_finished(reason, seconds)
         session.span.set(finish_attributes(reason, statistics))
         session.span.end()
         self._forget(session)

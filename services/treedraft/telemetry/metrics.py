@@ -4,67 +4,49 @@ All observations go through methods named for what happened, so that callers
 know no metric names and labels are bound once: an observation costs about a
 microsecond and may be made on an engine thread, per session and round. Each
 `Metrics` has a registry of its own, so several services live in one process
-(in tests, say) without sharing a number. Thread-safe.
+(in tests, say) without sharing a number. What a service does not export (see
+`catalogue`) may be observed all the same and is not shown. Thread-safe.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from treedraft import __version__
 from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, RoundTimes
-from treedraft.core.worker import WorkerReport
+from treedraft.core.worker import WorkerReport, WorkerRole
 from treedraft.telemetry import names
+from treedraft.telemetry.catalogue import METRICS, MetricSpec
+from treedraft.telemetry.exposition import Exposition
 from treedraft.telemetry.metrics_endpoint import MetricsEndpoint
 
-# From a cheap walk (10 µs) to a slow pass on CPU (10 s).
-_SECONDS = (
-    *(1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3),
-    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
-# What a person waits for.
-_WAIT_SECONDS = (
-    *(1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25),
-    *(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
-)
-_LENGTHS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0)
-_SIZES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+_SPECS: Mapping[str, MetricSpec] = {spec.name: spec for spec in METRICS}
 
 
 class Metrics:
     """The metrics of one service.
 
-    A service uses the methods that concern it; what it never touches stays at
+    A service uses the methods that concern it; what never happened stays at
     zero, so that a dashboard finds every series from the start.
     """
 
-    def __init__(self, service: str = "", registry: CollectorRegistry | None = None) -> None:
-        """Register all metrics.
-
-        Args:
-            service: `draft`, `target` or `coordinator`, for the build info.
-            registry: where to register; a new one by default.
-        """
-        self.registry = registry or CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+    def __init__(self, role: str) -> None:
+        """Register all metrics of `draft`, `target` or `coordinator`."""
+        self._role = role
+        # Observations are made in `observed`; `registry` adds, at a scrape, the role.
+        self.observed = CollectorRegistry()
+        self._exposition = Exposition(self.observed, role)
+        self.registry = CollectorRegistry()
+        self.registry.register(self._exposition)
+        ProcessCollector(registry=self.observed)
         self._init_rounds()
+        self._init_passes()
         self._init_requests()
-        build = Gauge(
-            names.METRIC_BUILD,
-            "Version of the running code; always 1.",
-            (names.LABEL_SERVICE, names.LABEL_VERSION),
-            registry=self.registry,
-        )
-        build.labels(service, __version__).set(1)
+        self._init_state()
 
     def _init_rounds(self) -> None:
-        parts = self._histogram(
-            names.METRIC_ROUND_PART_SECONDS,
-            "Where the time of a session's round went.",
-            _SECONDS,
-            (names.LABEL_PART,),
-        )
+        parts = self._histogram(names.METRIC_ROUND_PART_SECONDS)
         (
             self._draft_part,
             self._wire_part,
@@ -73,94 +55,83 @@ class Metrics:
             self._walk_part,
             self._commit_part,
         ) = (parts.labels(part) for part in names.ROUND_PARTS)
-        self._draft_wait = self._histogram(
-            names.METRIC_DRAFT_WAIT_SECONDS, "Waits of a step for drafts to come.", _SECONDS
-        )
-        self._accepted_length = self._histogram(
-            names.METRIC_ACCEPTED_LENGTH, "Drafted nodes accepted in a round.", _LENGTHS
-        )
-        self._tree_nodes = self._histogram(
-            names.METRIC_TREE_NODES, "Drafted nodes admitted to a round.", _SIZES
-        )
-        rounds = self._counter(
-            names.METRIC_ROUNDS,
-            "Rounds by whether the tree foresaw all that was emitted; plain: nothing drafts.",
-            (names.LABEL_OUTCOME,),
-        )
+        self._draft_wait = self._histogram(names.METRIC_DRAFT_WAIT_SECONDS)
+        self._accepted_length = self._histogram(names.METRIC_ACCEPTED_LENGTH)
+        self._tree_nodes = self._histogram(names.METRIC_TREE_NODES)
+        self._lateness = self._histogram(names.METRIC_DRAFT_LATENESS)
+        rounds = self._counter(names.METRIC_ROUNDS)
         self._rounds = {
             True: rounds.labels("hit"),
             False: rounds.labels("miss"),
             None: rounds.labels("plain"),
         }
-        self._drafted = self._by_source(names.METRIC_NODES_DRAFTED, "Nodes sent or received.")
-        self._admitted = self._by_source(names.METRIC_NODES_ADMITTED, "Nodes put into a pass.")
-        self._accepted = self._by_source(names.METRIC_NODES_ACCEPTED, "Nodes that were emitted.")
-        self._dropped = self._counter(
-            names.METRIC_NODES_DROPPED, "Nodes that came in vain.", (names.LABEL_REASON,)
-        )
-        self._refused = self._counter(
-            names.METRIC_GROWTHS_REFUSED,
-            "Frames of a drafter that no tree can be.",
-            (names.LABEL_REASON,),
-        )
-        self._forward_seconds = self._histogram(
-            names.METRIC_FORWARD_SECONDS, "Duration of a pass, all sessions in it.", _SECONDS
-        )
-        self._forward_rows = self._histogram(
-            names.METRIC_FORWARD_ROWS, "Rows of a pass, all sessions in it.", _SIZES
-        )
-        self._emitted = self._counter(names.METRIC_TOKENS_EMITTED, "Tokens made final.")
-        self._prefilled = self._counter(
-            names.METRIC_TOKENS_PREFILLED, "Prompt tokens that went through the model."
-        )
-        self._cached = self._counter(
-            names.METRIC_TOKENS_CACHED, "Prompt tokens whose KV was shared instead."
-        )
-        self._preemptions = self._counter(
-            names.METRIC_PREEMPTIONS, "Sessions that lost their KV to others."
-        )
+        self._drafted = self._by_source(names.METRIC_NODES_DRAFTED)
+        self._admitted = self._by_source(names.METRIC_NODES_ADMITTED)
+        self._accepted = self._by_source(names.METRIC_NODES_ACCEPTED)
+        self._dropped = self._counter(names.METRIC_NODES_DROPPED)
+        self._refused = self._counter(names.METRIC_GROWTHS_REFUSED)
+
+    def _init_passes(self) -> None:
+        self._forward_seconds = self._histogram(names.METRIC_FORWARD_SECONDS)
+        self._forward_rows = self._histogram(names.METRIC_FORWARD_ROWS)
+        self._busy = self._counter(names.METRIC_BUSY_SECONDS)
+        self._emitted = self._counter(names.METRIC_TOKENS_EMITTED)
+        self._prefilled = self._counter(names.METRIC_TOKENS_PREFILLED)
+        self._cached = self._counter(names.METRIC_TOKENS_CACHED)
+        self._preemptions = self._counter(names.METRIC_PREEMPTIONS)
 
     def _init_requests(self) -> None:
-        self._queue_wait = self._histogram(
-            names.METRIC_QUEUE_WAIT_SECONDS, "From arrival to the first work.", _WAIT_SECONDS
-        )
-        self._first_token = self._histogram(
-            names.METRIC_FIRST_TOKEN_SECONDS, "From arrival to the first token.", _WAIT_SECONDS
-        )
-        self._inter_token = self._histogram(
-            names.METRIC_INTER_TOKEN_SECONDS, "Time per token after the first.", _SECONDS
-        )
-        labels = (names.LABEL_REASON,)
-        finished = self._counter(names.METRIC_SESSIONS_FINISHED, "Sessions that ended.", labels)
+        self._queue_wait = self._histogram(names.METRIC_QUEUE_WAIT_SECONDS)
+        self._first_token = self._histogram(names.METRIC_FIRST_TOKEN_SECONDS)
+        self._inter_token = self._histogram(names.METRIC_INTER_TOKEN_SECONDS)
+        self._session_seconds = self._histogram(names.METRIC_SESSION_SECONDS)
+        finished = self._counter(names.METRIC_SESSIONS_FINISHED)
         self._finished = {reason: finished.labels(reason.value) for reason in FinishReason}
-        self._failed = self._counter(names.METRIC_SESSIONS_FAILED, "Sessions that failed.", labels)
-        self._failovers = self._counter(names.METRIC_FAILOVERS, "Sessions that moved.", labels)
-        self._link_failures = self._counter(
-            names.METRIC_LINK_FAILURES,
-            "Streams to a peer that broke or were refused.",
-            (names.LABEL_PEER, names.LABEL_REASON),
-        )
-        self._sessions = self._gauge(names.METRIC_SESSIONS, "Sessions held.")
-        self._waiting = self._gauge(
-            names.METRIC_SESSIONS_WAITING, "Sessions waiting for memory or their first pass."
-        )
-        self._free_blocks = self._gauge(names.METRIC_KV_BLOCKS_FREE, "Free pages of KV.")
-        self._total_blocks = self._gauge(names.METRIC_KV_BLOCKS, "Pages of KV.")
+        self._failed = self._counter(names.METRIC_SESSIONS_FAILED)
+        self._failovers = self._counter(names.METRIC_FAILOVERS)
+        self._link_failures = self._counter(names.METRIC_LINK_FAILURES)
 
-    def _histogram(
-        self, name: str, text: str, buckets: Iterable[float], labels: tuple[str, ...] = ()
-    ) -> Histogram:
-        return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
+    def _init_state(self) -> None:
+        self._sessions = self._gauge(names.METRIC_SESSIONS)
+        self._waiting = self._gauge(names.METRIC_SESSIONS_WAITING)
+        self._free_blocks = self._gauge(names.METRIC_KV_BLOCKS_FREE)
+        self._total_blocks = self._gauge(names.METRIC_KV_BLOCKS)
+        self._kv_use = self._histogram(names.METRIC_KV_USE)
+        workers = self._gauge(names.METRIC_WORKERS)
+        self._workers = {
+            (role, is_draining): workers.labels(role.value, "draining" if is_draining else "ready")
+            for role in WorkerRole
+            for is_draining in (False, True)
+        }
+        self._upkeep_failures = self._counter(names.METRIC_UPKEEP_FAILURES)
+        self._gauge(names.METRIC_BUILD).labels(__version__).set(1)
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+    def _registry_of(self, spec: MetricSpec) -> CollectorRegistry | None:
+        return self.observed if self._role in spec.roles else None
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, registry=self.registry)
+    def _histogram(self, name: str) -> Histogram:
+        spec = _SPECS[name]
+        registry = self._registry_of(spec)
+        return Histogram(name, spec.text, spec.labels, buckets=spec.buckets, registry=registry)
 
-    def _by_source(self, name: str, text: str) -> dict[TokenSource, Counter]:
-        counter = self._counter(name, text, (names.LABEL_SOURCE,))
+    def _counter(self, name: str) -> Counter:
+        spec = _SPECS[name]
+        counter = Counter(name, spec.text, spec.labels, registry=self._registry_of(spec))
+        for values in spec.known:
+            counter.labels(*values)
+        return counter
+
+    def _gauge(self, name: str) -> Gauge:
+        spec = _SPECS[name]
+        return Gauge(name, spec.text, spec.labels, registry=self._registry_of(spec))
+
+    def _by_source(self, name: str) -> dict[TokenSource, Counter]:
+        counter = self._counter(name)
         return {source: counter.labels(source.value) for source in TokenSource}
+
+    def serves(self, model_name: str) -> None:
+        """Name the model that a target serves."""
+        self._exposition.model_name = model_name
 
     # Rounds at a target.
 
@@ -196,6 +167,10 @@ class Metrics:
         """Count nodes that a drafter sent or a target received."""
         _count(self._drafted, sources)
 
+    def drafts_arrived(self, num_tokens_late: int) -> None:
+        """Observe how far the text had gone on when drafts for it came; 0 is in time."""
+        self._lateness.observe(num_tokens_late)
+
     def nodes_dropped(self, reason: str, num_nodes: int) -> None:
         """Count nodes that came in vain, by an UPPER_SNAKE_CASE reason."""
         self._dropped.labels(reason).inc(num_nodes)
@@ -211,7 +186,12 @@ class Metrics:
     def pass_finished(self, seconds: float, *, num_rows: int) -> None:
         """Count one forward pass of a model over all its sessions."""
         self._forward_seconds.observe(seconds)
+        self._busy.inc(seconds)
         self._forward_rows.observe(num_rows)
+
+    def looked_up(self, seconds: float) -> None:
+        """Count the time that a drafter spent on lookup."""
+        self._busy.inc(seconds)
 
     def prompt_prefilled(self, *, num_computed: int, num_cached: int) -> None:
         """Count prompt tokens computed, and those whose KV was there already."""
@@ -244,9 +224,16 @@ class Metrics:
             for _ in range(num_tokens):
                 self._inter_token.observe(seconds / num_tokens)
 
-    def session_finished(self, reason: FinishReason) -> None:
-        """Count a session that came to its end."""
+    def session_finished(self, reason: FinishReason, seconds: float) -> None:
+        """Count a session that came to its end.
+
+        Args:
+            reason: why it ended.
+            seconds: since it arrived.
+        """
         self._finished[reason].inc()
+        if reason is not FinishReason.CANCELLED:
+            self._session_seconds.observe(seconds)
 
     def session_failed(self, reason: str) -> None:
         """Count a session that could not go on, by the reason of its error."""
@@ -274,6 +261,26 @@ class Metrics:
         self._waiting.set(report.num_waiting)
         self._free_blocks.set(report.free_kv_blocks)
         self._total_blocks.set(report.total_kv_blocks)
+        if report.total_kv_blocks:
+            self._kv_use.observe(1.0 - report.free_kv_blocks / report.total_kv_blocks)
+
+    def load_watched(self, report: Callable[[], WorkerReport]) -> None:
+        """Ask how the worker is at each scrape, where nobody reports it."""
+        self._sessions.set_function(lambda: report().num_sessions)
+        self._free_blocks.set_function(lambda: report().free_kv_blocks)
+        self._total_blocks.set_function(lambda: report().total_kv_blocks)
+
+    def workers_known(self, workers: Iterable[tuple[WorkerRole, bool]]) -> None:
+        """Set the number of workers, each given by its role and whether it drains."""
+        counts = dict.fromkeys(self._workers, 0)
+        for worker in workers:
+            counts[worker] += 1
+        for worker, number in counts.items():
+            self._workers[worker].set(number)
+
+    def upkeep_failed(self) -> None:
+        """Count a time that the register of workers could not be refreshed."""
+        self._upkeep_failures.inc()
 
 
 def _count(counters: dict[TokenSource, Counter], sources: Iterable[TokenSource]) -> int:

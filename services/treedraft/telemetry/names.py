@@ -4,7 +4,8 @@ Dashboards, the trace renderer and users' queries depend on them, so a name is
 written here and nowhere else; a test holds the code to it. There are no
 semantic conventions for speculation, hence `specdec.*`; where OpenTelemetry's
 `gen_ai.*` has a name, that one is used. Metrics follow Prometheus: base units
-(seconds), counters end in `_total`.
+(seconds), counters end in `_total`; `telemetry.catalogue` says what each of them
+means. Names that dashboards for vLLM know are kept as aliases.
 
 Who emits which span:
 
@@ -104,11 +105,13 @@ ATTR_SERVICE_INSTANCE: Final = "service.instance.id"
 METRIC_ROUND_PART_SECONDS: Final = "treedraft_round_part_seconds"
 METRIC_DRAFT_WAIT_SECONDS: Final = "treedraft_draft_wait_seconds"
 METRIC_ACCEPTED_LENGTH: Final = "treedraft_accepted_length"
+METRIC_ACCEPTED_AT_POSITION: Final = "treedraft_accepted_at_position_total"
 METRIC_TREE_NODES: Final = "treedraft_tree_nodes"
 METRIC_ROUNDS: Final = "treedraft_rounds_total"
 METRIC_NODES_DRAFTED: Final = "treedraft_nodes_drafted_total"
 METRIC_NODES_ADMITTED: Final = "treedraft_nodes_admitted_total"
 METRIC_NODES_ACCEPTED: Final = "treedraft_nodes_accepted_total"
+METRIC_DRAFT_LATENESS: Final = "treedraft_draft_lateness_tokens"
 METRIC_NODES_DROPPED: Final = "treedraft_nodes_dropped_total"
 METRIC_GROWTHS_REFUSED: Final = "treedraft_growths_refused_total"
 METRIC_TOKENS_EMITTED: Final = "treedraft_tokens_emitted_total"
@@ -119,11 +122,13 @@ METRIC_PREEMPTIONS: Final = "treedraft_preemptions_total"
 # Metrics: passes of a model, target's or draft's.
 METRIC_FORWARD_SECONDS: Final = "treedraft_forward_seconds"
 METRIC_FORWARD_ROWS: Final = "treedraft_forward_rows"
+METRIC_BUSY_SECONDS: Final = "treedraft_busy_seconds_total"
 
 # Metrics: what a request feels.
 METRIC_QUEUE_WAIT_SECONDS: Final = "treedraft_queue_wait_seconds"
 METRIC_FIRST_TOKEN_SECONDS: Final = "treedraft_time_to_first_token_seconds"
 METRIC_INTER_TOKEN_SECONDS: Final = "treedraft_inter_token_seconds"
+METRIC_SESSION_SECONDS: Final = "treedraft_session_seconds"
 METRIC_SESSIONS_FINISHED: Final = "treedraft_sessions_finished_total"
 METRIC_SESSIONS_FAILED: Final = "treedraft_sessions_failed_total"
 METRIC_FAILOVERS: Final = "treedraft_failovers_total"
@@ -134,15 +139,44 @@ METRIC_SESSIONS: Final = "treedraft_sessions"
 METRIC_SESSIONS_WAITING: Final = "treedraft_sessions_waiting"
 METRIC_KV_BLOCKS_FREE: Final = "treedraft_kv_blocks_free"
 METRIC_KV_BLOCKS: Final = "treedraft_kv_blocks"
+METRIC_KV_USE: Final = "treedraft_kv_use_ratio"
+METRIC_WORKERS: Final = "treedraft_workers"
+METRIC_UPKEEP_FAILURES: Final = "treedraft_upkeep_failures_total"
 METRIC_BUILD: Final = "treedraft_build_info"
 
-# Labels.
+# Metrics: the same numbers under the names that vLLM gives them.
+ALIAS_NUM_DRAFTS: Final = "vllm:spec_decode_num_drafts_total"
+ALIAS_DRAFT_TOKENS: Final = "vllm:spec_decode_num_draft_tokens_total"
+ALIAS_ACCEPTED_TOKENS: Final = "vllm:spec_decode_num_accepted_tokens_total"
+ALIAS_ACCEPTED_PER_POS: Final = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+ALIAS_FIRST_TOKEN_SECONDS: Final = "vllm:time_to_first_token_seconds"
+ALIAS_INTER_TOKEN_SECONDS: Final = "vllm:inter_token_latency_seconds"
+ALIAS_QUEUE_SECONDS: Final = "vllm:request_queue_time_seconds"
+ALIAS_REQUEST_SECONDS: Final = "vllm:e2e_request_latency_seconds"
+ALIAS_REQUEST_SUCCESS: Final = "vllm:request_success_total"
+ALIAS_PROMPT_TOKENS: Final = "vllm:prompt_tokens_total"
+ALIAS_GENERATION_TOKENS: Final = "vllm:generation_tokens_total"
+ALIAS_PREFIX_QUERIES: Final = "vllm:prefix_cache_queries_total"
+ALIAS_PREFIX_HITS: Final = "vllm:prefix_cache_hits_total"
+ALIAS_PREEMPTIONS: Final = "vllm:num_preemptions_total"
+ALIAS_REQUESTS_RUNNING: Final = "vllm:num_requests_running"
+ALIAS_REQUESTS_WAITING: Final = "vllm:num_requests_waiting"
+ALIAS_KV_USE: Final = "vllm:kv_cache_usage_perc"
+
+# Labels. Every metric of ours has `role`: the service that exports it. Not
+# `service`: in Kubernetes the scraper puts a label of that name on all series.
+LABEL_ROLE: Final = "role"
 LABEL_PART: Final = "part"
 LABEL_SOURCE: Final = "source"
 LABEL_REASON: Final = "reason"
 LABEL_OUTCOME: Final = "outcome"
 LABEL_PEER: Final = "peer"
-LABEL_SERVICE: Final = "service"
+LABEL_POSITION: Final = "position"
+LABEL_STATE: Final = "state"
+LABEL_WORKER_ROLE: Final = "worker_role"
+LABEL_MODEL_NAME: Final = "model_name"
+LABEL_ENGINE: Final = "engine"
+LABEL_FINISHED_REASON: Final = "finished_reason"
 LABEL_VERSION: Final = "version"
 
 # The parts of a round, in the order in which they are shown.

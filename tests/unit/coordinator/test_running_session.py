@@ -176,7 +176,7 @@ class World:
         return [t for event in self.events if isinstance(event, Delta) for t in event.token_ids]
 
     def num_moves(self, cause):
-        return self.metrics.registry.get_sample_value(
+        return self.metrics.observed.get_sample_value(
             names.METRIC_FAILOVERS, {names.LABEL_REASON: cause}
         )
 

@@ -42,6 +42,18 @@ def test_every_worker_has_its_own_name_and_files(tmp_path):
         assert worker.environment[key] == str(worker.endpoint_file(tmp_path))
 
 
+def test_metrics_are_served_on_ports_that_follow_each_other(tmp_path):
+    plan = ClusterPlan(num_targets=2, num_drafters=1, metrics_port=9464)
+    services = [plan_coordinator(plan, tmp_path, {}), *workers_of(plan, tmp_path)]
+    ports = [
+        service.environment[f"TREEDRAFT_{service.role.upper()}__TELEMETRY__METRICS_PORT"]
+        for service in services
+    ]
+    assert ports == ["9464", "9465", "9466", "9467"]
+    silent = plan_coordinator(ClusterPlan(), tmp_path, {})
+    assert "TREEDRAFT_COORDINATOR__TELEMETRY__METRICS_PORT" not in silent.environment
+
+
 def test_models_go_to_those_who_load_them(tmp_path):
     target, draft = workers_of(ClusterPlan(target="big", draft="small"), tmp_path)
     assert target.environment["TREEDRAFT_TARGET__MODEL"] == "big"

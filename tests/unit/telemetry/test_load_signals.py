@@ -5,6 +5,7 @@ import pytest
 from treedraft.core.growth import TokenSource
 from treedraft.core.session import RoundTimes
 from treedraft.core.worker import LoadSignals
+from treedraft.telemetry.catalogue import WAIT_SECONDS
 from treedraft.telemetry.load_signals import LoadWindow
 from treedraft.telemetry.metrics import Metrics
 
@@ -29,7 +30,7 @@ def metrics():
 
 @pytest.fixture
 def window(metrics, clock):
-    return LoadWindow(metrics.registry, clock=clock, window_seconds=30.0)
+    return LoadWindow(metrics.observed, clock=clock, window_seconds=30.0)
 
 
 def test_an_idle_worker_measures_nothing(window, clock):
@@ -79,7 +80,7 @@ def test_a_percentile_lies_in_the_bucket_that_holds_it(window, metrics, clock):
 def test_beyond_the_last_bucket_the_largest_bound_is_what_is_known(window, metrics, clock):
     metrics.session_started(1e6)
     clock.now += 1.0
-    assert window.read().queue_wait_seconds == 60.0
+    assert window.read().queue_wait_seconds == WAIT_SECONDS[-1]
 
 
 def test_what_is_older_than_the_window_no_longer_counts(window, metrics, clock):

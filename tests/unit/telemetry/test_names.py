@@ -4,7 +4,7 @@ from pathlib import Path
 
 import treedraft
 from treedraft.telemetry import names
-from treedraft.telemetry.metrics import Metrics
+from treedraft.telemetry.catalogue import ALIASES, METRICS, ROLES, MetricKind
 
 PACKAGE = Path(treedraft.__file__).parent
 CONSTANTS = {
@@ -23,7 +23,7 @@ def source_files():
 
 
 def test_no_name_is_given_twice():
-    for prefix in ("SPAN_", "EVENT_", "ATTR_", "METRIC_"):
+    for prefix in ("SPAN_", "EVENT_", "ATTR_", "METRIC_", "ALIAS_", "LABEL_"):
         values = of_kind(prefix)
         assert len(values) == len(set(values))
 
@@ -37,13 +37,20 @@ def test_names_keep_the_conventions():
         assert re.fullmatch(r"[a-z]+( [a-z]+)?", value), value
 
 
-def test_exactly_the_named_metrics_are_registered():
-    families = {
-        family.name + ("_total" if family.type == "counter" else "")
-        for family in Metrics("target").registry.collect()
-    }
-    ours = {name for name in families if name.startswith("treedraft_")}
-    assert ours == set(of_kind("METRIC_"))
+def test_exactly_the_named_metrics_are_described():
+    assert sorted(spec.name for spec in METRICS) == sorted(of_kind("METRIC_"))
+    assert sorted(spec.name for spec in ALIASES) == sorted(of_kind("ALIAS_"))
+    assert {alias.of for alias in ALIASES} <= set(of_kind("METRIC_"))
+
+
+def test_labels_are_named_and_kinds_follow_the_names():
+    labels = set(of_kind("LABEL_"))
+    for spec in METRICS:
+        assert set(spec.labels) <= labels
+        assert (spec.kind is MetricKind.COUNTER) == spec.name.endswith("_total")
+        assert (spec.kind is MetricKind.HISTOGRAM) == bool(spec.buckets)
+        assert set(spec.roles) <= set(ROLES)
+        assert spec.text.endswith(".") or spec.text.endswith("1")
 
 
 def test_names_are_written_in_one_file_only():
@@ -53,7 +60,9 @@ def test_names_are_written_in_one_file_only():
             if (
                 isinstance(node, ast.Constant)
                 and isinstance(node.value, str)
-                and re.fullmatch(r"(specdec|gen_ai)\.[a-z_.]+|treedraft_[a-z_]+_\w+", node.value)
+                and re.fullmatch(
+                    r"(specdec|gen_ai)\.[a-z_.]+|treedraft_[a-z_]+_\w+|vllm:\w+", node.value
+                )
             ):
                 strays.append(f"{path.relative_to(PACKAGE)}:{node.lineno} {node.value}")
     assert strays == []
