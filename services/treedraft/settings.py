@@ -89,6 +89,13 @@ class GrpcSettings(Frozen):
     reflection: bool = Field(
         default=True, description="Whether tools may ask which services there are."
     )
+    health_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of a second listener that answers health alone, in plaintext whatever "
+        "`tls` says: for a supervisor whose probes show no certificate. 0 has none.",
+    )
     grace_seconds: float = Field(
         default=10.0,
         ge=0,

@@ -6,6 +6,7 @@ from treedraft.cli.benchmark import bench
 from treedraft.cli.demo import demo
 from treedraft.cli.distill import distill
 from treedraft.cli.generate import generate
+from treedraft.cli.health import health
 from treedraft.cli.inspect import fetch, models, trace, version
 from treedraft.cli.judge import judge
 from treedraft.cli.keys import keys
@@ -16,7 +17,7 @@ from treedraft.cli.up import up
 
 _PANELS = {
     "Use": (demo, up, generate, models, trace),
-    "Run one service": (coordinator, target, draft),
+    "Run one service": (coordinator, target, draft, health),
     "More": (tune, judge, distill, fetch, version),
 }
 

@@ -2,7 +2,12 @@
 
 A service is healthy when it can do its work, not when its process runs: health
 says NOT_SERVING from the start until `set_serving`, and again before anything
-is torn down, so that nobody is sent here in vain.
+is torn down, so that nobody is sent here in vain. Beside that stands liveness:
+SERVING for as long as the event loop answers, whatever the service waits for,
+so that a supervisor never restarts a process because of its peers.
+
+A supervisor's probe cannot show a certificate. For it there is a listener of its
+own, in plaintext, that knows health and nothing else.
 """
 
 import asyncio
@@ -10,7 +15,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +32,8 @@ from treedraft.settings import GrpcSettings, TlsSettings
 
 _WILDCARDS = ("0.0.0.0", "::", "[::]")
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LIVENESS = "treedraft.liveness"
+"""The name under which health says that the process is alive."""
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +59,7 @@ class RpcServer:
         self.grpc = grpc.aio.server(interceptors=[errors], options=_options(settings))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        self._health_server = self._make_health_server()
         if settings.reflection:
             names = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self.grpc)
@@ -65,20 +73,26 @@ class RpcServer:
         """
         # The standard servicer says SERVING from birth.
         await self.set_serving(False)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         host = self._settings.host
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        try:
-            port = self._listen(f"{host}:{self._settings.port}")
-        except RuntimeError as error:
-            raise UnavailableError(
-                f"cannot listen on {host}:{self._settings.port}", reason="BIND_FAILED"
-            ) from error
+        if self._health_server is not None:
+            _bind(self._health_server.add_insecure_port, f"{host}:{self._settings.health_port}")
+            await self._health_server.start()
+        port = _bind(self._listen, f"{host}:{self._settings.port}")
         await self.grpc.start()
         endpoint = advertised_endpoint(self._settings, port)
         if self._settings.endpoint_file:
             write_atomically(Path(self._settings.endpoint_file), endpoint)
         _log.debug("bound", address=f"{host}:{port}", endpoint=endpoint)
         return endpoint
+
+    def _make_health_server(self) -> grpc.aio.Server | None:
+        if not self._settings.health_port:
+            return None
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        return server
 
     def _listen(self, address: str) -> int:
         if self._tls is None:
@@ -101,6 +115,15 @@ class RpcServer:
         """
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(self._settings.grace_seconds if grace is None else grace)
+        if self._health_server is not None:
+            await self._health_server.stop(0)
+
+
+def _bind(listen: Callable[[str], int], address: str) -> int:
+    try:
+        return listen(address)
+    except RuntimeError as error:
+        raise UnavailableError(f"cannot listen on {address}", reason="BIND_FAILED") from error
 
 
 def _options(settings: GrpcSettings) -> list[tuple[str, int]]:

@@ -7,11 +7,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.certificates import an_authority
 
 from treedraft.core.errors import UnavailableError
 from treedraft.rpc.channel import open_channel
 from treedraft.rpc.context import seconds_left, traceparent_of
-from treedraft.rpc.server import RpcServer, advertised_endpoint, wait_for_signal
+from treedraft.rpc.health_client import ask_health
+from treedraft.rpc.server import LIVENESS, RpcServer, advertised_endpoint, wait_for_signal
 from treedraft.settings import GrpcSettings
 from treedraft.v1 import coordinator_service_pb2 as pb
 from treedraft.v1 import coordinator_service_pb2_grpc as pb_grpc
@@ -185,3 +187,53 @@ async def test_an_event_ends_the_wait_as_well():
     stop.set()
     async with asyncio.timeout(5):
         await waiting
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def test_liveness_does_not_wait_for_the_service():
+    server = RpcServer(GrpcSettings(), [NAME])
+    endpoint = await server.start()
+    try:
+        assert not await ask_health(endpoint)
+        assert await ask_health(endpoint, LIVENESS)
+        assert not await ask_health(endpoint, "nobody")
+    finally:
+        await server.stop(0)
+
+
+async def test_a_probe_without_certificate_is_answered_where_tls_is_demanded(tmp_path):
+    tls = an_authority(tmp_path).settings("service", require_client_certificate=True)
+    port = free_port()
+    server = RpcServer(GrpcSettings(health_port=port), [NAME], tls)
+    endpoint = await server.start()
+    try:
+        await server.set_serving(True)
+        probe = f"127.0.0.1:{port}"
+        assert await ask_health(probe, NAME)
+        assert await ask_health(endpoint, tls=tls)
+        with pytest.raises(UnavailableError):
+            await ask_health(endpoint)
+        async with open_channel(probe) as channel:
+            stub = pb_grpc.CoordinatorServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.ListModels(pb.ListModelsRequest(), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        await server.stop(0)
+    with pytest.raises(UnavailableError):
+        await ask_health(f"127.0.0.1:{port}")
+
+
+async def test_a_taken_health_port_is_refused_by_name():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = RpcServer(GrpcSettings(health_port=taken.getsockname()[1]), [NAME])
+        with pytest.raises(UnavailableError, match="cannot listen") as caught:
+            await server.start()
+    assert caught.value.reason == "BIND_FAILED"
