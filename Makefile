@@ -78,6 +78,11 @@ proto-check: setup ## Check that protos are well-formed, and that generated code
 	$(BIN)/python scripts/generate_protos.py --check
 	$(BIN)/python scripts/generate_docs.py --check
 
+.PHONY: chart
+chart: setup ## Check the Helm chart with a real Helm, and its generated files
+	$(BIN)/python -m scripts.chart --check
+	$(PYTEST) -q tests/chart $(ARGS)
+
 .PHONY: test-fast
 test-fast: setup ## Run unit and property tests
 	$(PYTEST) -m "not real_model and not statistical" -q tests/unit tests/properties $(ARGS)
@@ -102,6 +107,10 @@ proto: setup ## Generate code from protos/, and the page about them
 .PHONY: docs
 docs: setup ## Write the pages and dashboards that are made from code
 	$(BIN)/python scripts/generate_docs.py
+
+.PHONY: chart-files
+chart-files: setup ## Write anew what of the chart is generated: values, schema, README, golden manifests
+	$(BIN)/python -m scripts.chart
 
 .PHONY: clean
 clean: ## Remove what tools left behind, but not .venv
