@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-CODE := services tests scripts
+CODE := services tests scripts deploy
 # Arguments for pytest, for the demo and for the bench: make test ARGS="-k tree"
 ARGS ?=
 
@@ -55,6 +55,10 @@ golden: weights ## Write anew what transformers' generate says (slow; only for n
 	$(BIN)/python scripts/make_golden.py "$$($(BIN)/treedraft fetch default)" tests/golden/greedy.json
 
 ##@ Check
+
+.PHONY: kind
+kind: ## Install the chart in a kind cluster (wants docker, kind, kubectl, helm; not run by our checks)
+	scripts/kind.sh
 
 .PHONY: check
 check: lint types imports proto-check test-fast ## Do all that is fast: format, lint, types, imports, protos, unit tests

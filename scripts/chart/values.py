@@ -19,6 +19,29 @@ class Service(Values):
     )
 
 
+class Ingress(Values):
+    """An Ingress for the HTTP door."""
+
+    enabled: bool = Field(default=False, description="Whether there is one.")
+    className: Name = Field(default="", description="Empty is the cluster's default.")
+    host: str = Field(default="", description="Name under which clients ask.")
+    tlsSecretName: Name = Field(
+        default="", description="Secret with the certificate for that name; empty speaks HTTP."
+    )
+    annotations: dict[str, str] = Field(
+        default={},
+        description="Of the Ingress: streams want long timeouts and no buffering, and with "
+        "`tls.enabled` the controller has to speak TLS, too.",
+    )
+
+
+class Http(Values):
+    """OpenAI's API over HTTP, beside gRPC; with certificates where TLS is spoken."""
+
+    enabled: bool = Field(default=True, description="Whether HTTP is served.")
+    ingress: Ingress = Field(default=Ingress(), description="A way in from outside.")
+
+
 class ApiKeys(Values):
     """Keys of tenants. Without them everybody in reach is let in."""
 
@@ -36,6 +59,7 @@ class Coordinator(Scheduling):
         default=1, ge=1, description="More than one need Redis, which they share sessions in."
     )
     service: Service = Field(default=Service(), description="How clients reach it.")
+    http: Http = Field(default=Http(), description="OpenAI's API over HTTP.")
     apiKeys: ApiKeys = Field(default=ApiKeys(), description="Who is let in.")
     drainSeconds: int = Field(
         default=120, ge=0, description="Time that running requests get when a pod ends."

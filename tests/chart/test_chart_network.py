@@ -6,7 +6,8 @@ import pytest
 from tests.chart.manifests import pod_of
 from tests.chart.network import Peer, reaches
 
-GRPC, HEALTH, METRICS, REDIS, HTTPS, DNS, OTLP = 50051, 50059, 9464, 6379, 443, 53, 4317
+GRPC, HTTP, HEALTH, METRICS, REDIS = 50051, 8000, 50059, 9464, 6379
+HTTPS, DNS, OTLP = 443, 53, 4317
 _POOLS = {"target": "large", "draft": "large"}
 
 CLIENT = Peer({"app": "client"}, namespace="apps")
@@ -47,7 +48,7 @@ OUTSIDE = ("client", "stranger", "prometheus", "hub", "private", "names")
 # Whoever may connect to whom, and on which port; nothing else.
 ARROWS = {
     # Clients are anybody, from anywhere, unless they are named.
-    *((name, "coordinator", GRPC) for name in OUTSIDE),
+    *((name, "coordinator", port) for name in OUTSIDE for port in (GRPC, HTTP)),
     ("test", "coordinator", GRPC),
     ("target", "coordinator", GRPC),
     ("draft", "coordinator", GRPC),
@@ -67,7 +68,7 @@ def test_just_the_arrows_are_open(objects, peers):
     for (source, one), (to, other) in itertools.permutations(peers.items(), 2):
         if source not in OURS and to not in OURS:
             continue
-        for port in (GRPC, HEALTH, METRICS, REDIS, HTTPS, OTLP):
+        for port in (GRPC, HTTP, HEALTH, METRICS, REDIS, HTTPS, OTLP):
             if reaches(objects, one, other, port):
                 found.add((source, to, port))
     # Names are asked for by all, and answered on no other port.

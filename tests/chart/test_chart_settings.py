@@ -157,6 +157,10 @@ def test_what_the_chart_sets_itself_cannot_be_set(helm, service):
             {"autoscaling": {"kind": "hpa"}, "draftDefaults": {"scaling": {"minReplicas": 0}}},
             "draftPools.main.scaling.minReplicas",
         ),
+        (
+            {"coordinator": {"http": {"ingress": {"enabled": True}}}},
+            "coordinator.http.ingress.host",
+        ),
         ({"tls": {"enabled": True, "certManager": {"enabled": False}}}, "tls.secretName"),
     ],
 )

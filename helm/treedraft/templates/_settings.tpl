@@ -1,6 +1,7 @@
 {{- /* Settings become environment variables: treedraft itself reads nothing else. */ -}}
 
 {{- define "treedraft.port.grpc" }}50051{{ end }}
+{{- define "treedraft.port.http" }}8000{{ end }}
 {{- define "treedraft.port.health" }}50059{{ end }}
 
 {{- /* (dict "prefix" "TREEDRAFT_TARGET" "values" map): one variable for each value, by name. */}}

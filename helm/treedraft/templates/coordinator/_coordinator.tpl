@@ -9,6 +9,9 @@ redis://{{ include "treedraft.componentName" (dict "root" . "component" "redis")
 {{- $door := dict "keys_file" "/etc/treedraft/door/keys.toml" "tenant_secret_file" "/etc/treedraft/door/tenant-secret" }}
 {{- $owned = set $owned "door" $door }}
 {{- end }}
+{{- $http := dict "enabled" .Values.coordinator.http.enabled "host" "0.0.0.0" }}
+{{- $http = set $http "port" (include "treedraft.port.http" . | int) }}
+{{- $owned = set $owned "http" $http }}
 {{- $secret := dict }}
 {{- if eq $redis.kind "bundled" }}
 {{- $owned = set $owned "redis" (include "treedraft.redis.url" .) }}
@@ -51,4 +54,9 @@ redis://{{ include "treedraft.componentName" (dict "root" . "component" "redis")
   port: {{ include "treedraft.port.grpc" . }}
   targetPort: grpc
   appProtocol: grpc
+{{- if .Values.coordinator.http.enabled }}
+- name: http
+  port: {{ include "treedraft.port.http" . }}
+  targetPort: http
+{{- end }}
 {{- end }}

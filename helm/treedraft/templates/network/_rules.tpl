@@ -76,7 +76,9 @@ spec:
 {{- define "treedraft.rule.coordinator" -}}
 {{- $grpc := include "treedraft.port.grpc" . }}
 {{- include "treedraft.rule.own" (dict "root" . "side" "from" "components" (list "target" "draft" "test") "port" $grpc) }}
-{{ include "treedraft.rule.others" (dict "side" "from" "peers" .Values.networkPolicy.clients "ports" (list $grpc)) }}
+{{- $ports := list $grpc }}
+{{- if .Values.coordinator.http.enabled }}{{ $ports = append $ports (include "treedraft.port.http" .) }}{{ end }}
+{{ include "treedraft.rule.others" (dict "side" "from" "peers" .Values.networkPolicy.clients "ports" $ports) }}
 {{- end }}
 
 {{- /* (dict "root" $ "component" …): the way to models, if any of its pools fetches one. */}}
