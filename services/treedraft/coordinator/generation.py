@@ -19,20 +19,22 @@ from treedraft.coordinator.admission import (
     check_prompt,
     roomiest,
 )
+from treedraft.coordinator.caretaker import Caretaker
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import Failover
+from treedraft.coordinator.log_entries import first_entry
 from treedraft.coordinator.model_index import ServedTarget, find_targets, served_models
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.placer import Placer, placement_attributes
 from treedraft.coordinator.prompts import encode_prompt
 from treedraft.coordinator.registry import WorkerRegistry
+from treedraft.coordinator.repetition import check_same, digest_of, session_id_of
 from treedraft.coordinator.request import GenerationRequest, request_attributes
 from treedraft.coordinator.resumption import Resumption
 from treedraft.coordinator.running_session import (
     RelayLimits,
     RunningSession,
     SessionServices,
-    first_entry,
 )
 from treedraft.coordinator.session_log import LogPace
 from treedraft.coordinator.session_store.protocol import SessionStore
@@ -40,6 +42,7 @@ from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.specs import first_spec
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
+from treedraft.core.errors import SessionNotFoundError
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.session import SessionSpec
 from treedraft.core.worker import ClusterDescription, WorkerReport
@@ -85,10 +88,12 @@ class Coordinator:
         failover = Failover(registry, self._placer, settings.failover)
         relay_limits = RelayLimits(pace, limits.max_unread_tokens)
         self._services = SessionServices(links, store, failover, relay_limits, tracing, metrics)
-        self._resumption = Resumption(
-            registry, self._services, coordinator_id, wait_seconds=1.5 * kept.lease_seconds
+        self._caretaker = Caretaker(
+            self._services.running,
+            grace_seconds=settings.disconnect_grace_seconds,
+            max_kept=limits.max_sessions,
         )
-        self._closing: set[asyncio.Task[None]] = set()
+        self._resumption = Resumption(registry, self._services, self._caretaker, coordinator_id)
         self._log = structlog.get_logger("treedraft.coordinator")
 
     async def generate(
@@ -99,7 +104,9 @@ class Coordinator:
         traceparent: str = "",
         time_limit_seconds: float | None = None,
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """Yield Started, then Deltas, then Finished; closing it cancels the session.
+        """Yield Started, then Deltas, then Finished.
+
+        Closing it leaves the session, which can be resumed for a grace time.
 
         Args:
             query: what is asked.
@@ -137,6 +144,10 @@ class Coordinator:
             async for event in events:
                 yield event
 
+    async def cancel(self, session_id: str, *, tenant: Tenant = ANONYMOUS) -> None:
+        """End a session of a tenant; one that is not known to it is no error."""
+        await self._resumption.cancel(session_id, tenant.name)
+
     async def _answer(
         self, request: GenerationRequest, served: AsyncGenerator[GenerateEvent, None]
     ) -> AsyncGenerator[GenerateEvent, None]:
@@ -155,11 +166,35 @@ class Coordinator:
     async def _serve(
         self, request: GenerationRequest, query: GenerateQuery
     ) -> AsyncGenerator[GenerateEvent, None]:
+        if await self._is_repeated(request, query):
+            session_id = session_id_of(query.idempotency_key, request.tenant)
+            answer = self._resumption.serve(request, ResumeQuery(session_id, 0, b""))
+        else:
+            answer = self._begin(request, query)
+        async with aclosing(answer) as events:
+            async for event in events:
+                yield event
+
+    async def _is_repeated(self, request: GenerationRequest, query: GenerateQuery) -> bool:
+        """Return whether the query was made before; raise if its key was, for another one."""
+        if not query.idempotency_key:
+            return False
+        session_id = session_id_of(query.idempotency_key, request.tenant)
+        try:
+            record = await self._resumption.load(session_id, request.tenant.name)
+        except SessionNotFoundError:
+            return False
+        check_same(record, query)
+        return True
+
+    async def _begin(
+        self, request: GenerationRequest, query: GenerateQuery
+    ) -> AsyncGenerator[GenerateEvent, None]:
         targets, prompt = await self._admit(request, query)
         placement = await self._place(request, query, targets, prompt)
         known = next(known for worker, known in targets if worker.registration == placement.target)
         spec = self._spec(request, query, placement, known, prompt)
-        session = await self._start(request, spec, placement, known)
+        session = await self._start(request, spec, placement, known, digest_of(query))
         async for event in request.answer(session, placement.target.model):
             yield event
 
@@ -201,10 +236,16 @@ class Coordinator:
         spec: SessionSpec,
         placement: Placement,
         known: KnownModel,
+        query_digest: str,
     ) -> RunningSession:
         """Keep the session in the store and run it on its target."""
         entry = first_entry(
-            spec, placement, known, self._coordinator_id, tenant=request.tenant.name
+            spec,
+            placement,
+            known,
+            self._coordinator_id,
+            tenant=request.tenant.name,
+            query_digest=query_digest,
         )
         target = placement.target
         session = RunningSession(
@@ -226,7 +267,8 @@ class Coordinator:
     ) -> SessionSpec:
         span = request.span
         seed = self._draw_seed() if query.sampling.seed is None else query.sampling.seed
-        session_id = self._new_session_id()
+        key = query.idempotency_key
+        session_id = session_id_of(key, request.tenant) if key else self._new_session_id()
         span.set({names.ATTR_SESSION_ID: session_id, names.ATTR_SEED: str(seed)})
         return first_spec(
             request,
@@ -277,6 +319,7 @@ class Coordinator:
 
         Returns whether they have.
         """
+        self._caretaker.leave()
         try:
             async with asyncio.timeout(self._settings.drain_seconds):
                 await self._gate.close()
@@ -287,18 +330,12 @@ class Coordinator:
 
     async def close(self) -> None:
         """End all streams to targets and what still runs; release the store."""
+        await self._caretaker.close()
         await self._links.close()
-        while self._closing:
-            await asyncio.gather(*self._closing, return_exceptions=True)
         await self._accounts.close()
         await self._store.close()
 
     def _close(self, request: GenerationRequest) -> None:
-        # On a task of its own: the request's may be cancelled already, and what
-        # it held at the target must be freed all the same.
         request.end()
         self._accounts.leave(request)
-        if request.session is not None:
-            task = asyncio.create_task(request.session.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        self._caretaker.take(request)

@@ -127,9 +127,23 @@ class GenerationRequest:
         reason = error.reason if isinstance(error, TreedraftError) else TreedraftError.reason
         self._metrics.session_failed(reason)
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the caller left before there was an outcome."""
+        return self._outcome == _ABANDONED
+
+    @property
+    def error(self) -> Exception | None:
+        """What the request was refused with or its session failed with."""
+        return self._outcome if isinstance(self._outcome, Exception) else None
+
+    def repeat(self) -> None:
+        """Note that the request was made before, and its prompt charged then."""
+        self._is_prompt_charged = False
+
     def end(self) -> None:
         """End the span; a request that neither finished nor failed was abandoned."""
-        if self._outcome == _ABANDONED:
+        if self.is_abandoned:
             self._metrics.session_finished(FinishReason.CANCELLED, self._clock() - self._arrived_at)
         self.span.end(self._outcome)
 
@@ -157,8 +171,7 @@ class GenerationRequest:
             return self._finish.reason.value
         if isinstance(self._outcome, TreedraftError):
             return self._outcome.reason
-        is_abandoned = self._outcome == _ABANDONED
-        return FinishReason.CANCELLED.value if is_abandoned else TreedraftError.reason
+        return FinishReason.CANCELLED.value if self.is_abandoned else TreedraftError.reason
 
 
 def request_attributes(query: GenerateQuery) -> dict[str, AttributeValue]:

@@ -1,29 +1,33 @@
 """Goes on with an answer whose stream broke, from what the store has of it.
 
-Any coordinator can: one whose lease has run out is gone, and the session is
-taken over under a higher epoch. While the lease runs its owner may only be slow
-to notice that it has lost its client, so the lease is waited for. A session
-that has ended is shown from the log.
+Any coordinator can, at once: whoever asks with the right tokens is the reader
+now, so the session is taken from the coordinator that has it, be it dead, cut
+off or only slow to notice that it has lost its client. The higher epoch fences
+that one out. One that runs here is stopped before it is claimed, and readers of
+one session come one after the other. A session that has ended is shown from the
+log; one that the store has lost is put back by the coordinator that has it.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from treedraft.coordinator.caretaker import Caretaker
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.request import GenerationRequest
 from treedraft.coordinator.running_session import RunningSession, SessionServices
 from treedraft.coordinator.session_log import LogEntry
-from treedraft.coordinator.session_store.protocol import (
-    LEASE_HELD,
-    SESSION_FINISHED,
-    unknown_session,
-)
+from treedraft.coordinator.session_store.protocol import SESSION_FINISHED, unknown_session
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRecord
 from treedraft.coordinator.specs import resumed_spec
 from treedraft.coordinator.text_output import TextOutput
-from treedraft.core.errors import SessionConflictError, TokensMismatchError, UnavailableError
+from treedraft.coordinator.turns import Turns
+from treedraft.core.errors import (
+    SessionConflictError,
+    SessionNotFoundError,
+    TokensMismatchError,
+    UnavailableError,
+)
 from treedraft.core.generation import GenerateEvent, ResumeQuery, Started
 from treedraft.core.session import (
     FinishReason,
@@ -31,8 +35,6 @@ from treedraft.core.session import (
     SessionOutput,
     SessionStatistics,
 )
-
-_RETRY_SECONDS = 0.2
 
 
 class Resumption:
@@ -42,15 +44,15 @@ class Resumption:
         self,
         registry: WorkerRegistry,
         services: SessionServices,
+        caretaker: Caretaker,
         coordinator_id: str,
-        *,
-        wait_seconds: float,
     ) -> None:
-        """Wait that long for another coordinator's lease to run out."""
+        """Resume under the name `coordinator_id`."""
         self._registry = registry
         self._services = services
+        self._caretaker = caretaker
         self._coordinator_id = coordinator_id
-        self._wait_seconds = wait_seconds
+        self._turns = Turns()
 
     async def serve(
         self, request: GenerationRequest, query: ResumeQuery
@@ -60,25 +62,58 @@ class Resumption:
         Raises:
             SessionNotFoundError: it is not known, was forgotten, or is another tenant's.
             TokensMismatchError: it has other tokens than the client.
-            SessionConflictError: another coordinator holds it (LEASE_HELD).
             UnavailableError: no target serves its model (NO_TARGET).
         """
         request.admitted()
-        record = await self._services.store.load(query.session_id)
-        if record.request.tenant != request.tenant.name:
-            raise unknown_session(query.session_id)
-        known = self._model_of(record)
-        _check_logged(record, query)
-        record = await self._claim(query.session_id)
-        _check_logged(record, query)
-        if record.finish_reason is not None:
-            events = self._replay(request, record, known, record.finish_reason, query)
+        async with self._turns.of(query.session_id):
+            record = await self.load(query.session_id, request.tenant.name)
+            known = self._model_of(record)
+            _check_logged(record, query)
+            record = await self._claim(query.session_id)
+            _check_logged(record, query)
+            session = None
+            if record.finish_reason is None:
+                session = self._take_over(request, record, known, query)
+        if session is None:
+            events = self._replay(request, record, known, query)
         else:
-            events = request.answer(
-                self._take_over(request, record, known, query), record.request.model
-            )
+            events = request.answer(session, record.request.model)
         async for event in events:
             yield event
+
+    async def cancel(self, session_id: str, tenant: str) -> None:
+        """End a session; one that has ended or that the tenant does not have is no error."""
+        async with self._turns.of(session_id):
+            running = self._services.running.get(session_id)
+            if running is not None and running.tenant == tenant:
+                await running.cancel()
+                return
+            try:
+                record = await self.load(session_id, tenant)
+                if record.finish_reason is None:
+                    record = await self._claim(session_id)
+                    reason = FinishReason.CANCELLED
+                    await self._services.store.finish(session_id, record.epoch, reason)
+            except SessionNotFoundError:
+                return
+
+    async def load(self, session_id: str, tenant: str) -> SessionRecord:
+        """Return what the store has of a tenant's session; if it lost one of ours, it gets it back.
+
+        Raises:
+            SessionNotFoundError: it is not known, or is another tenant's.
+        """
+        try:
+            record = await self._services.store.load(session_id)
+        except SessionNotFoundError:
+            held = self._caretaker.held(session_id)
+            if held is None or held.tenant != tenant:
+                raise
+            await held.put_back()
+            record = await self._services.store.load(session_id)
+        if record.request.tenant != tenant:
+            raise unknown_session(session_id)
+        return record
 
     def _model_of(self, record: SessionRecord) -> KnownModel:
         served = [
@@ -94,18 +129,16 @@ class Resumption:
         return next((known for known in served if known.description.fingerprint == same), served[0])
 
     async def _claim(self, session_id: str) -> SessionRecord:
-        """Own the session, once nobody else does; one that has ended needs no owner."""
-        store, loop = self._services.store, asyncio.get_running_loop()
-        gives_up_at = loop.time() + self._wait_seconds
-        while True:
-            try:
-                return await store.claim(session_id, owner=self._coordinator_id)
-            except SessionConflictError as error:
-                if error.reason == SESSION_FINISHED:
-                    return await store.load(session_id)
-                if error.reason != LEASE_HELD or loop.time() >= gives_up_at:
-                    raise
-            await asyncio.sleep(_RETRY_SECONDS)
+        """Own the session, and nobody else does; one that has ended needs no owner."""
+        store, running = self._services.store, self._services.running.get(session_id)
+        if running is not None:
+            await running.abandon()
+        try:
+            return await store.claim(session_id, owner=self._coordinator_id, steals=True)
+        except SessionConflictError as error:
+            if error.reason != SESSION_FINISHED:
+                raise
+        return await store.load(session_id)
 
     def _take_over(
         self,
@@ -114,9 +147,7 @@ class Resumption:
         known: KnownModel,
         query: ResumeQuery,
     ) -> RunningSession:
-        earlier = self._services.running.get(record.request.session_id)
-        if earlier is not None:
-            earlier.abandon()
+        request.repeat()
         placement = record.placement or SessionPlacement("", "", "")
         session = RunningSession(
             resumed_spec(request, record),
@@ -135,9 +166,9 @@ class Resumption:
         request: GenerationRequest,
         record: SessionRecord,
         known: KnownModel,
-        reason: FinishReason,
         query: ResumeQuery,
     ) -> AsyncIterator[GenerateEvent]:
+        request.repeat()
         spec, output = resumed_spec(request, record), record.output_token_ids
         request.show(spec, record.request.model)
         relay = SessionRelay(
@@ -149,7 +180,7 @@ class Resumption:
         )
         relay.restore(output, query)
         statistics = SessionStatistics(emitted_tokens=len(output))
-        finish = SessionFinish(reason, statistics)
+        finish = SessionFinish(record.finish_reason or FinishReason.CANCELLED, statistics)
         relay.deliver(
             SessionOutput(spec.session_id, spec.epoch, len(record.token_ids), finish=finish)
         )

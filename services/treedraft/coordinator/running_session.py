@@ -2,18 +2,21 @@
 
 When its target is lost the session moves: the store claims it under a higher
 epoch, another target gets prompt and tokens so far, and the reader never
-learns of it. Everything about a session ends with `close`, whichever way it
+learns of it. A move that has begun goes on when its reader leaves; the next one
+waits for it. Everything about a session ends with `close`, whichever way it
 ended: the target stops and frees its memory, and the store learns that the
-session is over.
+session is over; or with `leave_open`, when somebody is to go on with it
+elsewhere.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import MOVES_EXHAUSTED, Departure, Failover, ProcessId, Turn
 from treedraft.coordinator.failures import is_movable
+from treedraft.coordinator.log_entries import stored_placement
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog
@@ -22,7 +25,6 @@ from treedraft.coordinator.session_store.protocol import (
     STORE_UNAVAILABLE,
     SessionStore,
 )
-from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
 from treedraft.coordinator.target_links import TARGET_LOST, TARGET_SILENT, TargetLink, TargetLinks
 from treedraft.coordinator.text_output import TextOutput
 from treedraft.core.errors import (
@@ -77,6 +79,7 @@ class RunningSession:
     ) -> None:
         """Prepare a session that the store has; `start` runs it."""
         self.spec = spec
+        self.tenant = entry.request.tenant
         self._known = known
         self._services = services
         self._span = span
@@ -85,6 +88,7 @@ class RunningSession:
         self._turn: Turn | None = None
         self._left: set[ProcessId] = set()
         self._num_moves = 0
+        self._moving: asyncio.Task[None] | None = None
         self._relay = SessionRelay(
             spec,
             TextOutput(known.tokenizer, spec.stopping.stop_strings),
@@ -116,16 +120,31 @@ class RunningSession:
             UnavailableError("the session's coordinator was lost", reason="COORDINATOR_LOST")
         )
 
-    def abandon(self) -> None:
-        """Leave the session to a later reader, who has claimed it; this one's stream fails."""
-        self._leave()
+    async def abandon(self) -> None:
+        """Leave the session to a later reader, who is to claim it; this one's stream fails."""
+        await self._stop()
         self._link = None
         self._relay.leave()
-        self._relay.fail(SessionConflictError("the session was resumed", reason=STALE_EPOCH))
+        self._relay.fail(_resumed())
+        await self._log.abandon()
+
+    async def cancel(self) -> None:
+        """End the session, and with it the stream of whoever reads it."""
+        self._relay.leave()
+        self._relay.fail(CancelledError("the session was cancelled"))
+        await self.close()
+
+    async def put_back(self) -> None:
+        """Write the session to a store that has lost it.
+
+        Raises:
+            UnavailableError: STORE_UNAVAILABLE.
+        """
+        await self._log.put_back()
 
     async def events(
         self, time_left: Callable[[], float | None]
-    ) -> AsyncIterator[Delta | SessionFinish]:
+    ) -> AsyncGenerator[Delta | SessionFinish, None]:
         """Yield what the client gets; the finish comes last, when the log has it all.
 
         Raises:
@@ -133,10 +152,11 @@ class RunningSession:
             CancelledError: its time is up (DEADLINE_EXCEEDED).
         """
         while True:
+            await self._moved()
             try:
                 event = await self._relay.read(time_left())
             except TreedraftError as error:
-                await self._move(error, time_left)
+                self._moving = asyncio.create_task(self._move(error, time_left))
                 continue
             if isinstance(event, SessionFinish):
                 await self._log.finish(event.reason)
@@ -146,10 +166,31 @@ class RunningSession:
 
     async def close(self) -> None:
         """Stop what still runs and close the log; safe to repeat."""
+        await self._stop()
+        await self._log.finish(FinishReason.CANCELLED)
+
+    async def leave_open(self) -> None:
+        """Stop what still runs, and let the log be one that can be resumed."""
+        await self._stop()
+        await self._log.leave_open()
+
+    async def _stop(self) -> None:
         self._leave()
         if self._services.running.get(self.spec.session_id) is self:
             del self._services.running[self.spec.session_id]
-        await self._log.finish(FinishReason.CANCELLED)
+        if self._moving is not None:
+            self._moving.cancel()
+            await asyncio.wait({self._moving})
+            self._leave()
+
+    async def _moved(self) -> None:
+        """Wait for the move under way, if there is one, and raise why it failed."""
+        if self._moving is not None:
+            await asyncio.wait({self._moving})
+            if self._moving.cancelled():
+                raise _resumed()
+            self._moving.result()
+            self._moving = None
 
     def _begin(self) -> None:
         self._services.running[self.spec.session_id] = self
@@ -236,7 +277,7 @@ class RunningSession:
         wait_seconds = self._services.failover.settings.wait_seconds
         try:
             async with asyncio.timeout(wait_seconds):
-                return await self._log.take_over(_stored(placement))
+                return await self._log.take_over(stored_placement(placement))
         except TimeoutError:
             raise UnavailableError(
                 f"the session store was away for {wait_seconds:g} s", reason=STORE_UNAVAILABLE
@@ -262,26 +303,5 @@ class RunningSession:
             self._turn = None
 
 
-def first_entry(
-    spec: SessionSpec, placement: Placement, known: KnownModel, owner: str, *, tenant: str = ""
-) -> LogEntry:
-    """Return what the store is to keep of a session that begins."""
-    request = SessionRequest(
-        session_id=spec.session_id,
-        model=placement.target.model,
-        fingerprint=known.description.fingerprint,
-        prompt_token_ids=spec.token_ids,
-        sampling=spec.sampling,
-        stopping=spec.stopping,
-        speculation=spec.speculation,
-        choice=spec.choice,
-        tenant=tenant,
-    )
-    return LogEntry(request, spec.epoch, owner, _stored(placement))
-
-
-def _stored(placement: Placement) -> SessionPlacement:
-    target = placement.target
-    return SessionPlacement(
-        target.worker_id, target.incarnation, target.endpoint, placement.drafters
-    )
+def _resumed() -> SessionConflictError:
+    return SessionConflictError("the session was resumed", reason=STALE_EPOCH)

@@ -70,6 +70,15 @@ class CoordinatorServicer(CoordinatorServiceServicer):
             async for event in events:
                 yield pb2.ResumeResponse(part=generate_event_to_proto(event))
 
+    async def Cancel(  # noqa: N802
+        self, request: pb2.CancelRequest, context: _Context
+    ) -> pb2.CancelResponse:
+        """End a session; refuses fields that this version does not know."""
+        tenant = self._tenants.tenant_of(api_key_of(context))
+        reject_unknown_fields(request)
+        await self._coordinator.cancel(request.session_id, tenant=tenant)
+        return pb2.CancelResponse()
+
     async def ListModels(  # noqa: N802
         self, request: pb2.ListModelsRequest, context: _Context
     ) -> pb2.ListModelsResponse:

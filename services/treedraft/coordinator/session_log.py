@@ -5,7 +5,8 @@ lease when nothing has, and closes the session at its end. A store that is away
 is tried again and again: a running stream does not need it. A newer owner of
 the session ends the log at once; nothing that an older one knows may follow.
 When the session moves to another target, its owner claims it anew: no write
-comes between, so none can meet the newer epoch with the older one.
+comes between, so none can meet the newer epoch with the older one. A claim is
+no fenced write, so one that has begun is waited for before a later reader claims.
 """
 
 import asyncio
@@ -15,9 +16,14 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from treedraft.coordinator.session_store.protocol import SessionStore
+from treedraft.coordinator.session_store.protocol import STALE_EPOCH, SessionStore
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
-from treedraft.core.errors import SessionNotFoundError, TreedraftError, UnavailableError
+from treedraft.core.errors import (
+    SessionConflictError,
+    SessionNotFoundError,
+    TreedraftError,
+    UnavailableError,
+)
 from treedraft.core.session import FinishReason
 
 _FIRST_BACKOFF_SECONDS = 0.05
@@ -79,6 +85,8 @@ class SessionLog:
         self._is_ending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._is_left = False
+        self._is_abandoned = False
         self._log = structlog.get_logger("treedraft.coordinator.session_log")
 
     def start(self) -> None:
@@ -101,6 +109,12 @@ class SessionLog:
         Raises:
             SessionConflictError: it has another owner, or is finished.
         """
+        claim = asyncio.create_task(self._take_over(placement))
+        # Whoever asked may be cancelled; an answer that comes then is not looked at.
+        claim.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(claim)
+
+    async def _take_over(self, placement: SessionPlacement) -> int:
         async with self._writing:
             self._entry = replace(self._entry, placement=placement)
             # What a lost answer may have changed is settled before anything is written.
@@ -113,16 +127,46 @@ class SessionLog:
         for as long as the patience goes.
         """
         self._reason = self._reason or reason
-        self._is_ending.set()
-        self._has_work.set()
+        if self._is_abandoned:
+            return self._is_closed
         if self._task is None:
             return await self._close_unwritten()
-        await asyncio.wait([self._task], timeout=self._pace.patience_seconds)
-        if not self._task.done():
-            self._task.cancel()
-            self._log.warning("session log is incomplete", session_id=self._session_id)
-            await asyncio.wait([self._task])
+        await self._end(self._task)
         return self._is_closed
+
+    async def leave_open(self) -> None:
+        """Write what is left, and leave the session to whoever resumes it."""
+        self._is_left = True
+        if self._task is not None:
+            await self._end(self._task)
+
+    async def abandon(self) -> None:
+        """Write nothing more: a later reader is about to claim the session."""
+        self._is_abandoned = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        async with self._writing:
+            return  # a claim that was under way has ended
+
+    async def put_back(self) -> None:
+        """Write the session anew, as far as it went, if the store has lost it."""
+        async with self._writing:
+            self._num_logged = len(self._token_ids)
+            await self._put_back()
+        self._on_logged(self._num_logged)
+        if self._reason is not None:
+            await self._close()
+
+    async def _end(self, task: asyncio.Task[None]) -> None:
+        """Let the writing come to its end, for as long as the patience goes."""
+        self._is_ending.set()
+        self._has_work.set()
+        await asyncio.wait([task], timeout=self._pace.patience_seconds)
+        if not task.done():
+            task.cancel()
+            self._log.warning("session log is incomplete", session_id=self._session_id)
+            await asyncio.wait([task])
 
     async def _close_unwritten(self) -> bool:
         """Close a session that was kept but never ran, as far as the store allows."""
@@ -142,7 +186,10 @@ class SessionLog:
             while True:
                 await self._wait_for_work()
                 await self._persist()
-                if self._reason is not None and self._num_logged == len(self._token_ids):
+                is_complete = self._num_logged == len(self._token_ids)
+                if self._is_left and self._reason is None and is_complete:
+                    return
+                if self._reason is not None and is_complete:
                     await self._retry(self._close, self._writing)
                     self._is_closed = True
                     return
@@ -160,7 +207,7 @@ class SessionLog:
 
     async def _persist(self) -> None:
         if self._num_logged == len(self._token_ids):
-            if self._reason is None:
+            if self._reason is None and not self._is_left:
                 await self._retry(self._renew, self._writing)
             return
         self._num_logged = await self._retry(self._append, self._writing)
@@ -201,6 +248,8 @@ class SessionLog:
         backoff = _FIRST_BACKOFF_SECONDS
         is_lost = False
         while True:
+            if self._is_abandoned:
+                raise SessionConflictError("the session was resumed", reason=STALE_EPOCH)
             try:
                 async with turn:
                     if is_lost:

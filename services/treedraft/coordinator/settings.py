@@ -182,6 +182,12 @@ class CoordinatorSettings(ServiceSettings):
     describe_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Time for asking a new target what it serves."
     )
+    disconnect_grace_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long a session whose client broke off goes on, to be resumed; then it is "
+        "cancelled. 0 cancels at once. Who wants no more says so with `Cancel`.",
+    )
     drain_seconds: float = Field(
         default=30.0, ge=0, description="Time that running requests get when the service stops."
     )

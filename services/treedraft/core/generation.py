@@ -10,6 +10,7 @@ from treedraft.core.sampling import SamplingParameters, SpeculationOptions, Stop
 from treedraft.core.session import FinishReason, RoundReport, SessionStatistics
 
 MAX_CHOICES = 64
+MAX_IDEMPOTENCY_KEY_CHARS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class GenerateQuery:
     into the model's chat template. An empty `model` takes the only one served.
     With `watch_rounds` the answer tells of each round; the text is the same.
     `choice` tells several answers to one prompt with one seed apart.
+    Two queries with one `idempotency_key` mean one session; empty is no key.
     """
 
     model: str = ""
@@ -39,11 +41,18 @@ class GenerateQuery:
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     watch_rounds: bool = False
     choice: int = 0
+    idempotency_key: str = ""
 
     def __post_init__(self) -> None:
-        """Check the number of the choice."""
+        """Check the number of the choice and the length of the key."""
         if not 0 <= self.choice < MAX_CHOICES:
             raise InvalidRequestError(f"choice must be in [0, {MAX_CHOICES})", field="choice")
+        if len(self.idempotency_key) > MAX_IDEMPOTENCY_KEY_CHARS:
+            raise InvalidRequestError(
+                f"a key has at most {MAX_IDEMPOTENCY_KEY_CHARS} characters",
+                field="idempotency_key",
+                reason="IDEMPOTENCY_KEY_TOO_LONG",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ class CoordinatorServiceStub:
                 request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.ResumeResponse.FromString,
                 _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/treedraft.v1.CoordinatorService/Cancel',
+                request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.CancelRequest.SerializeToString,
+                response_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.CancelResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/treedraft.v1.CoordinatorService/ListModels',
                 request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.ListModelsRequest.SerializeToString,
@@ -68,7 +73,8 @@ class CoordinatorServiceServicer:
 
     def Generate(self, request, context):
         """Generates text. The stream begins with `started`, carries `delta` as
-        tokens become final, and ends with `finished`.
+        tokens become final, and ends with `finished`. Where the stream breaks, the
+        session goes on for a grace time, to be resumed; `Cancel` ends it at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +83,15 @@ class CoordinatorServiceServicer:
     def Resume(self, request, context):
         """Goes on with the answer of a session whose stream broke, at any coordinator
         that shares the store: what the client does not hold yet, and the rest.
+        Whoever else reads the session or runs it loses it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """Ends a session whose answer nobody wants any more. One that has ended
+        already, or that is not known, is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +132,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.ResumeRequest.FromString,
                     response_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.CancelRequest.FromString,
+                    response_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.CancelResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -189,6 +209,33 @@ class CoordinatorService:
             '/treedraft.v1.CoordinatorService/Resume',
             treedraft_dot_v1_dot_coordinator__service__pb2.ResumeRequest.SerializeToString,
             treedraft_dot_v1_dot_coordinator__service__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treedraft.v1.CoordinatorService/Cancel',
+            treedraft_dot_v1_dot_coordinator__service__pb2.CancelRequest.SerializeToString,
+            treedraft_dot_v1_dot_coordinator__service__pb2.CancelResponse.FromString,
             options,
             channel_credentials,
             insecure,

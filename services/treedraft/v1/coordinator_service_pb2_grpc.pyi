@@ -35,11 +35,17 @@ class CoordinatorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CoordinatorServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_coordinator_service_pb2.GenerateRequest, _coordinator_service_pb2.GenerateResponse]
     """Generates text. The stream begins with `started`, carries `delta` as
-    tokens become final, and ends with `finished`.
+    tokens become final, and ends with `finished`. Where the stream breaks, the
+    session goes on for a grace time, to be resumed; `Cancel` ends it at once.
     """
     Resume: _grpc.UnaryStreamMultiCallable[_coordinator_service_pb2.ResumeRequest, _coordinator_service_pb2.ResumeResponse]
     """Goes on with the answer of a session whose stream broke, at any coordinator
     that shares the store: what the client does not hold yet, and the rest.
+    Whoever else reads the session or runs it loses it.
+    """
+    Cancel: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.CancelRequest, _coordinator_service_pb2.CancelResponse]
+    """Ends a session whose answer nobody wants any more. One that has ended
+    already, or that is not known, is no error.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListModelsRequest, _coordinator_service_pb2.ListModelsResponse]
     """Lists the models that can be asked for."""
@@ -58,11 +64,17 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_coordinator_service_pb2.GenerateRequest, _coordinator_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates text. The stream begins with `started`, carries `delta` as
-    tokens become final, and ends with `finished`.
+    tokens become final, and ends with `finished`. Where the stream breaks, the
+    session goes on for a grace time, to be resumed; `Cancel` ends it at once.
     """
     Resume: _aio.UnaryStreamMultiCallable[_coordinator_service_pb2.ResumeRequest, _coordinator_service_pb2.ResumeResponse]  # type: ignore[assignment]
     """Goes on with the answer of a session whose stream broke, at any coordinator
     that shares the store: what the client does not hold yet, and the rest.
+    Whoever else reads the session or runs it loses it.
+    """
+    Cancel: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.CancelRequest, _coordinator_service_pb2.CancelResponse]  # type: ignore[assignment]
+    """Ends a session whose answer nobody wants any more. One that has ended
+    already, or that is not known, is no error.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListModelsRequest, _coordinator_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that can be asked for."""
@@ -84,7 +96,8 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_coordinator_service_pb2.GenerateResponse], _abc.AsyncIterator[_coordinator_service_pb2.GenerateResponse]]:
         """Generates text. The stream begins with `started`, carries `delta` as
-        tokens become final, and ends with `finished`.
+        tokens become final, and ends with `finished`. Where the stream breaks, the
+        session goes on for a grace time, to be resumed; `Cancel` ends it at once.
         """
 
     @_abc_1.abstractmethod
@@ -95,6 +108,17 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_coordinator_service_pb2.ResumeResponse], _abc.AsyncIterator[_coordinator_service_pb2.ResumeResponse]]:
         """Goes on with the answer of a session whose stream broke, at any coordinator
         that shares the store: what the client does not hold yet, and the rest.
+        Whoever else reads the session or runs it loses it.
+        """
+
+    @_abc_1.abstractmethod
+    def Cancel(
+        self,
+        request: _coordinator_service_pb2.CancelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.CancelResponse, _abc.Awaitable[_coordinator_service_pb2.CancelResponse]]:
+        """Ends a session whose answer nobody wants any more. One that has ended
+        already, or that is not known, is no error.
         """
 
     @_abc_1.abstractmethod

@@ -91,14 +91,14 @@ class EmbeddedSessionStore:
             expires=now + self._session_ttl,
         )
 
-    async def claim(self, session_id: str, *, owner: str) -> SessionRecord:
-        """Take over a session whose lease ran out, or is the claimer's own."""
+    async def claim(self, session_id: str, *, owner: str, steals: bool = False) -> SessionRecord:
+        """Take over a session whose lease ran out or is the claimer's own, or steal it."""
         session = self._find(session_id)
         if session.finish_reason is not None:
             raise SessionConflictError(
                 f"session {session_id} is finished", reason=protocol.SESSION_FINISHED
             )
-        if self._holder(session) not in ("", owner):
+        if not steals and self._holder(session) not in ("", owner):
             raise SessionConflictError(
                 f"session {session_id} is held by another coordinator", reason=protocol.LEASE_HELD
             )

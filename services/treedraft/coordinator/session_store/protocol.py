@@ -3,7 +3,8 @@
 The *epoch* of a session is a fencing token: it grows with each claim, every
 write names it, and a write with an older one loses, however late it comes. The
 *lease* says which coordinator looks after the session; it runs out by itself
-when that coordinator dies, and then another one may claim the session.
+when that coordinator dies, and then another one may claim the session. A reader
+who comes to another coordinator need not wait for that: its claim steals.
 
 Every method is atomic, and safe to repeat after a lost answer. Every method
 raises UnavailableError with reason STORE_UNAVAILABLE when the store is away.
@@ -57,8 +58,10 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def claim(self, session_id: str, *, owner: str) -> SessionRecord:
+    async def claim(self, session_id: str, *, owner: str, steals: bool = False) -> SessionRecord:
         """Take over a session whose lease ran out, or is the claimer's own; epoch + 1.
+
+        `steals` takes it from whoever holds it, whose next write will lose.
 
         Raises:
             SessionNotFoundError: it is not known, or was forgotten.

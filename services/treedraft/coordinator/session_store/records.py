@@ -13,7 +13,8 @@ class SessionRequest:
     """What was asked; never changes. `sampling.seed` is never None here.
 
     Prompt, parameters and seed determine the whole output, so a session can
-    be resumed from this and from the tokens logged so far.
+    be resumed from this and from the tokens logged so far. `query_digest` is of
+    the query as it came, for one that may be repeated.
     """
 
     session_id: str
@@ -25,6 +26,7 @@ class SessionRequest:
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     choice: int = 0
     tenant: str = ""
+    query_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,10 +117,15 @@ class RedisSessionStore:
             self._session_ttl_ms,
         )
 
-    async def claim(self, session_id: str, *, owner: str) -> SessionRecord:
-        """Take over a session whose lease ran out, or is the claimer's own."""
+    async def claim(self, session_id: str, *, owner: str, steals: bool = False) -> SessionRecord:
+        """Take over a session whose lease ran out or is the claimer's own, or steal it."""
         parts = await self._run_session(
-            "session_claim", session_id, owner, self._lease_ms, self._session_ttl_ms
+            "session_claim",
+            session_id,
+            owner,
+            self._lease_ms,
+            self._session_ttl_ms,
+            "1" if steals else "",
         )
         return codec.decode_session(*parts)
 

@@ -52,6 +52,7 @@ def generate_query_to_proto(query: GenerateQuery) -> coordinator_service_pb2.Gen
             speculation=speculation_to_proto(query.speculation),
             watch_rounds=query.watch_rounds,
             choice=query.choice,
+            idempotency_key=query.idempotency_key,
         )
         if query.text is not None:
             message.text = query.text
@@ -92,6 +93,7 @@ def generate_query_from_proto(message: coordinator_service_pb2.GenerateRequest) 
         speculation=speculation_from_proto(message.speculation),
         watch_rounds=message.watch_rounds,
         choice=message.choice,
+        idempotency_key=message.idempotency_key,
     )
 
 

@@ -1,6 +1,6 @@
--- Takes over a session that nobody else holds and raises its epoch.
+-- Takes over a session that nobody else holds, or steals it, and raises its epoch.
 -- KEYS: session, tokens, lease
--- ARGV: owner, lease ms, time to live ms
+-- ARGV: owner, lease ms, time to live ms, '1' to steal
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return {'SESSION_NOT_FOUND'}
 end
@@ -8,7 +8,7 @@ if redis.call('HEXISTS', KEYS[1], 'finish_reason') == 1 then
   return {'SESSION_FINISHED'}
 end
 local holder = redis.call('GET', KEYS[3])
-if holder and holder ~= ARGV[1] then
+if holder and holder ~= ARGV[1] and ARGV[4] ~= '1' then
   return {'LEASE_HELD'}
 end
 redis.call('HINCRBY', KEYS[1], 'epoch', 1)
