@@ -124,6 +124,7 @@ session_specs = st.builds(
     traceparent=text,
     time_limit_seconds=st.none() | durations,
     watch_rounds=st.booleans(),
+    idempotency_key=st.text(max_size=128),
 )
 draft_specs = st.builds(
     DraftSpec,
@@ -242,6 +243,7 @@ queries = st.builds(
     stopping=stoppings,
     speculation=speculations,
     watch_rounds=st.booleans(),
+    idempotency_key=st.text(max_size=128),
 )
 events = st.one_of(
     st.builds(Started, text, uint64, token_ids, text, text),

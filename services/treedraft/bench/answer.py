@@ -1,13 +1,23 @@
 """One answer of a coordinator, gathered from the events of its stream."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Protocol
 
 from treedraft.core.errors import UnavailableError
-from treedraft.core.generation import Delta, Finished, GenerateQuery, Started
+from treedraft.core.generation import Delta, Finished, GenerateEvent, GenerateQuery, Started
 from treedraft.core.growth import TokenSource
-from treedraft.rpc.coordinator_client import CoordinatorClient
+
+
+class Asking(Protocol):
+    """Whoever can be asked for text: a coordinator, or a client of several."""
+
+    def generate(
+        self, query: GenerateQuery, *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Ask for text and yield the events of the answer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,7 @@ def _ignore(_delta: Delta) -> None:
 
 
 async def ask(
-    client: CoordinatorClient,
+    client: Asking,
     query: GenerateQuery,
     *,
     on_delta: Callable[[Delta], None] = _ignore,
@@ -35,7 +45,7 @@ async def ask(
     """Ask for text and return the whole answer.
 
     Args:
-        client: the coordinator.
+        client: whom to ask.
         query: what to continue.
         on_delta: shown each part as it comes.
         timeout_seconds: time for the whole answer; None sets no limit.

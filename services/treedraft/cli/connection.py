@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from rich.console import Console
 
 from treedraft.cli.terminal import progress_shown
+from treedraft.client import Client, RetryPolicy
 from treedraft.core.errors import InvalidRequestError, TreedraftError
 from treedraft.inference.drafters import describe_drafter
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
-from treedraft.rpc.coordinator_client import CoordinatorClient
 from treedraft.settings import TlsSettings, check_environment
 
 
@@ -26,20 +26,20 @@ def tls_settings(ca: str = "", certificate: str = "", key: str = "") -> TlsSetti
     return TlsSettings.model_validate({name: path for name, path in given.items() if path})
 
 
+# Someone sits before the terminal: an address that is wrong is told of soon.
+_POLICY = RetryPolicy(begin_seconds=2.0)
+
+
 @asynccontextmanager
-async def connected(
-    endpoint: str, plan: ClusterPlan, console: Console
-) -> AsyncIterator[CoordinatorClient]:
-    """Give a client of the endpoint or, if that is empty, of a cluster of its own.
+async def connected(endpoint: str, plan: ClusterPlan, console: Console) -> AsyncIterator[Client]:
+    """Give a client of the endpoints or, if there are none, of a cluster of its own.
 
     Certificates and API key of the plan are for either.
     """
     if endpoint:
-        client = CoordinatorClient(endpoint, tls=plan.tls, api_key=plan.api_key)
-        try:
+        endpoints = [part.strip() for part in endpoint.split(",") if part.strip()]
+        async with Client(endpoints, tls=plan.tls, api_key=plan.api_key, policy=_POLICY) as client:
             yield client
-        finally:
-            await client.close()
         return
     async with started(plan, console) as cluster, connected(cluster.endpoint, plan, console) as own:
         say_drafter(plan, console)

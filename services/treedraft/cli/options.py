@@ -58,8 +58,8 @@ Device = Annotated[
 Endpoint = Annotated[
     str,
     typer.Option(
-        help="host:port of a running coordinator; without it a cluster is started for the "
-        "command and stopped after it.",
+        help="host:port of a running coordinator, or several with commas between them; without it "
+        "a cluster is started for the command and stopped after it.",
         envvar="TREEDRAFT_ENDPOINT",
     ),
 ]

@@ -134,7 +134,9 @@ async def running(
     tenants = open_door(settings)
     coordinator, registry = build(settings, tracing, metrics)
     use_cases = UseCases(coordinator, registry, tenants)
-    servicer = CoordinatorServicer(use_cases, registry)
+    servicer = CoordinatorServicer(
+        use_cases, registry, heartbeat_seconds=settings.heartbeat_seconds
+    )
     server = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls)
     servicer.add_to(server.grpc)
     http = HttpDoor(settings, use_cases, metrics.registry)

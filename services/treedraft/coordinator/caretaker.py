@@ -26,7 +26,9 @@ from treedraft.core.errors import (
 class Caretaker:
     """The sessions of one coordinator that nobody reads."""
 
-    def __init__(self, running: dict[str, RunningSession], *, grace_seconds: float, max_kept: int):
+    def __init__(
+        self, running: dict[str, RunningSession], *, grace_seconds: float, max_kept: int
+    ) -> None:
         """Keep up to `max_kept` sessions for so long, running and ended ones each."""
         self._running = running
         self._grace_seconds = grace_seconds

@@ -15,36 +15,26 @@ import structlog
 from treedraft.coordinator.accounts import Accounts
 from treedraft.coordinator.admission import (
     AdmissionGate,
-    check_parameters,
-    check_prompt,
-    roomiest,
 )
 from treedraft.coordinator.caretaker import Caretaker
-from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import Failover
-from treedraft.coordinator.log_entries import first_entry
-from treedraft.coordinator.model_index import ServedTarget, find_targets, served_models
-from treedraft.coordinator.placement import Placement
-from treedraft.coordinator.placer import Placer, placement_attributes
-from treedraft.coordinator.prompts import encode_prompt
+from treedraft.coordinator.model_index import served_models
+from treedraft.coordinator.opening import Opening
+from treedraft.coordinator.placer import Placer
 from treedraft.coordinator.registry import WorkerRegistry
-from treedraft.coordinator.repetition import check_same, digest_of, session_id_of
+from treedraft.coordinator.repetition import session_id_of
 from treedraft.coordinator.request import GenerationRequest, request_attributes
 from treedraft.coordinator.resumption import Resumption
 from treedraft.coordinator.running_session import (
     RelayLimits,
-    RunningSession,
     SessionServices,
 )
 from treedraft.coordinator.session_log import LogPace
 from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.coordinator.settings import CoordinatorSettings
-from treedraft.coordinator.specs import first_spec
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
-from treedraft.core.errors import SessionNotFoundError
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
-from treedraft.core.session import SessionSpec
 from treedraft.core.worker import ClusterDescription, WorkerReport
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
@@ -71,7 +61,6 @@ class Coordinator:
     ) -> None:
         """Own sessions under the name `coordinator_id`; nothing runs before `run`."""
         self._settings = settings
-        self._coordinator_id = coordinator_id
         self._store = store
         self._registry = registry
         self._links = links
@@ -79,13 +68,11 @@ class Coordinator:
         self._metrics = metrics
         self._accounts = accounts
         self._clock = clock
-        self._draw_seed = draw_seed
-        self._new_session_id = new_session_id
         limits, kept = settings.limits, settings.store
         self._gate = AdmissionGate(max_running=limits.max_sessions, max_waiting=limits.max_waiting)
-        self._placer = Placer(registry, num_drafters=settings.drafters_per_session)
+        placer = Placer(registry, num_drafters=settings.drafters_per_session)
         pace = LogPace(kept.log_interval_seconds, kept.lease_seconds / 3, kept.log_patience_seconds)
-        failover = Failover(registry, self._placer, settings.failover)
+        failover = Failover(registry, placer, settings.failover)
         relay_limits = RelayLimits(pace, limits.max_unread_tokens)
         self._services = SessionServices(links, store, failover, relay_limits, tracing, metrics)
         self._caretaker = Caretaker(
@@ -94,6 +81,16 @@ class Coordinator:
             max_kept=limits.max_sessions,
         )
         self._resumption = Resumption(registry, self._services, self._caretaker, coordinator_id)
+        self._opening = Opening(
+            registry,
+            placer,
+            self._services,
+            self._resumption,
+            limits,
+            coordinator_id=coordinator_id,
+            draw_seed=draw_seed,
+            new_session_id=new_session_id,
+        )
         self._log = structlog.get_logger("treedraft.coordinator")
 
     async def generate(
@@ -166,120 +163,15 @@ class Coordinator:
     async def _serve(
         self, request: GenerationRequest, query: GenerateQuery
     ) -> AsyncGenerator[GenerateEvent, None]:
-        if await self._is_repeated(request, query):
-            session_id = session_id_of(query.idempotency_key, request.tenant)
-            answer = self._resumption.serve(request, ResumeQuery(session_id, 0, b""))
-        else:
-            answer = self._begin(request, query)
-        async with aclosing(answer) as events:
+        session = await self._opening.open_once(request, query)
+        if session is not None:
+            async for event in request.answer(session, request.model):
+                yield event
+            return
+        repeated = ResumeQuery(session_id_of(query.idempotency_key, request.tenant), 0, b"")
+        async with aclosing(self._resumption.serve(request, repeated)) as events:
             async for event in events:
                 yield event
-
-    async def _is_repeated(self, request: GenerationRequest, query: GenerateQuery) -> bool:
-        """Return whether the query was made before; raise if its key was, for another one."""
-        if not query.idempotency_key:
-            return False
-        session_id = session_id_of(query.idempotency_key, request.tenant)
-        try:
-            record = await self._resumption.load(session_id, request.tenant.name)
-        except SessionNotFoundError:
-            return False
-        check_same(record, query)
-        return True
-
-    async def _begin(
-        self, request: GenerationRequest, query: GenerateQuery
-    ) -> AsyncGenerator[GenerateEvent, None]:
-        targets, prompt = await self._admit(request, query)
-        placement = await self._place(request, query, targets, prompt)
-        known = next(known for worker, known in targets if worker.registration == placement.target)
-        spec = self._spec(request, query, placement, known, prompt)
-        session = await self._start(request, spec, placement, known, digest_of(query))
-        async for event in request.answer(session, placement.target.model):
-            yield event
-
-    async def _admit(
-        self, request: GenerationRequest, query: GenerateQuery
-    ) -> tuple[list[ServedTarget], tuple[int, ...]]:
-        """Return the targets that may serve the request, and its prompt."""
-        waited = request.admitted()
-        with self._tracing.start(names.SPAN_ADMIT, request.span.traceparent) as span:
-            targets = find_targets(query.model, self._registry.targets())
-            reference = targets[0][1]
-            prompt = await encode_prompt(query, reference.description, reference.tokenizer)
-            model, limit = roomiest(targets), self._settings.limits.max_prompt_tokens
-            check_prompt(prompt, model, max_prompt_tokens=limit)
-            check_parameters(query.sampling, query.stopping, model)
-            span.set({names.ATTR_WAIT_MS: waited * 1000, names.ATTR_INPUT_TOKENS: len(prompt)})
-        return targets, prompt
-
-    async def _place(
-        self,
-        request: GenerationRequest,
-        query: GenerateQuery,
-        targets: list[ServedTarget],
-        prompt: tuple[int, ...],
-    ) -> Placement:
-        with self._tracing.start(names.SPAN_PLACE, request.span.traceparent) as span:
-            placement = await self._placer.place(
-                targets,
-                prompt,
-                tenant_salt=request.tenant.salt,
-                is_speculative=query.speculation.enabled,
-            )
-            span.set(placement_attributes(placement))
-        return placement
-
-    async def _start(
-        self,
-        request: GenerationRequest,
-        spec: SessionSpec,
-        placement: Placement,
-        known: KnownModel,
-        query_digest: str,
-    ) -> RunningSession:
-        """Keep the session in the store and run it on its target."""
-        entry = first_entry(
-            spec,
-            placement,
-            known,
-            self._coordinator_id,
-            tenant=request.tenant.name,
-            query_digest=query_digest,
-        )
-        target = placement.target
-        session = RunningSession(
-            spec, entry, known, self._services, span=request.span, on_tokens=request.on_tokens
-        )
-        request.run(session, target.model)
-        await self._store.create(entry.request, owner=entry.owner, epoch=entry.epoch)
-        await self._store.place(spec.session_id, entry.epoch, entry.placement)
-        session.start(target)
-        return session
-
-    def _spec(
-        self,
-        request: GenerationRequest,
-        query: GenerateQuery,
-        placement: Placement,
-        known: KnownModel,
-        prompt: tuple[int, ...],
-    ) -> SessionSpec:
-        span = request.span
-        seed = self._draw_seed() if query.sampling.seed is None else query.sampling.seed
-        key = query.idempotency_key
-        session_id = session_id_of(key, request.tenant) if key else self._new_session_id()
-        span.set({names.ATTR_SESSION_ID: session_id, names.ATTR_SEED: str(seed)})
-        return first_spec(
-            request,
-            query,
-            placement,
-            known,
-            prompt,
-            session_id=session_id,
-            seed=seed,
-            default_max_tokens=self._settings.limits.default_max_tokens,
-        )
 
     async def list_models(self) -> list[ServedModel]:
         """Return the models that can be asked for, ordered by name."""

@@ -52,7 +52,7 @@ class Resumption:
         self._services = services
         self._caretaker = caretaker
         self._coordinator_id = coordinator_id
-        self._turns = Turns()
+        self.turns = Turns()
 
     async def serve(
         self, request: GenerationRequest, query: ResumeQuery
@@ -65,7 +65,7 @@ class Resumption:
             UnavailableError: no target serves its model (NO_TARGET).
         """
         request.admitted()
-        async with self._turns.of(query.session_id):
+        async with self.turns.of(query.session_id):
             record = await self.load(query.session_id, request.tenant.name)
             known = self._model_of(record)
             _check_logged(record, query)
@@ -83,7 +83,7 @@ class Resumption:
 
     async def cancel(self, session_id: str, tenant: str) -> None:
         """End a session; one that has ended or that the tenant does not have is no error."""
-        async with self._turns.of(session_id):
+        async with self.turns.of(session_id):
             running = self._services.running.get(session_id)
             if running is not None and running.tenant == tenant:
                 await running.cancel()

@@ -21,6 +21,7 @@ from treedraft.rpc.convert import (
     resume_query_from_proto,
     served_models_to_proto,
 )
+from treedraft.rpc.heartbeats import with_heartbeats
 from treedraft.rpc.unknown_fields import reject_unknown_fields
 from treedraft.v1 import coordinator_service_pb2 as pb2
 from treedraft.v1.coordinator_service_pb2_grpc import (
@@ -36,8 +37,14 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class CoordinatorServicer(CoordinatorServiceServicer):
     """Serves `treedraft.v1.CoordinatorService`; errors are mapped by the server."""
 
-    def __init__(self, use_cases: UseCases, registry: WorkerRegistry) -> None:
-        """Serve clients by these use-cases, and workers by this register."""
+    def __init__(
+        self, use_cases: UseCases, registry: WorkerRegistry, *, heartbeat_seconds: float = 1.0
+    ) -> None:
+        """Serve clients by these use-cases, and workers by this register.
+
+        No answer is silent for longer than `heartbeat_seconds`.
+        """
+        self._heartbeat_seconds = heartbeat_seconds
         self._use_cases = use_cases
         self._registry = registry
         self._is_stopping = asyncio.Event()
@@ -56,9 +63,9 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         """Generate text; refuses fields that this version does not know."""
         reject_unknown_fields(request)
         events = self._use_cases.generate(generate_query_from_proto(request), _caller(context))
-        async with aclosing(events):
-            async for event in events:
-                yield generate_event_to_proto(event)
+        async with aclosing(with_heartbeats(events, self._heartbeat_seconds)) as parts:
+            async for part in parts:
+                yield generate_event_to_proto(part) if part else pb2.GenerateResponse()
 
     async def Resume(  # noqa: N802
         self, request: pb2.ResumeRequest, context: _Context
@@ -66,17 +73,16 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         """Go on with an answer; refuses fields that this version does not know."""
         reject_unknown_fields(request)
         events = self._use_cases.resume(resume_query_from_proto(request), _caller(context))
-        async with aclosing(events):
-            async for event in events:
-                yield pb2.ResumeResponse(part=generate_event_to_proto(event))
+        async with aclosing(with_heartbeats(events, self._heartbeat_seconds)) as parts:
+            async for part in parts:
+                yield pb2.ResumeResponse(part=generate_event_to_proto(part) if part else None)
 
     async def Cancel(  # noqa: N802
         self, request: pb2.CancelRequest, context: _Context
     ) -> pb2.CancelResponse:
         """End a session; refuses fields that this version does not know."""
-        tenant = self._tenants.tenant_of(api_key_of(context))
         reject_unknown_fields(request)
-        await self._coordinator.cancel(request.session_id, tenant=tenant)
+        await self._use_cases.cancel(request.session_id, _caller(context))
         return pb2.CancelResponse()
 
     async def ListModels(  # noqa: N802

@@ -182,6 +182,12 @@ class CoordinatorSettings(ServiceSettings):
     describe_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Time for asking a new target what it serves."
     )
+    heartbeat_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="Longest silence on a client's stream; then an empty message goes out, so that "
+        "a client can tell a coordinator that waits from one that is frozen or cut off.",
+    )
     disconnect_grace_seconds: float = Field(
         default=10.0,
         ge=0,

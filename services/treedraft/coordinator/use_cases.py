@@ -54,9 +54,10 @@ class UseCases:
         self._draw_seed = draw_seed
 
     def generate(self, query: GenerateQuery, caller: Caller) -> AsyncGenerator[GenerateEvent, None]:
-        """Return Started, then Deltas, then Finished; closing it cancels the session.
+        """Return Started, then Deltas, then Finished.
 
-        It raises a TreedraftError if the request is refused or its session fails.
+        Closing it leaves the session, which can be resumed for a grace time. It
+        raises a TreedraftError if the request is refused or its session fails.
         """
         return self._coordinator.generate(
             query,
@@ -97,6 +98,11 @@ class UseCases:
         _, known = find_targets(model, self._registry.targets())[0]
         check_prompt(token_ids, known.description)
         return known.tokenizer.decode(token_ids, skip_special=False)
+
+    async def cancel(self, session_id: str, caller: Caller) -> None:
+        """End a session of the caller's; one that it does not have is no error."""
+        tenant = self._tenants.tenant_of(caller.api_key)
+        await self._coordinator.cancel(session_id, tenant=tenant)
 
     async def list_models(self, caller: Caller) -> list[ServedModel]:
         """Return the models that can be asked for, ordered by name."""

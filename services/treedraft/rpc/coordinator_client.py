@@ -1,9 +1,14 @@
 """A client of the coordinator: what the command line and programs use."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 
+from treedraft.core.errors import UnavailableError
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.worker import ClusterDescription
 from treedraft.rpc.channel import open_channel
@@ -19,6 +24,10 @@ from treedraft.rpc.errors import from_rpc_error
 from treedraft.settings import TlsSettings
 from treedraft.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
+COORDINATOR_SILENT = "COORDINATOR_SILENT"
+
+Response = TypeVar("Response", bound=Message)
+
 
 class CoordinatorClient:
     """A coordinator, over one channel. Construct it on the event loop that uses it."""
@@ -30,6 +39,7 @@ class CoordinatorClient:
         tls: TlsSettings | None = None,
         api_key: str = "",
         max_message_mb: int = 4,
+        silence_seconds: float | None = None,
     ) -> None:
         """Prepare to dial `host:port`; the first call connects.
 
@@ -38,10 +48,13 @@ class CoordinatorClient:
             tls: certificates; None speaks plaintext.
             api_key: says for which tenant the client asks; empty says nothing.
             max_message_mb: largest message in either direction, in MiB.
+            silence_seconds: an answer that brings nothing for so long, not even a
+                sign of life, is given up; None waits for what gRPC notices.
 
         Raises:
             UnavailableError: the files of `tls` cannot be used.
         """
+        self._silence_seconds = silence_seconds
         self._channel: grpc.aio.Channel = open_channel(
             endpoint, tls=tls, max_message_mb=max_message_mb
         )
@@ -58,7 +71,8 @@ class CoordinatorClient:
         """Ask for text and yield the events of the answer.
 
         The generator must be run to its end or closed (`contextlib.aclosing`);
-        closing it cancels the session.
+        closing it leaves the session, which ends after the coordinator's grace
+        time unless it is resumed; `cancel` ends it at once.
 
         Args:
             query: what to continue, and how.
@@ -69,21 +83,16 @@ class CoordinatorClient:
             TreedraftError: what the coordinator refused the request or ended
                 the answer with, or that it cannot be reached.
         """
-        trace = ((TRACEPARENT, traceparent),) if traceparent else ()
         call = self._stub.Generate(
             generate_query_to_proto(query),
             timeout=timeout_seconds,
-            metadata=(*self._metadata, *trace),
+            metadata=self._with_trace(traceparent),
         )
-        try:
-            async for response in call:
+        async with aclosing(self._read(call)) as responses:
+            async for response in responses:
                 event = generate_event_from_proto(response)
                 if event is not None:
                     yield event
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        finally:
-            call.cancel()
 
     async def resume(
         self,
@@ -98,17 +107,48 @@ class CoordinatorClient:
             TreedraftError: SessionNotFoundError if no coordinator knows the session,
                 TokensMismatchError if its text is not the one that the caller holds.
         """
-        trace = ((TRACEPARENT, traceparent),) if traceparent else ()
         call = self._stub.Resume(
             resume_query_to_proto(query),
             timeout=timeout_seconds,
-            metadata=(*self._metadata, *trace),
+            metadata=self._with_trace(traceparent),
         )
-        try:
-            async for response in call:
+        async with aclosing(self._read(call)) as responses:
+            async for response in responses:
                 event = generate_event_from_proto(response.part)
                 if event is not None:
                     yield event
+
+    async def cancel(self, session_id: str, *, timeout_seconds: float = 10.0) -> None:
+        """End a session whose answer nobody wants any more; repeatable.
+
+        Raises:
+            TreedraftError: as `list_models`.
+        """
+        request = coordinator_service_pb2.CancelRequest(session_id=session_id)
+        try:
+            await self._stub.Cancel(request, timeout=timeout_seconds, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+    def _with_trace(self, traceparent: str) -> tuple[tuple[str, str], ...]:
+        trace = ((TRACEPARENT, traceparent),) if traceparent else ()
+        return (*self._metadata, *trace)
+
+    async def _read(
+        self, call: grpc.aio.UnaryStreamCall[Any, Response]
+    ) -> AsyncGenerator[Response, None]:
+        """Yield the messages of an answer; closing it ends the call."""
+        try:
+            while True:
+                async with asyncio.timeout(self._silence_seconds):
+                    message = await call.read()
+                if message is grpc.aio.EOF:
+                    return
+                yield cast("Response", message)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"no sign of life for {self._silence_seconds:g} s", reason=COORDINATOR_SILENT
+            ) from error
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
         finally:

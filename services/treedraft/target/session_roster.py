@@ -57,7 +57,7 @@ class SessionRoster:
             if known[1].spec.epoch >= spec.epoch:
                 self._refuse(stream_id, spec, "SESSION_CONFLICT", "a newer owner holds the session")
                 return
-            self.finish(known[1], FinishReason.CANCELLED)
+            self.fail(known[1], "SESSION_CONFLICT", "a newer owner holds the session")
         try:
             if self.is_draining:
                 raise UnavailableError("the target is draining", reason="DRAINING")

@@ -104,6 +104,7 @@ async def a_cluster(**settings: object) -> AsyncIterator[Cluster]:
     chosen = {
         "coordinator_id": "c1",
         "drain_seconds": 0.0,
+        "disconnect_grace_seconds": 0.0,
         "grpc": {"grace_seconds": 0.5},
         "store": {"refresh_seconds": 0.05, "log_interval_seconds": 0.0},
     }

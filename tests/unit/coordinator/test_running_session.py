@@ -15,12 +15,12 @@ from tests.unit.coordinator.support import (
 
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import Departure, Failover
+from treedraft.coordinator.log_entries import first_entry
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.running_session import (
     RelayLimits,
     RunningSession,
     SessionServices,
-    first_entry,
 )
 from treedraft.coordinator.session_log import LogPace
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
