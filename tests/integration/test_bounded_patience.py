@@ -1,6 +1,5 @@
 """The engine waits for drafts that pay, and for nothing else."""
 
-import functools
 import threading
 import time
 
@@ -9,9 +8,16 @@ from tests.engine_harness import FAKE_DRAFTER, EngineHarness, load_toy, spec
 
 from treedraft.core.exchange import DraftFrame, Rest
 from treedraft.core.growth import Growth, TokenSource
+from treedraft.inference.runner import Runner
 from treedraft.inference.toy import make_toy_model
 from treedraft.target.events import FrameArrived
-from treedraft.target.settings import BudgetSettings, KVSettings, PatienceSettings, TargetSettings
+from treedraft.target.settings import (
+    BudgetSettings,
+    GateSettings,
+    KVSettings,
+    PatienceSettings,
+    TargetSettings,
+)
 
 PROMPT = list(range(3, 23))
 PASS_MS = 20.0  # long against what a busy machine adds to a timer
@@ -26,6 +32,7 @@ def settings(**patience):
     return TargetSettings(
         kv=KVSettings(tokens=4096, block_size=8),
         budget=BudgetSettings(mode="fixed", max_nodes=8),
+        gate=GateSettings(enabled=False),
         patience=PatienceSettings(**patience),
     )
 
@@ -85,14 +92,13 @@ def plain_text(llama, max_tokens):
 @pytest.fixture
 def slow_llama(llama, monkeypatch):
     """The toy, with passes that take as long as those of a real model."""
-    forward = llama.module.forward
+    forward = Runner.forward
 
-    @functools.wraps(forward)  # the runner looks at the signature
-    def slowly(*args, **options):
+    def slowly(runner, segments):
         time.sleep(PASS_MS / 1e3)
-        return forward(*args, **options)
+        return forward(runner, segments)
 
-    monkeypatch.setattr(llama.module, "forward", slowly)
+    monkeypatch.setattr(Runner, "forward", slowly)
     return llama
 
 

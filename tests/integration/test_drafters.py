@@ -29,7 +29,13 @@ from treedraft.inference.drafter_folder import build_drafter_module, drafter_con
 from treedraft.inference.models import load_model
 from treedraft.inference.sampler import LawRow, target_probs
 from treedraft.inference.toy import make_toy_model, truncate_model
-from treedraft.target.settings import BudgetSettings, KVSettings, PatienceSettings, TargetSettings
+from treedraft.target.settings import (
+    BudgetSettings,
+    GateSettings,
+    KVSettings,
+    PatienceSettings,
+    TargetSettings,
+)
 
 LAWS = {
     "greedy": SamplingParameters(temperature=0.0, seed=1),
@@ -54,6 +60,7 @@ TARGET_SETTINGS = TargetSettings(
     kv=KVSettings(tokens=8192, block_size=8),
     budget=BudgetSettings(mode="fixed", max_nodes=16, max_depth=8),
     patience=PatienceSettings(enabled=False),
+    gate=GateSettings(enabled=False),
 )
 
 

@@ -29,7 +29,7 @@ from treedraft.core.sampling import (
 from treedraft.core.session import FinishReason
 from treedraft.inference.toy import make_toy_model
 from treedraft.target.events import AcknowledgeLog
-from treedraft.target.settings import BudgetSettings, KVSettings, TargetSettings
+from treedraft.target.settings import BudgetSettings, GateSettings, KVSettings, TargetSettings
 
 GREEDY = SamplingParameters(temperature=0.0, seed=1)
 LAWS = {
@@ -65,6 +65,8 @@ def target_settings(**changes) -> TargetSettings:
     return TargetSettings(
         kv=changes.pop("kv", KVSettings(tokens=8192, block_size=8)),
         budget=changes.pop("budget", BudgetSettings(mode="fixed", max_nodes=16, max_depth=8)),
+        # Nothing pays where a pass takes less than a millisecond.
+        gate=GateSettings(enabled=False),
         **changes,
     )
 

@@ -11,6 +11,7 @@ from treedraft.core.exchange import (
     Commit,
     CoordinatorFrame,
     DraftFrame,
+    Economics,
     Hello,
     LogAcknowledgement,
     ReopenRequest,
@@ -161,7 +162,8 @@ target_frames = st.builds(
     commits=tuples(st.builds(Commit, uint32, uint32, token_ids)),
     closes=token_ids,
     credit_nodes=uint32,
-    token_us=uint32,
+    economics=st.builds(Economics, uint32, uint32),
+    pauses=token_ids,
 )
 draft_frames = st.builds(
     DraftFrame,

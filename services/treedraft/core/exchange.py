@@ -70,19 +70,36 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class TargetFrame:
-    """One frame from target to drafter.
+class Economics:
+    """What drafts are worth to a target at present, both in microseconds.
 
-    `token_us` is the time the target takes for a token at present, over all
-    sessions, in microseconds; 0 if unknown.
+    `token_us` is what a token takes it, over all sessions, 0 if unknown; `row_us`
+    is what another drafted node adds to a pass.
     """
+
+    token_us: int = 0
+    row_us: int = 0
+
+    @property
+    def row_price(self) -> float:
+        """What a node costs in tokens: one that survives less often is never verified."""
+        return self.row_us / self.token_us if self.token_us else 0.0
+
+
+UNKNOWN_ECONOMICS = Economics()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFrame:
+    """One frame from target to drafter; `pauses` are sessions not worth drafting for."""
 
     hello: Hello | None = None
     opens: Sequence[SessionOpen] = ()
     commits: Sequence[Commit] = ()
     closes: Sequence[int] = ()
     credit_nodes: int = 0
-    token_us: int = 0
+    economics: Economics = UNKNOWN_ECONOMICS
+    pauses: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import structlog
 
+from treedraft.core.exchange import Economics
 from treedraft.core.worker import WorkerReport
 from treedraft.draft.links import DrafterEvent, DraftLink, Stop
 from treedraft.draft.lookup_grower import grow_by_lookup
@@ -31,8 +32,16 @@ from treedraft.telemetry.tracing import Tracing
 _MAX_FRAME_NODES = 1024
 # Tokens of ended sessions indexed in a step: about 0.1 ms.
 _DIGESTED_TOKENS = 64
+# A step that computes more of a text than this takes so long that nothing waits for it.
+_MAX_BRIEF_ROWS = 16
+# With other targets' commits between, a drafter may never come to rest.
+_MAX_HELD_STEPS = 16
 
 _log = structlog.get_logger(__name__)
+
+
+def _haste(economics: Economics) -> int:
+    return economics.token_us
 
 
 class StepReport(Protocol):
@@ -65,8 +74,8 @@ class Grower(ModelSessions, Protocol):
     def wants_work(self, session: DraftSession) -> bool:
         """Return whether a pass could do anything for a session."""
 
-    def token_costs(self, token_us: int) -> None:
-        """Note what the target takes for a token; 0 if unknown."""
+    def target_says(self, economics: Economics) -> None:
+        """Note what drafts are worth to the target."""
 
     def step(self, sessions: Sequence[DraftSession]) -> StepReport:
         """Run one pass for some of the sessions and add children to their trees."""
@@ -101,6 +110,8 @@ class Drafter:
         self._wall_minus_clock_ns = time.time_ns() - clock_ns()
         self._book = SessionBook(settings, grower, tracing=tracing)
         self._inbox: queue.SimpleQueue[DrafterEvent] = queue.SimpleQueue()
+        self._is_awaited = settings.growth.shares_device and grower is not None
+        self._num_held = 0
         self._is_stopped = False
         self._on_end: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name="drafter", daemon=True)
@@ -148,10 +159,13 @@ class Drafter:
         has_looked_up = self._look_up()
         if self._grower is None:
             self._rest(list(self._book.restless))
-        # What lookup found need not wait for the model.
-        self._book.flush()
-        has_computed = self._run_model()
-        self._book.flush()
+        if not self._is_awaited:
+            # What lookup found need not wait for the model.
+            self._book.flush()
+        report = self._run_model()
+        if not self._holds_back(report):
+            self._book.flush()
+        has_computed = report is not None and bool(report.num_rows or report.starved)
         has_digested = self._book.tenants.digest(_DIGESTED_TOKENS)
         return has_looked_up or has_computed or has_digested
 
@@ -171,6 +185,17 @@ class Drafter:
             if self._on_end:
                 self._on_end()
 
+    def _holds_back(self, report: StepReport | None) -> bool:
+        """Return whether what the step made waits for what the next one makes.
+
+        A target that takes turns with the drafter waits for all of it, and a frame costs
+        it and us about what a small pass does.
+        """
+        num_rows = max(report.num_rows.values(), default=0) if report else 0
+        is_growing = self._is_awaited and 0 < num_rows <= _MAX_BRIEF_ROWS
+        self._num_held = self._num_held + 1 if is_growing else 0
+        return 0 < self._num_held <= _MAX_HELD_STEPS
+
     def _look_up(self) -> bool:
         """Look up for the sessions that changed; return whether there is more to do."""
         num_added = 0
@@ -189,14 +214,16 @@ class Drafter:
             self._tell(session, link, started_ns, num_rows=0)
         return num_added > 0
 
-    def _run_model(self) -> bool:
+    def _run_model(self) -> StepReport | None:
+        """Run the model once; return what that did, None if it failed or there is nobody to ask."""
         if self._grower is None:
-            return False
+            return None
         link_of = self._sessions_in_credit(self._grower)
         if not link_of:
-            return False
+            return None
         started_ns = self._clock_ns()
-        self._grower.token_costs(min(link.token_us for link in link_of.values()))
+        # Where targets differ, drafts go by the one that has the least time for them.
+        self._grower.target_says(min((link.economics for link in link_of.values()), key=_haste))
         try:
             report = self._grower.step(list(link_of))
         except Exception:
@@ -204,7 +231,7 @@ class Drafter:
             _log.exception("draft step failed", sessions=len(link_of))
             for session, link in link_of.items():
                 self._book.refuse(session, link, "INTERNAL")
-            return True
+            return None
         for session in report.starved:
             self._book.refuse(session, link_of[session], "KV_POOL_FULL")
         for session, num_rows in report.num_rows.items():
@@ -214,7 +241,7 @@ class Drafter:
         if report.num_rows:
             seconds = (self._clock_ns() - started_ns) / 1e9
             self._metrics.pass_finished(seconds, num_rows=sum(report.num_rows.values()))
-        return bool(report.num_rows or report.starved)
+        return report
 
     def _rest(self, sessions: Sequence[DraftSession]) -> None:
         # Lookup may not have had its turn, for want of credit or of room in a frame.
@@ -227,7 +254,9 @@ class Drafter:
         chosen = {}
         for session, link in sorted(self._book.sessions, key=lambda pair: pair[0].last_step):
             is_scarce = left[id(link)] < needed * len(link.sessions)
-            if left[id(link)] < needed or (is_scarce and not grower.wants_work(session)):
+            if session.is_paused or left[id(link)] < needed:
+                continue
+            if is_scarce and not grower.wants_work(session):
                 continue
             left[id(link)] -= needed
             chosen[session] = link

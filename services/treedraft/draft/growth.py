@@ -11,7 +11,7 @@ from its own path, never from what its children would be. Rejection sampling is
 exact only so.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from treedraft.core.growth import ROOT
@@ -100,7 +100,12 @@ def frontier(
 
 
 def plan_step(
-    wishes: Sequence[Wish], *, max_rows: int, max_rows_per_session: int, prefill_chunk: int
+    wishes: Sequence[Wish],
+    *,
+    max_rows: int,
+    max_rows_per_session: int,
+    prefill_chunk: int,
+    num_worth_it: Callable[[Sequence[float]], int] = len,
 ) -> list[Share]:
     """Share the rows of one pass out.
 
@@ -113,6 +118,8 @@ def plan_step(
             session count against `prefill_chunk` instead.
         max_rows_per_session: nodes of one session.
         prefill_chunk: missing tokens over all sessions, the roots not counted.
+        num_worth_it: says of the scores of a step's nodes, best first, how many to run.
+            Not asked where a text misses tokens: the target wants drafts for it.
     """
     shares = []
     for index, wish in enumerate(wishes):
@@ -128,8 +135,11 @@ def plan_step(
         for score, node_id in wish.nodes[:max_rows_per_session]
     ]
     nodes.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
+    del nodes[max_rows:]
+    if nodes and not shares:
+        del nodes[num_worth_it([score for score, _, _ in nodes]) :]
     chosen: dict[int, list[int]] = {}
-    for _, index, node_id in nodes[:max_rows]:
+    for _, index, node_id in nodes:
         chosen.setdefault(index, []).append(node_id)
     shares.extend(Share(index, 0, tuple(node_ids)) for index, node_ids in chosen.items())
     return shares

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from treedraft.core.exchange import DraftFrame, ReopenRequest, Rest, SessionRefusal, TargetFrame
+from treedraft.core.exchange import (
+    UNKNOWN_ECONOMICS,
+    DraftFrame,
+    Economics,
+    ReopenRequest,
+    Rest,
+    SessionRefusal,
+    TargetFrame,
+)
 from treedraft.core.growth import Growth
 from treedraft.draft.session import DraftSession
 
@@ -53,7 +61,7 @@ class DraftLink:
     reopens: list[ReopenRequest] = field(default_factory=list)
     refusals: list[SessionRefusal] = field(default_factory=list)
     rests: list[Rest] = field(default_factory=list)
-    token_us: int = 0
+    economics: Economics = UNKNOWN_ECONOMICS
 
     def queue_growth(self, growth: Growth) -> None:
         """Put new nodes into the next frame and pay for them."""

@@ -9,7 +9,7 @@ replacement from a law that travels along.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from treedraft.core.errors import InvalidRequestError, OverloadedError
+from treedraft.core.exchange import Economics
 from treedraft.core.growth import ROOT, TokenSource
 from treedraft.draft.growth import Wish, frontier, plan_step
 from treedraft.draft.model_state import DraftModelState
@@ -26,7 +27,7 @@ from treedraft.draft.segments import Work, build_segment
 from treedraft.draft.session import DraftSession
 from treedraft.draft.settings import GrowthSettings
 from treedraft.draft.slot_sharing import share_slots
-from treedraft.draft.thrift import Thrift, survival
+from treedraft.draft.thrift import Thrift
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.draft_sampler import draft_children, draft_siblings
 from treedraft.inference.sampler import LawRow, TokenHistory, branch_of
@@ -155,48 +156,42 @@ class ModelGrower:
         fitting = [session for session in sessions if session not in starved]
         ordered = sorted(fitting, key=lambda session: session.last_step)
         wishes = [self._wish(session) for session in ordered]
-        idle = [s for s, w in zip(ordered, wishes, strict=True) if not (w.num_missing or w.nodes)]
         shares = plan_step(
             wishes,
             max_rows=self._settings.max_rows_per_step,
             max_rows_per_session=self._settings.max_rows_per_session,
             prefill_chunk=self._settings.prefill_chunk,
+            num_worth_it=self._thrift.num_worth_it,
         )
+        idle = [s for s, w in zip(ordered, wishes, strict=True) if not (w.num_missing or w.nodes)]
         works = share_slots(
             self._pool, self._sessions, [(ordered[share.index], share) for share in shares]
         )
-        if works and not self._pays(works):
-            return StepReport({}, starved, tuple(ordered))
         if works:
             self._run_measured(works)
         for work in works:
             work.session.last_step = self._num_steps
-        return StepReport({w.session: len(w.slots) for w in works}, starved, tuple(idle))
+        return StepReport(
+            {w.session: len(w.slots) for w in works}, starved, tuple(idle if shares else ordered)
+        )
 
-    def token_costs(self, token_us: int) -> None:
-        """Note what the target takes for a token; 0 if unknown."""
-        self._thrift.token_costs(token_us)
-
-    def _pays(self, works: Sequence[Work]) -> bool:
-        """Return whether to run these works; give their slots back if not."""
-        if not all(work.node_ids for work in works) or self._thrift.pays(_scores(works)):
-            return True
-        for work in works:
-            self._pool.release(work.slots)
-        return False
+    def target_says(self, economics: Economics) -> None:
+        """Note what drafts are worth to the target."""
+        self._thrift.target_says(economics)
 
     def _run_measured(self, works: Sequence[Work]) -> None:
-        expanded, first_ids = survival(_scores(works)), [w.session.tree.next_node_id for w in works]
         started = time.perf_counter()
         self._run(works)
+        elapsed_ms = (time.perf_counter() - started) * 1e3
         if all(work.node_ids for work in works):
-            elapsed_ms = (time.perf_counter() - started) * 1e3
-            added = (
-                work.session.tree.score(node_id)
-                for work, first_id in zip(works, first_ids, strict=True)
-                for node_id in range(first_id, work.session.tree.next_node_id)
+            self._thrift.step_finished(
+                elapsed_ms,
+                [
+                    (tree.score(node_id), [tree.score(i) for i in tree.children(node_id).values()])
+                    for tree, node_ids in ((work.session.tree, work.node_ids) for work in works)
+                    for node_id in node_ids
+                ],
             )
-            self._thrift.step_finished(elapsed_ms, expanded, survival(added))
 
     def _wish(self, session: DraftSession) -> Wish:
         state = self._sessions[session]
@@ -285,10 +280,6 @@ class ModelGrower:
                 support=law.token_ids,
                 probabilities=law.probabilities,
             )
-
-
-def _scores(works: Sequence[Work]) -> Iterator[float]:
-    return (work.session.tree.score(node_id) for work in works for node_id in work.node_ids)
 
 
 def _sample_score(rank: int) -> float:

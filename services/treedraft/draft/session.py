@@ -68,6 +68,8 @@ class DraftSession:
         self.lookup: SessionLookup | None = None
         self.model: ModelState | None = None
         self.base_arrived_ns = arrived_ns
+        # Not worth drafting for, as the target says, until its next commit.
+        self.is_paused = False
         # Step at which a model last worked for it: the least recent goes first.
         self.last_step = 0
         # Nodes (or ROOT) whose lookup children are in the tree, and those whose

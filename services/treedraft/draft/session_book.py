@@ -112,7 +112,8 @@ class SessionBook:
 
     def _take_frame(self, link: DraftLink, frame: TargetFrame, arrived_ns: int) -> None:
         link.credit_nodes += frame.credit_nodes
-        link.token_us = frame.token_us or link.token_us
+        if frame.economics.token_us:
+            link.economics = frame.economics
         for opened in frame.opens:
             self._close(link, opened.session_number)
             try:
@@ -121,6 +122,8 @@ class SessionBook:
                 link.refusals.append(SessionRefusal(opened.session_number, error.reason))
         for commit in frame.commits:
             self._commit(link, commit, arrived_ns)
+        for number in frame.pauses:
+            self._pause(link, number)
         for number in frame.closes:
             self._close(link, number)
 
@@ -175,8 +178,15 @@ class SessionBook:
         except InvalidRequestError as error:
             self.refuse(session, link, error.reason)
             return
+        session.is_paused = False
         session.commit(commit.token_ids, arrived_ns=arrived_ns)
         self.changed[session] = self.restless[session] = link
+
+    def _pause(self, link: DraftLink, number: int) -> None:
+        if session := link.sessions.get(number):
+            session.is_paused = True
+            self.changed.pop(session, None)
+            self.restless.pop(session, None)
 
     def _close(self, link: DraftLink, number: int) -> None:
         session = link.sessions.pop(number, None)

@@ -1,22 +1,27 @@
-"""Whether another step of the draft model pays where it holds up the target.
+"""How far the draft model grows where each of its steps holds up the target.
 
 On cores of its own a drafter grows for nothing: what it computes is there when
 the target comes round. On the target's own cores each step delays the next pass
 by what it takes, so it has to bring more tokens than the target makes in that
-time. Tokens are counted as survival, the sum over nodes of the probability that
-the target accepts them.
+time. A node brings the probability that the target accepts it, less what its row
+adds to the pass: one that is not worth its row is never verified.
+
+Whether to draft for a session at all is the target's decision, which sees what
+drafting costs as a whole; this only says when a tree is large enough.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from treedraft.core.exchange import UNKNOWN_ECONOMICS, Economics
 
 _SMOOTHING = 0.1
 # What a step takes is learned quickly when it falls and slowly when it rises: a
 # step beside a pass of the target takes several times as long as one alone, and
 # it is the latter that has to pay.
 _FALLING, _RISING = 0.3, 0.03
-# Until steps were measured: what children of a node survive with, all together.
-_PRIOR_YIELD = 0.8
+# Until steps were measured: what the children of a node survive with, given it.
+_PRIOR_PROFILE = (0.6, 0.12, 0.05, 0.03)
 
 
 class Thrift:
@@ -25,39 +30,61 @@ class Thrift:
     def __init__(self, *, is_sharing: bool) -> None:
         """Weigh steps if the drafter is `is_sharing` its device with the target."""
         self._is_sharing = is_sharing
-        self._step_ms: float | None = None
-        self._yield = _PRIOR_YIELD
-        self._token_us = 0
+        self._economics = UNKNOWN_ECONOMICS
+        # By number of rows, in powers of two.
+        self._step_ms: dict[int, float] = {}
+        self._profile = list(_PRIOR_PROFILE)
 
-    def token_costs(self, token_us: int) -> None:
-        """Note what the target says it takes for a token; 0 if it does not know."""
-        self._token_us = token_us
+    def target_says(self, economics: Economics) -> None:
+        """Note what drafts are worth to the target at present."""
+        self._economics = economics
 
-    def pays(self, scores: Iterable[float]) -> bool:
-        """Return whether to expand nodes of these scores, all of them in one step."""
-        if not self._is_sharing or not self._token_us or self._step_ms is None:
-            return True
-        gain = self._yield * survival(scores)
-        return gain * self._token_us >= self._step_ms * 1e3
+    def num_worth_it(self, scores: Iterable[float]) -> int:
+        """Return how many nodes to expand in one step, the best of these scores; 0 for none."""
+        survivals = sorted(map(math.exp, scores), reverse=True)
+        token_us = self._economics.token_us
+        if not self._is_sharing or not token_us or not self._step_ms:
+            return len(survivals)
+        best_count, best_net, gain = 0, 0.0, 0.0
+        for count, survival in enumerate(survivals, start=1):
+            gain += self._gain(survival)
+            net = gain - self._estimate_ms(count) * 1e3 / token_us
+            if net >= best_net:
+                best_count, best_net = count, net
+        return best_count
 
-    def step_finished(self, elapsed_ms: float, expanded: float, added: float) -> None:
+    def step_finished(
+        self, elapsed_ms: float, expanded: Sequence[tuple[float, Sequence[float]]]
+    ) -> None:
         """Learn from a step.
 
         Args:
             elapsed_ms: what it took.
-            expanded: survival of the nodes that it ran.
-            added: survival of the nodes that it made.
+            expanded: the score of each node that it ran, and those of the children
+                that it made.
         """
-        if self._step_ms is None:
-            self._step_ms = elapsed_ms
+        size = _size(len(expanded))
+        known_ms = self._step_ms.setdefault(size, elapsed_ms)
         # One hiccup of the machine must not end all growth.
-        elapsed_ms = min(elapsed_ms, 3.0 * self._step_ms)
-        rate = _FALLING if elapsed_ms < self._step_ms else _RISING
-        self._step_ms += rate * (elapsed_ms - self._step_ms)
-        if expanded:
-            self._yield += _SMOOTHING * (min(1.0, added / expanded) - self._yield)
+        elapsed_ms = min(elapsed_ms, 3.0 * known_ms)
+        rate = _FALLING if elapsed_ms < known_ms else _RISING
+        self._step_ms[size] += rate * (elapsed_ms - known_ms)
+        for score, children in expanded:
+            shares = sorted((math.exp(child - score) for child in children), reverse=True)
+            for rank in range(len(self._profile)):
+                share = shares[rank] if rank < len(shares) else 0.0
+                self._profile[rank] += _SMOOTHING * (min(1.0, share) - self._profile[rank])
+
+    def _gain(self, survival: float) -> float:
+        """Return what the children of a node bring, in tokens."""
+        price = self._economics.row_price
+        return sum(max(0.0, survival * share - price) for share in self._profile)
+
+    def _estimate_ms(self, num_rows: int) -> float:
+        size = _size(num_rows)
+        nearest = min(self._step_ms, key=lambda known: (abs(known - size), -known))
+        return self._step_ms[nearest]
 
 
-def survival(scores: Iterable[float]) -> float:
-    """Return the number of nodes of these scores that the target is expected to accept."""
-    return sum(map(math.exp, scores))
+def _size(num_rows: int) -> int:
+    return max(0, num_rows - 1).bit_length()

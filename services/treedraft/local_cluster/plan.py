@@ -157,7 +157,12 @@ def plan_workers(
     # Whoever starts a cluster like this is its only tenant.
     own = {"TREEDRAFT_DRAFT__LOOKUP__RECENT__WITHOUT_TENANT": "true"}
     in_turns = (
-        {"TREEDRAFT_DRAFT__GROWTH__SHARES_DEVICE": "true"} if takes_turns(num_cores, plan) else {}
+        {
+            "TREEDRAFT_DRAFT__GROWTH__SHARES_DEVICE": "true",
+            "TREEDRAFT_TARGET__PATIENCE__TAKES_TURNS": "true",
+        }
+        if takes_turns(num_cores, plan)
+        else {}
     )
     targets = [
         _service(
@@ -172,7 +177,7 @@ def plan_workers(
             },
             plan,
             folder,
-            _with_threads(TARGET, target_threads, environ),
+            {**in_turns, **_with_threads(TARGET, target_threads, environ)},
         )
         for index in range(plan.num_targets)
     ]

@@ -17,6 +17,7 @@ from treedraft.target.budget import Budget, SurvivalCalibrator
 from treedraft.target.drafting import DraftBook
 from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews
+from treedraft.target.gate import DraftGate
 from treedraft.target.patience import Patience
 from treedraft.target.round_trace import RoundTrace
 from treedraft.target.scheduler import Scheduler, SchedulerLimits
@@ -125,6 +126,7 @@ def assemble(
             max_nodes=settings.budget.max_nodes,
             max_depth=settings.budget.max_depth,
         ),
+        gate=DraftGate(settings.gate, costs),
         metrics=metrics,
         publish=publish,
         report=lambda scheduler: _report(scheduler, pool),

@@ -12,7 +12,14 @@ import time
 from dataclasses import dataclass, field
 
 from treedraft.core.errors import InvalidGrowthError
-from treedraft.core.exchange import Commit, DraftFrame, SessionOpen, TargetFrame
+from treedraft.core.exchange import (
+    UNKNOWN_ECONOMICS,
+    Commit,
+    DraftFrame,
+    Economics,
+    SessionOpen,
+    TargetFrame,
+)
 from treedraft.core.growth import Growth
 from treedraft.core.session import DraftSpec
 from treedraft.target.session import TargetSession
@@ -20,6 +27,8 @@ from treedraft.target.settings import DraftLinkSettings
 from treedraft.telemetry.metrics import Metrics
 
 _MAX_REOPENS = 8
+# Credit is given back with the next commits, or when this part of it is used.
+_CREDIT_PARTS = 4
 
 
 @dataclass(slots=True)
@@ -29,6 +38,9 @@ class _Attachment:
     endpoint: str
     number: int
     num_reopens: int = 0
+    # Committed length that the drafter knows of, or is about to.
+    told_length: int = 0
+    is_paused: bool = False
 
 
 @dataclass(slots=True)
@@ -38,11 +50,13 @@ class _Outbox:
     opens: list[SessionOpen] = field(default_factory=list)
     commits: list[Commit] = field(default_factory=list)
     closes: list[int] = field(default_factory=list)
+    pauses: list[int] = field(default_factory=list)
     credit_nodes: int = 0
 
-    def __bool__(self) -> bool:
-        """Return whether there is anything to say."""
-        return bool(self.opens or self.commits or self.closes or self.credit_nodes)
+    def is_due(self, least_credit: int) -> bool:
+        """Return whether there is anything to say; credit alone can wait until it is some."""
+        is_news = self.opens or self.commits or self.closes or self.pauses
+        return bool(is_news) or self.credit_nodes >= least_credit
 
 
 @dataclass(slots=True)
@@ -84,23 +98,39 @@ class DraftBook:
         self._refusals: dict[str, set[str]] = {}  # session id -> endpoints that refused it
         self._sessions: dict[str, TargetSession] = {}
         self._refused_links: dict[str, str] = {}
+        self._is_open = False
 
-    def is_attached(self, session: TargetSession) -> bool:
+    def is_drafted_for(self, session: TargetSession) -> bool:
         """Return whether a drafter works for the session."""
-        return session.session_id in self._attachments
+        return self.endpoint_of(session) is not None
 
     def endpoint_of(self, session: TargetSession) -> str | None:
         """Return the drafter that works for the session, None if none does."""
         attachment = self._attachments.get(session.session_id)
-        return attachment.endpoint if attachment else None
+        return attachment.endpoint if attachment and not attachment.is_paused else None
 
     def open(self, session: TargetSession) -> None:
-        """Draft for a session from now on, if it wants that and a drafter is up."""
+        """Draft for a session, if it wants that, while drafting is open and a drafter is up."""
         options = session.spec.speculation
         is_wanted = options.enabled and options.max_nodes != 0 and options.max_depth != 0
         if is_wanted and self._verifies_drafts:
             self._sessions[session.session_id] = session
-            self._attach(session)
+
+    def set_open(self, is_open: bool) -> None:
+        """Let drafters work, or leave them alone until told otherwise.
+
+        A session that a drafter knows stays open there and is told of the tokens that it
+        missed with its next commit; others are opened when their turn has come.
+        """
+        self._is_open = is_open
+        for session in self._sessions.values():
+            attachment = self._attachments.get(session.session_id)
+            if attachment is None:
+                self._attach(session)
+            elif attachment.is_paused is is_open:
+                attachment.is_paused = not is_open
+                if attachment.is_paused:
+                    self._links[attachment.endpoint].outbox.pauses.append(attachment.number)
 
     def close(self, session: TargetSession) -> None:
         """Draft no longer for a session."""
@@ -112,13 +142,14 @@ class DraftBook:
             del link.sessions[attachment.number]
             link.outbox.closes.append(attachment.number)
 
-    def committed(self, session: TargetSession, token_ids: tuple[int, ...]) -> None:
-        """Tell the session's drafter about tokens that became final just now."""
+    def committed(self, session: TargetSession) -> None:
+        """Tell the session's drafter about the tokens that became final since it was told."""
         attachment = self._attachments.get(session.session_id)
-        if attachment:
-            base_length = session.num_tokens - len(token_ids)
+        if attachment and not attachment.is_paused:
+            told, attachment.told_length = attachment.told_length, session.num_tokens
+            missed = tuple(session.token_ids[told:])
             outbox = self._links[attachment.endpoint].outbox
-            outbox.commits.append(Commit(attachment.number, base_length, token_ids))
+            outbox.commits.append(Commit(attachment.number, told, missed))
             session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
 
     def link_up(self, endpoint: str) -> None:
@@ -127,7 +158,7 @@ class DraftBook:
         link.outbox.credit_nodes = self._settings.credit_nodes
         self._links[endpoint] = link
         for session in self._sessions.values():
-            if not self.is_attached(session):
+            if session.session_id not in self._attachments:
                 self._attach(session)
 
     def link_down(self, endpoint: str) -> None:
@@ -159,15 +190,15 @@ class DraftBook:
         for reopen in frame.reopens:
             self._reopen(endpoint, link, reopen.session_number)
 
-    def take_frames(self, token_us: int = 0) -> dict[str, TargetFrame]:
+    def take_frames(self, economics: Economics = UNKNOWN_ECONOMICS) -> dict[str, TargetFrame]:
         """Return what is to be sent, at most one frame per drafter.
 
         Args:
-            token_us: time that the target takes for a token, to be passed on.
+            economics: what drafts are worth at present, to be passed on.
         """
         frames = {}
         for endpoint, link in self._links.items():
-            if link.outbox:
+            if link.outbox.is_due(self._settings.credit_nodes // _CREDIT_PARTS):
                 outbox, link.outbox = link.outbox, _Outbox()
                 link.credit_nodes += outbox.credit_nodes
                 frames[endpoint] = TargetFrame(
@@ -175,7 +206,8 @@ class DraftBook:
                     commits=outbox.commits,
                     closes=outbox.closes,
                     credit_nodes=outbox.credit_nodes,
-                    token_us=token_us,
+                    economics=economics,
+                    pauses=outbox.pauses,
                 )
         return frames
 
@@ -185,6 +217,8 @@ class DraftBook:
         return refused
 
     def _attach(self, session: TargetSession) -> None:
+        if not self._is_open:
+            return
         refused = self._refusals.get(session.session_id, set())
         for address in session.spec.drafters:
             link = self._links.get(address.endpoint)
@@ -199,6 +233,7 @@ class DraftBook:
         # before cannot be taken for nodes of the new opening.
         attachment.number, link.next_number = link.next_number, link.next_number + 1
         link.sessions[attachment.number] = session
+        attachment.told_length, attachment.is_paused = session.num_tokens, False
         session.drop_drafts()
         spec = DraftSpec(
             session_id=session.session_id,

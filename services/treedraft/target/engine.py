@@ -29,6 +29,7 @@ from treedraft.target.events import (
     Stop,
     StreamEnded,
 )
+from treedraft.target.gate import DraftGate, FinishedStep
 from treedraft.target.patience import DraftingSession, Patience
 from treedraft.target.round import RoundOutcome
 from treedraft.target.scheduler import Scheduler, SessionPass
@@ -58,6 +59,7 @@ class Engine:
         runner: PassRunner,
         book: DraftBook,
         patience: Patience,
+        gate: DraftGate,
         metrics: Metrics,
         publish: Callable[[EngineNews], None],
         report: Callable[[Scheduler], WorkerReport],
@@ -70,6 +72,7 @@ class Engine:
             runner: runs passes and walks the trees.
             book: attaches sessions to drafters.
             patience: says how long a step waits for drafts.
+            gate: says whether drafting pays at the present load.
             metrics: what is counted.
             publish: called on the engine thread with what is to be passed on.
             report: how the worker is, for the announcement.
@@ -79,6 +82,7 @@ class Engine:
         self._runner = runner
         self._book = book
         self._patience = patience
+        self._gate = gate
         self._metrics = metrics
         self._publish = publish
         self._make_report = report
@@ -128,6 +132,7 @@ class Engine:
         """Take in what has arrived, run a pass if there is one to run, tell."""
         self._take_events()
         self._roster.end_expired()
+        self._book.set_open(self._gate.is_open(self._scheduler.num_sessions))
         self._wait_for_drafts()
         passes = self._scheduler.plan()
         self._is_idle = not passes
@@ -136,11 +141,12 @@ class Engine:
         if passes:
             # Drafters begin with a new session while its prompt is computed.
             self._announce_commits()
+            is_drafted = any(self._book.is_drafted_for(p.session) for p in passes)
             try:
                 outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
                 for outcome in outcomes:
                     self._roster.settle(outcome)
-                self._measure_goodput(passes, outcomes)
+                self._measure_goodput(passes, outcomes, is_drafted)
             except Exception:
                 # Whatever it was, the KV of these sessions is not to be
                 # trusted any more; all others are untouched.
@@ -155,14 +161,25 @@ class Engine:
             raise RuntimeError("passes keep failing; the device may be gone")
 
     def _measure_goodput(
-        self, passes: Sequence[SessionPass], outcomes: Sequence[RoundOutcome]
+        self, passes: Sequence[SessionPass], outcomes: Sequence[RoundOutcome], is_drafted: bool
     ) -> None:
-        self._patience.goodput.step_finished(
-            sum(len(outcome.verdict.token_ids) for outcome in outcomes),
+        num_tokens = sum(len(outcome.verdict.token_ids) for outcome in outcomes)
+        elapsed_ms = self._patience.goodput.step_finished(
+            num_tokens,
             time.monotonic_ns(),
             # Prompts take time and give no tokens: not what a wait is weighed against.
             counts=all(session_pass.num_new == 1 for session_pass in passes),
         )
+        if elapsed_ms is not None:
+            self._gate.step_finished(
+                FinishedStep(
+                    num_sessions=len(passes),
+                    num_tokens=num_tokens,
+                    elapsed_ms=elapsed_ms,
+                    pass_ms=self._runner.last_pass_ms,
+                    is_drafted=is_drafted,
+                )
+            )
 
     # Taking in.
 
@@ -251,7 +268,7 @@ class Engine:
     # Telling.
 
     def _announce_commits(self) -> None:
-        frames = self._book.take_frames(self._patience.goodput.token_us)
+        frames = self._book.take_frames(self._patience.economics())
         if frames:
             self._publish(EngineNews(frames=frames))
             opened = {endpoint for endpoint, frame in frames.items() if frame.opens}

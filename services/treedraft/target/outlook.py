@@ -69,12 +69,19 @@ class Goodput:
         """Time for a token in microseconds; 0 before the first step."""
         return int(1e3 / self.tokens_per_ms) if self._num_tokens else 0
 
-    def step_finished(self, num_tokens: int, now_ns: int, *, counts: bool) -> None:
-        """Take in a step that ends now; one that `counts` not only starts the clock."""
-        if counts and self._since_ns is not None:
-            self._num_tokens = self._num_tokens * _PACE_DECAY + num_tokens
-            self._elapsed_ms = self._elapsed_ms * _PACE_DECAY + (now_ns - self._since_ns) / 1e6
-        self._since_ns = now_ns
+    def step_finished(self, num_tokens: int, now_ns: int, *, counts: bool) -> float | None:
+        """Take in a step that ends now; one that `counts` not only starts the clock.
+
+        Returns:
+            What it took in milliseconds, None if it does not count.
+        """
+        since_ns, self._since_ns = self._since_ns, now_ns
+        if not counts or since_ns is None:
+            return None
+        elapsed_ms = (now_ns - since_ns) / 1e6
+        self._num_tokens = self._num_tokens * _PACE_DECAY + num_tokens
+        self._elapsed_ms = self._elapsed_ms * _PACE_DECAY + elapsed_ms
+        return elapsed_ms
 
     def pause(self) -> None:
         """Leave the time until the next step ends out: there is nothing to do."""

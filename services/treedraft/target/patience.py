@@ -10,9 +10,10 @@ The rule is that of optimal stopping with a reward per unit of time: go on as
 long as the next frame is expected to add more tokens per millisecond than the
 engine makes in the long run. What a frame adds is learned for each drafter as a
 share of the survival that its tree has at its leaves, and when it comes as a
-time after the commit or the frame before. Where a pass takes longer while a
-drafter computes, on the same cores, the wait goes on until the drafter rests,
-unless it takes longer than it can save. Speculative decoding as a stopping
+time after the commit or the frame before. Where drafters compute on the target's
+own cores a pass beside them would take about as much longer as they take, so the
+two take turns: the wait goes on until the drafters rest, and these weigh what
+their steps bring (`draft/thrift`). Speculative decoding as a stopping
 problem: SpecDec++ (arXiv 2405.19715), there for the length of a chain.
 
 Invariants: no step waits longer than a stated share of a pass; a frame that is
@@ -26,6 +27,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from treedraft.core.exchange import Economics
 from treedraft.target.budget import SurvivalCalibrator
 from treedraft.target.outlook import Goodput, Outlook
 from treedraft.target.session import TargetSession
@@ -96,6 +98,10 @@ class _LinkPace:
         self.gained = self.gained * _YIELD_DECAY + gained + kept * _PRIOR_WEIGHT * _PRIOR_YIELD
         self.promised = self.promised * _YIELD_DECAY + promised + kept * _PRIOR_WEIGHT
 
+    def forget(self) -> None:
+        """Let the yield drift to what is usual: what is not waited for teaches nothing."""
+        self.observe_yield(0.0, 0.0)
+
     def overdue_ns(self) -> int:
         return self.since_ns + int(self.gap.overdue_ms * 1e6)
 
@@ -149,6 +155,11 @@ class Patience:
         self._wait_since_ns: int | None = None
         self._waited_for: tuple[str, ...] = ()
 
+    def economics(self) -> Economics:
+        """Return what drafts are worth at present."""
+        token_us = self.goodput.token_us
+        return Economics(token_us, int(self._price * token_us))
+
     def commits_announced(self, endpoints: Iterable[str], opened: Collection[str] = ()) -> None:
         """Expect an answer of these drafters from now on; at those `opened` a session begins."""
         for endpoint in endpoints:
@@ -181,13 +192,16 @@ class Patience:
         """Consider the next step of these sessions, none of which has a prompt to compute."""
         self._wait_since_ns = self._clock_ns()
         self._waited_for = ()
+        if sessions:
+            self._price = self._row_price(len(sessions))
         if not self._settings.enabled:
             return
-        self._price = self._row_price(len(sessions))
         drafted = [s for s in sessions if s.endpoint is not None]
         self._outlooks = {s: self._look(s.session) for s in drafted}
         for endpoint in {s.endpoint for s in drafted}:
             pace = self._links.get(endpoint or "")
+            if pace:
+                pace.forget()
             if pace and pace.num_to_skip:
                 pace.num_to_skip -= 1
                 self._drop(endpoint)
@@ -210,8 +224,7 @@ class Patience:
             pace = self._links[endpoint]
             gain += pace.yield_ * promise
             endpoints.append(endpoint)
-            # A drafter that computes on slows the pass down: to start now is no gain then.
-            if gain > max(0.0, worth * (remaining_ms - self._costs.disturbance_ms)):
+            if gain > (0.0 if self._settings.takes_turns else worth * remaining_ms):
                 bound_ns = now_ns + int(left_ms * 1e6)
                 until_ns = min(max(self._links[e].overdue_ns() for e in endpoints), bound_ns)
                 self._waited_for = tuple(endpoints)

@@ -77,6 +77,11 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def num_sessions(self) -> int:
+        """Sessions that run or could run."""
+        return min(len(self._running) + len(self._waiting), self._limits.max_sessions)
+
+    @property
     def num_waiting(self) -> int:
         """Sessions that wait for pages."""
         return len(self._waiting)

@@ -59,12 +59,43 @@ class PatienceSettings(Frozen):
     enabled: bool = Field(
         default=True, description="Whether to wait at all; without, a miss costs a plain pass."
     )
+    takes_turns: bool = Field(
+        default=False,
+        description="Whether drafters compute on the cores or the accelerator of the target: it "
+        "then waits until they rest, and they weigh for it what another step of theirs brings.",
+    )
     max_pass_share: float = Field(
         default=2.0,
         ge=0.0,
         le=10.0,
         description="The longest wait before a step, as a share of the time that a pass without "
         "drafts takes. How long it pays to wait is measured; this only bounds it.",
+    )
+
+
+class GateSettings(Frozen):
+    """When drafting is left alone because it does not pay at the present load."""
+
+    enabled: bool = Field(
+        default=True, description="Whether to measure that at all; without, drafters always work."
+    )
+    trial_steps: float = Field(
+        default=8.0,
+        gt=0,
+        description="What drafting may lose at a load before it is closed there, in plain steps.",
+    )
+    allowance: float = Field(
+        default=0.01,
+        ge=0.0,
+        le=1.0,
+        description="Share of the time that may be lost to trying again: after a trial that "
+        "failed, the next one comes when this share has added up to it.",
+    )
+    max_gain_steps: float = Field(
+        default=24.0,
+        gt=0,
+        description="What drafting that pays may save up, in plain steps: how long it may then "
+        "fail before it is closed.",
     )
 
 
@@ -162,6 +193,7 @@ class TargetSettings(ServiceSettings):
     kv: KVSettings = KVSettings()
     budget: BudgetSettings = BudgetSettings()
     patience: PatienceSettings = PatienceSettings()
+    gate: GateSettings = GateSettings()
     drafting: DraftLinkSettings = DraftLinkSettings()
     grpc: GrpcSettings = GrpcSettings()
     tls: TlsSettings = Field(default_factory=TlsSettings)

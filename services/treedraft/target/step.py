@@ -62,6 +62,7 @@ class PassRunner:
         self._calibrator = calibrator
         self._trace = trace
         self._noise_rows = NoiseRows()
+        self.last_pass_ms = 0.0
 
     def run(
         self,
@@ -128,7 +129,7 @@ class PassRunner:
     def _commit(self, session_pass: SessionPass, walk: Walk) -> Round:
         """Make the tokens of a walk final and move the root of the tree."""
         session, tree = session_pass.session, session_pass.tree
-        is_hit = holds_bonus(session_pass, walk) if self._book.is_attached(session) else None
+        is_hit = holds_bonus(session_pass, walk) if self._book.is_drafted_for(session) else None
         self._calibrator.observe_walk(session_pass.grown, tree, walk.accepted)
         verdict = judge(session, tree, walk)
         moves = compaction(session, verdict.accepted, self._block_size)
@@ -137,7 +138,7 @@ class PassRunner:
         session.num_computed = base_length + len(verdict.accepted)
         session.commit(verdict.token_ids)
         if verdict.finish is None:
-            self._book.committed(session, verdict.token_ids)
+            self._book.committed(session)
         return Round(session_pass, verdict, base_length, is_hit, moves, scores)
 
     def _settle_kv(self, passes: Sequence[SessionPass], rounds: Sequence[Round]) -> None:
@@ -176,13 +177,13 @@ class PassRunner:
 
     def _is_drafted_for(self, session_pass: SessionPass) -> bool:
         session = session_pass.session
-        return self._book.is_attached(session) and not session.is_resting
+        return self._book.is_drafted_for(session) and not session.is_resting
 
     def _observe_costs(
         self, passes: Sequence[SessionPass], clock: StepClock, *, is_disturbed: bool
     ) -> None:
+        self.last_pass_ms = (clock.walked - clock.started) / 1e6
         # Passes with prompt chunks would teach the budget a wrong price.
         if all(p.num_new == 1 for p in passes):
             num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
-            elapsed_ms = (clock.walked - clock.started) / 1e6
-            self._costs.observe(num_rows, elapsed_ms, is_disturbed=is_disturbed)
+            self._costs.observe(num_rows, self.last_pass_ms, is_disturbed=is_disturbed)

@@ -88,12 +88,19 @@ class ExchangeTreesRequest(_message.Message):
     CLOSES_FIELD_NUMBER: _builtins.int
     CREDIT_NODES_FIELD_NUMBER: _builtins.int
     TOKEN_US_FIELD_NUMBER: _builtins.int
+    ROW_US_FIELD_NUMBER: _builtins.int
+    PAUSES_FIELD_NUMBER: _builtins.int
     credit_nodes: _builtins.int
     """Nodes that the drafter may send beyond those granted before."""
     token_us: _builtins.int
     """Time the target takes for a token at present, all sessions together, in
     microseconds: what a drafter that shares its device weighs its steps
     against. 0 if unknown.
+    """
+    row_us: _builtins.int
+    """What a drafted node adds to a pass of the target at present, in
+    microseconds: a node that survives less often than this is to token_us is
+    never verified.
     """
     @_builtins.property
     def hello(self) -> Global___ExchangeHello:
@@ -113,6 +120,13 @@ class ExchangeTreesRequest(_message.Message):
     def closes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Numbers of sessions that ended."""
 
+    @_builtins.property
+    def pauses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of sessions that are not worth drafting for at present. They stay
+        open and cost nothing; the next commit of one, with all tokens since the
+        last, ends its pause.
+        """
+
     def __init__(
         self,
         *,
@@ -122,10 +136,12 @@ class ExchangeTreesRequest(_message.Message):
         closes: _abc.Iterable[_builtins.int] | None = ...,
         credit_nodes: _builtins.int = ...,
         token_us: _builtins.int = ...,
+        row_us: _builtins.int = ...,
+        pauses: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "commits", b"commits", "credit_nodes", b"credit_nodes", "hello", b"hello", "opens", b"opens", "token_us", b"token_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "commits", b"commits", "credit_nodes", b"credit_nodes", "hello", b"hello", "opens", b"opens", "pauses", b"pauses", "row_us", b"row_us", "token_us", b"token_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

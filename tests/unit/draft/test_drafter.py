@@ -162,6 +162,31 @@ def test_a_drafter_says_once_for_each_commit_that_it_rests(target):
     assert rests_of(target) == [Rest(1, len(TEXT)), Rest(1, len(TEXT) + 1)]
 
 
+def test_a_paused_session_costs_nothing_until_its_next_commit(target):
+    target.open(1, make_spec(TEXT))
+    target.open(2, make_spec(TEXT))
+    target.send(pauses=[1])
+    target.grow()
+    assert not len(target.trees[1])
+    assert len(target.trees[2])
+    assert rests_of(target) == [Rest(2, len(TEXT))]
+    target.commit(1, [13, 14, 15, 16])  # all that came meanwhile
+    target.grow()
+    assert target.best_path(1)[:3] == [17, 18, 19]
+    assert rests_of(target)[-1] == Rest(1, len(TEXT) + 4)
+
+
+def test_a_pause_in_the_midst_of_growth_keeps_both_trees_alike(target):
+    target.open(1, make_spec(TEXT))
+    target.grow()
+    target.send(pauses=[1])
+    target.send(pauses=[1, 99])  # twice, and of nobody
+    assert not target.drafter.step()
+    target.commit(1, [13, 14])
+    target.grow()  # the fake target checks that no node is lost
+    assert target.best_path(1)[:3] == [15, 16, 17]
+
+
 def rests_of(target):
     return [rest for frame in target.frames for rest in frame.rests]
 

@@ -301,3 +301,19 @@ def test_lookup_and_model_share_a_tree(make_target, toy_model):
         target.commit(1, target.best_path(1)[:3])
         target.grow()
     assert len(target.trees[1]) > 20
+
+
+def test_a_target_that_waits_for_all_of_a_tree_gets_it_in_few_frames(make_target, toy_model):
+    frames = {}
+    for shares_device in (False, True):
+        settings = draft_settings(shares_device=shares_device, max_live_nodes=24)
+        target, _ = make_target(toy_model, settings)
+        target.open(1, make_spec(PROMPT, sampling=GREEDY))
+        target.grow()
+        target.commit(1, [1, 2])
+        target.frames.clear()
+        target.grow()
+        frames[shares_device] = len(target.frames)
+        assert len(target.trees[1]) >= 24
+        assert target.frames[-1].rests
+    assert frames[True] == 1 < frames[False]

@@ -2,54 +2,85 @@ import math
 
 import pytest
 
-from treedraft.draft.thrift import Thrift, survival
+from treedraft.core.exchange import Economics
+from treedraft.draft.thrift import Thrift
 
-CERTAIN = [0.0]
+
+def log(*probabilities):
+    return [math.log(probability) for probability in probabilities]
+
+
+def learned(*, step_ms=5.0, share=0.5, num_rows=1, count=100):
+    """Return a thrift that saw steps in which every node had one child of that share."""
+    thrift = Thrift(is_sharing=True)
+    for _ in range(count):
+        thrift.step_finished(step_ms, [(0.0, log(share))] * num_rows)
+    return thrift
 
 
 def test_a_drafter_with_a_device_of_its_own_never_stops():
     thrift = Thrift(is_sharing=False)
-    thrift.token_costs(1)
-    thrift.step_finished(1000.0, 1.0, 0.0)
-    assert thrift.pays([-50.0])
+    thrift.target_says(Economics(token_us=1, row_us=1))
+    thrift.step_finished(1000.0, [(0.0, [])])
+    assert thrift.num_worth_it([-50.0]) == 1
 
 
 def test_nothing_is_held_back_before_costs_are_known():
     thrift = Thrift(is_sharing=True)
-    assert thrift.pays([-50.0])
-    thrift.token_costs(20_000)
-    assert thrift.pays([-50.0])
+    assert thrift.num_worth_it([-50.0]) == 1
+    thrift.target_says(Economics(token_us=20_000))
+    assert thrift.num_worth_it([-50.0, -60.0]) == 2
 
 
 def test_a_step_pays_if_it_brings_more_than_the_target_makes_meanwhile():
-    thrift = Thrift(is_sharing=True)
-    for _ in range(100):
-        thrift.step_finished(5.0, 1.0, 0.5)
-    thrift.token_costs(20_000)  # 5 ms are worth a quarter of a token, half a node expanded
-    assert thrift.pays([math.log(0.51)])
-    assert not thrift.pays([math.log(0.49)])
-    assert thrift.pays([math.log(0.3), math.log(0.3)])
-    thrift.token_costs(5_000)
-    assert not thrift.pays(CERTAIN)
+    thrift = learned(step_ms=5.0, share=0.5)
+    # 5 ms are worth a quarter of a token, half a node expanded.
+    thrift.target_says(Economics(token_us=20_000))
+    assert thrift.num_worth_it(log(0.51)) == 1
+    assert thrift.num_worth_it(log(0.49)) == 0
+    assert thrift.num_worth_it(log(0.3, 0.3)) == 2
+    thrift.target_says(Economics(token_us=5_000))
+    assert thrift.num_worth_it(log(1.0)) == 0
+
+
+def test_a_node_brings_no_more_than_what_its_row_leaves_of_it():
+    thrift = learned(step_ms=5.0, share=0.8)
+    thrift.target_says(Economics(token_us=20_000, row_us=0))
+    assert thrift.num_worth_it(log(0.6)) == 1
+    thrift.target_says(Economics(token_us=20_000, row_us=6_000))  # 0.3 tokens a row
+    assert thrift.num_worth_it(log(0.6)) == 0
+    assert thrift.num_worth_it(log(0.9)) == 1
+
+
+def test_as_many_nodes_are_expanded_as_pay_for_their_rows():
+    thrift = learned(step_ms=4.0, share=0.8)
+    for _ in range(50):
+        thrift.step_finished(12.0, [(0.0, log(0.8))] * 4)
+    thrift.target_says(Economics(token_us=20_000))
+    assert thrift.num_worth_it(log(0.9, 0.1, 0.1, 0.1)) == 1
+    assert thrift.num_worth_it(log(0.9, 0.9, 0.9, 0.9)) == 4
 
 
 def test_one_hiccup_does_not_end_all_growth():
-    thrift = Thrift(is_sharing=True)
-    thrift.token_costs(20_000)
-    for _ in range(20):
-        thrift.step_finished(5.0, 1.0, 0.8)
-    thrift.step_finished(5000.0, 1.0, 0.8)
-    assert thrift.pays(CERTAIN)
+    thrift = learned(step_ms=5.0, share=0.8, count=20)
+    thrift.target_says(Economics(token_us=20_000))
+    thrift.step_finished(5000.0, [(0.0, log(0.8))])
+    assert thrift.num_worth_it(log(1.0)) == 1
 
 
 def test_steps_beside_a_pass_of_the_target_do_not_set_the_price():
-    thrift = Thrift(is_sharing=True)
-    thrift.token_costs(20_000)
+    thrift = learned(step_ms=6.0, share=0.8)
+    thrift.target_says(Economics(token_us=20_000))
     for _ in range(60):
         for elapsed_ms in (20.0, 6.0, 6.0):
-            thrift.step_finished(elapsed_ms, 1.0, 0.8)
-    assert thrift.pays([math.log(0.6)])  # 9.6 ms of the target's time
+            thrift.step_finished(elapsed_ms, [(0.0, log(0.8))])
+    assert thrift.num_worth_it(log(0.6)) == 1  # 9.6 ms of the target's time
 
 
-def test_survival_is_the_expected_number_of_accepted_nodes():
-    assert survival([math.log(0.5), math.log(0.25)]) == pytest.approx(0.75)
+@pytest.mark.parametrize("children", [[], log(0.5, 0.3, 0.1, 0.05, 0.01)])
+def test_nodes_without_children_and_with_many_are_learned_from(children):
+    thrift = Thrift(is_sharing=True)
+    for _ in range(100):
+        thrift.step_finished(5.0, [(math.log(0.5), [math.log(0.5) + c for c in children])])
+    thrift.target_says(Economics(token_us=20_000))
+    assert thrift.num_worth_it(log(0.9)) == bool(children)

@@ -132,14 +132,33 @@ def test_nobody_waits_for_a_drafter_that_rests():
     assert world.waited_ms[-1] == pytest.approx(10.0)
 
 
-def test_a_drafter_that_would_disturb_the_pass_is_waited_for_until_it_rests():
-    world = World(probability=0.3)
-    assert world.steps(60, max_frames=6)[-1] < 6
-    for _ in range(60):
-        world.costs.observe(1, PASS_MS)
-        world.costs.observe(1, 2 * PASS_MS, is_disturbed=True)
-    assert set(world.steps(20, max_frames=6)) == {6}
+def test_a_drafter_that_takes_turns_is_waited_for_until_it_rests():
+    assert World(probability=0.3).steps(60, max_frames=6)[-1] < 6
+    world = World(probability=0.3, takes_turns=True)
+    assert set(world.steps(60, max_frames=6)) == {6}
     assert world.waited_ms[-1] <= 6 * world.gap_ms + 1e-6
+
+
+def test_a_drafter_that_takes_turns_and_hangs_costs_next_to_nothing():
+    world = World(takes_turns=True)
+    world.steps(50, max_frames=2)
+    world.answers = False
+    world.waited_ms.clear()
+    world.steps(400)
+    assert sum(world.waited_ms) < 0.015 * 400 * PASS_MS
+
+
+def test_drafters_are_told_what_a_token_and_a_row_take():
+    world = World(probability=0.0, enabled=False)
+    assert world.patience.economics().token_us == 0
+    world.steps(30)
+    assert world.patience.economics().token_us == pytest.approx(1e3 * PASS_MS, rel=0.01)
+    assert world.patience.economics().row_us == 0  # all sizes take the same
+    for _ in range(300):
+        for rows in (1, 2, 4, 8, 16):
+            world.costs.observe(rows, PASS_MS + rows)
+    world.steps(30)
+    assert world.patience.economics().row_us == pytest.approx(1e3, rel=0.2)
 
 
 def test_the_prompt_of_a_new_session_teaches_nothing_about_answers():

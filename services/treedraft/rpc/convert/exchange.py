@@ -3,6 +3,7 @@
 from treedraft.core.exchange import (
     Commit,
     DraftFrame,
+    Economics,
     Hello,
     ReopenRequest,
     Rest,
@@ -97,7 +98,9 @@ def target_frame_to_proto(frame: TargetFrame) -> draft_service_pb2.ExchangeTrees
         ],
         closes=frame.closes,
         credit_nodes=frame.credit_nodes,
-        token_us=frame.token_us,
+        token_us=frame.economics.token_us,
+        row_us=frame.economics.row_us,
+        pauses=frame.pauses,
     )
 
 
@@ -116,7 +119,8 @@ def target_frame_from_proto(message: draft_service_pb2.ExchangeTreesRequest) -> 
         ),
         closes=tuple(message.closes),
         credit_nodes=message.credit_nodes,
-        token_us=message.token_us,
+        economics=Economics(message.token_us, message.row_us),
+        pauses=tuple(message.pauses),
     )
 
 

@@ -1,0 +1,86 @@
+"""Drafting that does not pay is closed, costs nothing while it is, and comes back."""
+
+import random
+
+import pytest
+from tests.engine_harness import EngineHarness, load_toy, spec
+from tests.scripted_drafters import GuessingDrafter
+
+from treedraft.inference.toy import make_toy_model
+from treedraft.target.settings import BudgetSettings, GateSettings, KVSettings, TargetSettings
+
+PROMPT = list(range(3, 23))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return load_toy(make_toy_model(tmp_path_factory.mktemp("toy") / "llama", seed=3))
+
+
+class Recorder:
+    """Passes frames on to a drafter and keeps them."""
+
+    def __init__(self, drafter):
+        self.drafter = drafter
+        self.frames = []
+
+    def __call__(self, frame):
+        self.frames.append(frame)
+        return self.drafter(frame)
+
+
+def settings(**gate):
+    return TargetSettings(
+        kv=KVSettings(tokens=8192, block_size=8),
+        budget=BudgetSettings(mode="fixed", max_nodes=16),
+        gate=GateSettings(**gate),
+    )
+
+
+def run(llama, gate, *, num_sessions=4, accuracy, max_tokens=200):
+    """Return the frames, and the texts with and without drafts."""
+    specs = [
+        spec([n, *PROMPT], session_id=f"s{n}", max_tokens=max_tokens) for n in range(num_sessions)
+    ]
+    with EngineHarness(llama, settings()) as harness:
+        truth = {
+            one.session_id: [*one.token_ids, *result.token_ids]
+            for one, result in zip(specs, harness.run(*specs), strict=True)
+        }
+    drafter = GuessingDrafter(truth, random.Random(5), vocab_size=512, accuracy=accuracy)
+    recorder = Recorder(drafter)
+    with EngineHarness(llama, settings(**gate), recorder, is_lockstep=True) as harness:
+        results = harness.run(*specs)
+    for one, result in zip(specs, results, strict=True):
+        assert [*one.token_ids, *result.token_ids] == truth[one.session_id]
+    return recorder.frames
+
+
+def test_useless_drafts_are_turned_down_to_nothing_and_tried_again(llama):
+    # Guesses that never come true, in passes that are long for them.
+    gate = {"trial_steps": 2.0, "allowance": 0.05}
+    frames = run(llama, gate, accuracy=0.0, max_tokens=400)
+    commits = [commit for frame in frames for commit in frame.commits]
+    assert any(frame.pauses for frame in frames)
+    # Few steps were told to the drafter, and after a pause it gets all that it missed.
+    assert len(commits) < 4 * 400 / 2
+    assert any(len(commit.token_ids) > 20 for commit in commits)
+
+
+def test_good_drafts_are_never_turned_down(llama):
+    frames = run(llama, {"trial_steps": 1000.0}, accuracy=1.0)
+    assert not any(frame.pauses for frame in frames)
+
+
+def test_frames_grow_with_links_and_not_with_sessions(llama):
+    def frames_per_step(num_sessions):
+        frames = run(
+            llama, {"enabled": False}, num_sessions=num_sessions, accuracy=0.0, max_tokens=50
+        )
+        with_news = [frame for frame in frames if frame.commits]
+        assert max(len(frame.commits) for frame in with_news) == num_sessions
+        return len(frames) / len(with_news)
+
+    # One a step, and a few where sessions begin and end.
+    assert frames_per_step(1) <= 1.2
+    assert frames_per_step(16) <= 1.2
