@@ -16,6 +16,7 @@ import structlog
 
 from treedraft.coordinator.audit import AuditLog
 from treedraft.coordinator.request import GenerationRequest
+from treedraft.coordinator.request_book import RequestBook
 from treedraft.coordinator.session_store import tenant_ledger
 from treedraft.coordinator.session_store.tenant_ledger import Charge, TenantLedger
 from treedraft.coordinator.tenant import Tenant
@@ -53,12 +54,14 @@ class Accounts:
         self,
         ledger: TenantLedger,
         audit: AuditLog | None = None,
+        book: RequestBook | None = None,
         *,
         new_id: Callable[[], str] = lambda: secrets.token_urlsafe(12),
     ) -> None:
-        """Count in a ledger and write what ended to a log."""
+        """Count in a ledger, note who runs in a book and write what ended to a log."""
         self._ledger = ledger
         self._audit = audit
+        self._book = book or RequestBook()
         self._new_id = new_id
         self._running: dict[GenerationRequest, _Place] = {}
         self._ended: list[_Place] = []
@@ -73,6 +76,7 @@ class Accounts:
             UnavailableError: STORE_UNAVAILABLE.
         """
         tenant = request.tenant
+        self._book.enter(request)
         if tenant.limits.is_unlimited:
             return
         place = _Place(self._new_id(), tenant, request)
@@ -94,6 +98,7 @@ class Accounts:
         place = self._running.pop(request, None)
         if place is not None:
             self._end(place)
+        self._book.leave(request)
         if self._audit is not None:
             self._audit.write(request.summary())
 

@@ -31,7 +31,13 @@ from treedraft.core.errors import (
 from treedraft.core.generation import Delta, ResumeQuery
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import Verification
-from treedraft.core.session import RoundReport, SessionFinish, SessionOutput, SessionSpec
+from treedraft.core.session import (
+    RoundReport,
+    SessionFinish,
+    SessionOutput,
+    SessionSpec,
+    SessionStatistics,
+)
 
 # Rounds that a watching reader may leave unread; of more the oldest are dropped.
 _MAX_UNREAD_ROUNDS = 256
@@ -135,6 +141,11 @@ class SessionRelay:
     def token_ids(self) -> tuple[int, ...]:
         """Prompt and output so far."""
         return (*self._spec.token_ids, *self._token_ids)
+
+    @property
+    def counts(self) -> SessionStatistics:
+        """What passed by so far."""
+        return self._counts.so_far()
 
     def leave(self) -> None:
         """Listen to no target any more; an error that was told is dealt with."""

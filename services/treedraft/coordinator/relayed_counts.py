@@ -42,6 +42,10 @@ class RelayedCounts:
             accepted_nodes=self._here.accepted_nodes + num_accepted,
         )
 
+    def so_far(self) -> SessionStatistics:
+        """Return what passed by here: rounds, tokens and accepted nodes, of all targets."""
+        return _add(self._here, self._before)
+
     def leave(self) -> None:
         """Note that the target says nothing more, its statistics included."""
         self._has_moved = True

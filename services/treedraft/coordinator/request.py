@@ -7,7 +7,7 @@ from treedraft.coordinator.running_session import RunningSession
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
 from treedraft.core.errors import TreedraftError
 from treedraft.core.generation import Finished, GenerateEvent, GenerateQuery, Started
-from treedraft.core.session import FinishReason, SessionFinish, SessionSpec
+from treedraft.core.session import FinishReason, SessionFinish, SessionSpec, SessionStatistics
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import AttributeValue, RequestSpan
@@ -120,6 +120,13 @@ class GenerationRequest:
             }
         )
         return Finished(finish.reason, statistics, self._first_token_ms)
+
+    @property
+    def counts(self) -> SessionStatistics:
+        """What came out so far; all of it once the session has finished."""
+        if self._finish is not None:
+            return self._finish.statistics
+        return self.session.counts if self.session else SessionStatistics()
 
     def fail(self, error: Exception) -> None:
         """Note that the request was refused or its session failed."""

@@ -36,7 +36,7 @@ from treedraft.core.errors import (
 )
 from treedraft.core.generation import Delta, ResumeQuery
 from treedraft.core.sampling import Verification
-from treedraft.core.session import FinishReason, SessionFinish, SessionSpec
+from treedraft.core.session import FinishReason, SessionFinish, SessionSpec, SessionStatistics
 from treedraft.core.worker import WorkerRegistration
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
@@ -191,6 +191,16 @@ class RunningSession:
                 raise _resumed()
             self._moving.result()
             self._moving = None
+
+    @property
+    def counts(self) -> SessionStatistics:
+        """What came out so far."""
+        return self._relay.counts
+
+    @property
+    def whereabouts(self) -> tuple[str, int]:
+        """The target that runs the session now, and how often it moved."""
+        return self._link.target.worker_id if self._link else "", self._num_moves
 
     def _begin(self) -> None:
         self._services.running[self.spec.session_id] = self
