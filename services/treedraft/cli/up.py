@@ -64,6 +64,7 @@ async def _up(plan: ClusterPlan) -> None:
         terminal.stdout().print(_endpoints(cluster))
         if cluster.address:
             console.print(f"OpenAI's API: {cluster.address}/v1", markup=False)
+            console.print(f"Console: {cluster.address}/console", markup=False)
         console.print(f'treedraft generate --endpoint {cluster.endpoint} "…"    Ctrl-C stops')
         await _until_told(cluster)
         console.print("stopping")

@@ -19,9 +19,11 @@ from treedraft.coordinator.accounts import Accounts
 from treedraft.coordinator.api_keys import TenantRoll
 from treedraft.coordinator.audit import AuditLog
 from treedraft.coordinator.catalog import ModelCatalog
+from treedraft.coordinator.console.console import Console
 from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.http.door import HttpDoor
 from treedraft.coordinator.registry import WorkerRegistry
+from treedraft.coordinator.request_book import RequestBook
 from treedraft.coordinator.service import SERVICE_NAME, CoordinatorServicer
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.coordinator.session_store.protocol import SessionStore
@@ -62,9 +64,15 @@ def make_stores(settings: CoordinatorSettings) -> tuple[SessionStore, TenantLedg
 
 
 def build(
-    settings: CoordinatorSettings, tracing: Tracing, metrics: Metrics
+    settings: CoordinatorSettings,
+    tracing: Tracing,
+    metrics: Metrics,
+    book: RequestBook | None = None,
 ) -> tuple[Coordinator, WorkerRegistry]:
-    """Return a coordinator and its register of workers; nothing runs yet."""
+    """Return a coordinator and its register of workers; nothing runs yet.
+
+    Requests are noted in `book`, if there is one.
+    """
     coordinator_id = settings.coordinator_id or _draw_id()
     store, ledger = make_stores(settings)
     audit_file = settings.door.audit_file
@@ -99,7 +107,7 @@ def build(
         links=links,
         tracing=tracing,
         metrics=metrics,
-        accounts=Accounts(ledger, AuditLog(Path(audit_file)) if audit_file else None),
+        accounts=Accounts(ledger, AuditLog(Path(audit_file)) if audit_file else None, book),
     )
     return coordinator, registry
 
@@ -132,15 +140,17 @@ async def running(
 ) -> AsyncIterator[Addresses]:
     """Run a coordinator for the time of the context and say where it is."""
     tenants = open_door(settings)
-    coordinator, registry = build(settings, tracing, metrics)
+    book = RequestBook()
+    coordinator, registry = build(settings, tracing, metrics, book)
     use_cases = UseCases(coordinator, registry, tenants)
     servicer = CoordinatorServicer(
         use_cases, registry, heartbeat_seconds=settings.heartbeat_seconds
     )
     server = RpcServer(settings.grpc, [SERVICE_NAME], settings.tls)
     servicer.add_to(server.grpc)
-    http = HttpDoor(settings, use_cases, metrics.registry)
-    upkeep = asyncio.create_task(coordinator.run(), name="upkeep")
+    console = Console(settings, use_cases, coordinator, registry, tenants, book)
+    http = HttpDoor(settings, use_cases, metrics.registry, console)
+    upkeep = asyncio.gather(coordinator.run(), console.run())
     try:
         addresses = Addresses(await server.start(), await http.start())
         await server.set_serving(True)

@@ -63,6 +63,7 @@ class HttpSettings(Frozen):
     """The HTTP door: OpenAI's API. Certificates and keys are those of the gRPC door."""
 
     enabled: bool = Field(default=True, description="Whether HTTP is served at all.")
+    console: bool = Field(default=True, description="Whether the console is served at `/console`.")
     host: str = Field(
         default="127.0.0.1",
         min_length=1,

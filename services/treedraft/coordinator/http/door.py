@@ -1,5 +1,8 @@
 """The HTTP door as the coordinator's process sees it: something to open and to close."""
 
+from typing import Protocol
+
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from treedraft.coordinator.http.app import make_app
@@ -8,17 +11,30 @@ from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.use_cases import UseCases
 
 
+class AppPart(Protocol):
+    """Something else that the door serves."""
+
+    def attach(self, app: FastAPI) -> None:
+        """Add its routes to the application."""
+
+
 class HttpDoor:
     """The door; `is_serving` is what `/health` says."""
 
     def __init__(
-        self, settings: CoordinatorSettings, use_cases: UseCases, registry: CollectorRegistry
+        self,
+        settings: CoordinatorSettings,
+        use_cases: UseCases,
+        registry: CollectorRegistry,
+        console: AppPart,
     ) -> None:
-        """Prepare the door that the settings want, if they want one."""
+        """Prepare the door that the settings want, if they want one, with the console behind it."""
         self.is_serving = True
         self._server: HttpServer | None = None
         if settings.http.enabled:
             app = make_app(settings.http, use_cases, registry, lambda: self.is_serving)
+            if settings.http.console:
+                console.attach(app)
             self._server = HttpServer(
                 settings.http, app, settings.tls, grace_seconds=settings.grpc.grace_seconds
             )
