@@ -37,7 +37,7 @@ weights: setup ## Fetch the default model into the cache folder (98 MB)
 
 .PHONY: test
 test: setup ## Run the test suite (no weights needed)
-	$(PYTEST) -m "not real_model and not statistical" $(ARGS)
+	$(PYTEST) -m "not real_model and not statistical and not browser" $(ARGS)
 
 .PHONY: test-statistical
 test-statistical: setup ## Compare 200,000 draws a case with the law they should follow (minutes)
@@ -47,8 +47,12 @@ test-statistical: setup ## Compare 200,000 draws a case with the law they should
 test-real: setup weights ## Compare the default model's texts with transformers' and with each other (minutes)
 	$(PYTEST) -m real_model --timeout 1800 $(ARGS)
 
+.PHONY: test-browser
+test-browser: setup ## Drive the console in a headless Chromium (Debian's `chromium`, or CHROMIUM)
+	$(PYTEST) -m browser tests/browser $(ARGS)
+
 .PHONY: test-all
-test-all: test test-statistical test-real ## Run everything
+test-all: test test-browser test-statistical test-real ## Run everything
 
 .PHONY: golden
 golden: weights ## Write anew what transformers' generate says (slow; only for new weights)
