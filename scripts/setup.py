@@ -79,7 +79,7 @@ def install() -> None:
     if not has_gpu() and needs_cuda(constrained):
         install_cpu_torch(constrained)
     say("installing treedraft, its services and its tools (torch is about 200 MB)")
-    pip("install", *constrained, "-e", f"{ROOT}[inference,report,dev]")
+    pip("install", *constrained, "-e", f"{ROOT}[inference,autoscaler,report,dev]")
 
 
 def install_cpu_torch(constrained: tuple[str | Path, ...]) -> None:

@@ -266,7 +266,13 @@ reports = st.builds(
     tuples(uint64),
     st.builds(LoadSignals, *[st.floats(0.0, 1e9)] * 8),
 )
-clusters = st.builds(ClusterDescription, tuples(st.tuples(registrations, reports)), uint32)
+clusters = st.builds(
+    ClusterDescription,
+    tuples(st.tuples(registrations, reports)),
+    uint32,
+    uint32,
+    tuples(st.tuples(text, uint64)),
+)
 served_models = st.lists(st.builds(ServedModel, text, uint32, uint32, uint32), max_size=3)
 
 

@@ -11,13 +11,13 @@ from treedraft.cli.inspect import fetch, models, trace, version
 from treedraft.cli.judge import judge
 from treedraft.cli.keys import keys
 from treedraft.cli.peers import peers
-from treedraft.cli.services import coordinator, draft, target
+from treedraft.cli.services import autoscaler, coordinator, draft, target
 from treedraft.cli.tune import tune
 from treedraft.cli.up import up
 
 _PANELS = {
     "Use": (demo, up, generate, models, trace),
-    "Run one service": (coordinator, target, draft, health),
+    "Run one service": (coordinator, target, draft, autoscaler, health),
     "More": (tune, judge, distill, fetch, version),
 }
 

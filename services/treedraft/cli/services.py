@@ -1,4 +1,4 @@
-"""`treedraft coordinator | target | draft`: one service, until it is told to stop.
+"""`treedraft coordinator | target | draft | autoscaler`: one service, until it is told to stop.
 
 Flags win over environment variables, and whatever has no flag of its own can be
 given as `--set group.name=value`.
@@ -107,6 +107,31 @@ def draft(
         flags = _worker(model, model_name, dtype, weights, device, threads, coordinators)
         given = _given({**flags, **_grpc(host, port, advertise)}, settings)
         main(make_settings(DraftSettings, given))
+
+
+def autoscaler(
+    coordinators: Coordinators = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Decide and say so, but change nothing.")
+    ] = False,
+    host: Host = "",
+    port: Port = None,
+    settings: Set = None,
+) -> None:
+    """Run the autoscaler: sizes target and draft pools on Kubernetes."""
+    with terminal.errors_shown():
+        try:
+            from treedraft.autoscaler.__main__ import main
+        except ModuleNotFoundError as error:
+            raise InvalidRequestError(
+                "the autoscaler needs the Kubernetes client: pip install 'treedraft[autoscaler]'",
+                reason="MISSING_EXTRA",
+            ) from error
+        from treedraft.autoscaler.settings import AutoscalerSettings
+
+        flags = {"coordinators": ",".join(coordinators or ()), "dry_run": dry_run or None}
+        given = _given({**flags, **_grpc(host, port, "")}, settings)
+        main(make_settings(AutoscalerSettings, given))
 
 
 def make_settings(settings_class: type[_Settings], given: Mapping[str, Any]) -> _Settings:

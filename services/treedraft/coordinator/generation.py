@@ -34,6 +34,7 @@ from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
+from treedraft.coordinator.unserved import UnservedModels
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.worker import ClusterDescription, WorkerReport
 from treedraft.telemetry import names
@@ -81,12 +82,14 @@ class Coordinator:
             max_kept=limits.max_sessions,
         )
         self._resumption = Resumption(registry, self._services, self._caretaker, coordinator_id)
+        self._unserved = UnservedModels(settings.sleeping_models)
         self._opening = Opening(
             registry,
             placer,
             self._services,
             self._resumption,
             limits,
+            unserved=self._unserved,
             coordinator_id=coordinator_id,
             draw_seed=draw_seed,
             new_session_id=new_session_id,
@@ -182,6 +185,8 @@ class Coordinator:
         return ClusterDescription(
             workers=tuple((one.registration, one.report) for one in self._registry.workers()),
             num_sessions=self._gate.num_running,
+            num_waiting=self._gate.num_waiting,
+            num_unserved=tuple(sorted(self._unserved.counts.items())),
         )
 
     async def run(self) -> None:

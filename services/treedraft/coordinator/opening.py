@@ -9,7 +9,7 @@ from collections.abc import Callable
 from treedraft.coordinator.admission import check_parameters, check_prompt, roomiest
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.log_entries import first_entry
-from treedraft.coordinator.model_index import ServedTarget, find_targets
+from treedraft.coordinator.model_index import ServedTarget
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.placer import Placer, placement_attributes
 from treedraft.coordinator.prompts import encode_prompt
@@ -21,6 +21,7 @@ from treedraft.coordinator.running_session import RunningSession, SessionService
 from treedraft.coordinator.session_store.protocol import SESSION_EXISTS
 from treedraft.coordinator.settings import LimitSettings
 from treedraft.coordinator.specs import first_spec
+from treedraft.coordinator.unserved import UnservedModels
 from treedraft.core.errors import SessionConflictError, SessionNotFoundError
 from treedraft.core.generation import GenerateQuery
 from treedraft.core.session import SessionSpec
@@ -39,6 +40,7 @@ class Opening:
         resumption: Resumption,
         limits: LimitSettings,
         *,
+        unserved: UnservedModels,
         coordinator_id: str,
         draw_seed: Callable[[], int],
         new_session_id: Callable[[], str],
@@ -49,6 +51,7 @@ class Opening:
         self._services = services
         self._resumption = resumption
         self._limits = limits
+        self._unserved = unserved
         self._coordinator_id = coordinator_id
         self._draw_seed = draw_seed
         self._new_session_id = new_session_id
@@ -103,7 +106,7 @@ class Opening:
         """Return the targets that may serve the request, and its prompt."""
         waited = request.admitted()
         with self._tracing.start(names.SPAN_ADMIT, request.span.traceparent) as span:
-            targets = find_targets(query.model, self._registry.targets())
+            targets = self._unserved.find_targets(query.model, self._registry.targets())
             reference = targets[0][1]
             prompt = await encode_prompt(query, reference.description, reference.tokenizer)
             model, limit = roomiest(targets), self._limits.max_prompt_tokens

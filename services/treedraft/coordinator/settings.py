@@ -180,6 +180,11 @@ class CoordinatorSettings(ServiceSettings):
     drafters_per_session: int = Field(
         default=2, ge=0, description="Drafters named to the target for each session."
     )
+    sleeping_models: CommaSeparated = Field(
+        default=(),
+        description="Models that are served even while no target runs: asking for one answers "
+        "MODEL_ASLEEP, and the autoscaler starts a target. With commas between them.",
+    )
     describe_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Time for asking a new target what it serves."
     )

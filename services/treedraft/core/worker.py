@@ -77,8 +77,12 @@ class DrafterAddress:
 class ClusterDescription:
     """The workers that a coordinator knows, each with its last report.
 
-    `num_sessions` counts the sessions that this one coordinator runs.
+    The counts are those of this one coordinator: requests that run, requests that
+    wait to be let in, and by the model that they named, requests since its start
+    that found no target.
     """
 
     workers: tuple[tuple[WorkerRegistration, WorkerReport], ...] = ()
     num_sessions: int = 0
+    num_waiting: int = 0
+    num_unserved: tuple[tuple[str, int], ...] = ()

@@ -19,6 +19,7 @@ Who emits which span:
                        queue forward walk commit
     draft            draft session           a session while it is at a drafter
                        grow                  one step of growth
+    autoscaler       decide                  one decision on a pair of pools
 """
 
 from typing import Final
@@ -37,6 +38,7 @@ SPAN_WALK: Final = "walk"
 SPAN_COMMIT: Final = "commit"
 SPAN_DRAFT_SESSION: Final = "draft session"
 SPAN_GROW: Final = "grow"
+SPAN_DECIDE: Final = "decide"
 
 # Events on spans.
 EVENT_FIRST_TOKEN: Final = "specdec.first_token"
@@ -95,6 +97,15 @@ ATTR_ROUND_DRAFT_MS: Final = "specdec.round.draft_ms"
 ATTR_ROUND_WIRE_MS: Final = "specdec.round.wire_ms"
 ATTR_GROW_NODES: Final = "specdec.grow.nodes"
 ATTR_GROW_ROWS: Final = "specdec.grow.rows"
+
+# Attributes of `decide`, with `target` or `draft` in place of the role.
+ATTR_SCALE_TARGET_NOW: Final = "specdec.scale.target.now"
+ATTR_SCALE_TARGET_WANTED: Final = "specdec.scale.target.wanted"
+ATTR_SCALE_TARGET_REASON: Final = "specdec.scale.target.reason"
+ATTR_SCALE_DRAFT_NOW: Final = "specdec.scale.draft.now"
+ATTR_SCALE_DRAFT_WANTED: Final = "specdec.scale.draft.wanted"
+ATTR_SCALE_DRAFT_REASON: Final = "specdec.scale.draft.reason"
+ATTR_SCALE_GAIN: Final = "specdec.scale.gain"
 
 # Attributes of the process that emits (OpenTelemetry resource).
 ATTR_SERVICE_NAME: Final = "service.name"
@@ -166,6 +177,19 @@ ALIAS_KV_USE: Final = "vllm:kv_cache_usage_perc"
 # Labels. Every metric of ours has `role`: the service that exports it. Not
 # `service`: in Kubernetes the scraper puts a label of that name on all series.
 LABEL_ROLE: Final = "role"
+# Metrics of the autoscaler, which has these and none of the above.
+SCALING_WANTED: Final = "treedraft_autoscaler_replicas_wanted"
+SCALING_PRESENT: Final = "treedraft_autoscaler_replicas_present"
+SCALING_READY: Final = "treedraft_autoscaler_workers_ready"
+SCALING_GAIN: Final = "treedraft_autoscaler_speculation_gain"
+SCALING_CHANGES: Final = "treedraft_autoscaler_changes_total"
+SCALING_FAILURES: Final = "treedraft_autoscaler_failures_total"
+SCALING_LEADER: Final = "treedraft_autoscaler_is_leader"
+SCALING_DECISION_SECONDS: Final = "treedraft_autoscaler_decision_seconds"
+
+# Labels.
+LABEL_WORKLOAD: Final = "workload"
+LABEL_DIRECTION: Final = "direction"
 LABEL_PART: Final = "part"
 LABEL_SOURCE: Final = "source"
 LABEL_REASON: Final = "reason"

@@ -552,25 +552,61 @@ class DescribeClusterResponse(_message.Message):
 
     WORKERS_FIELD_NUMBER: _builtins.int
     NUM_SESSIONS_FIELD_NUMBER: _builtins.int
+    NUM_WAITING_FIELD_NUMBER: _builtins.int
+    UNSERVED_FIELD_NUMBER: _builtins.int
     num_sessions: _builtins.int
     """Sessions that this coordinator runs."""
+    num_waiting: _builtins.int
+    """Requests that wait at this coordinator to be let in."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]:
         """The workers known."""
+
+    @_builtins.property
+    def unserved(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnservedModel]:
+        """Requests since the start of this coordinator that found no target."""
 
     def __init__(
         self,
         *,
         workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
         num_sessions: _builtins.int = ...,
+        num_waiting: _builtins.int = ...,
+        unserved: _abc.Iterable[Global___UnservedModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_sessions", b"num_sessions", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_sessions", b"num_sessions", "num_waiting", b"num_waiting", "unserved", b"unserved", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeClusterResponse: _TypeAlias = DescribeClusterResponse  # noqa: Y015
+
+@_typing.final
+class UnservedModel(_message.Message):
+    """Requests for a model that nobody served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NUM_REQUESTS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name that they gave; may be empty."""
+    num_requests: _builtins.int
+    """How many there were."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        num_requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_requests", b"num_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnservedModel: _TypeAlias = UnservedModel  # noqa: Y015
 
 @_typing.final
 class WorkerStatus(_message.Message):

@@ -120,6 +120,11 @@ def cluster_to_proto(
             for registration, report in cluster.workers
         ],
         num_sessions=cluster.num_sessions,
+        num_waiting=cluster.num_waiting,
+        unserved=[
+            coordinator_service_pb2.UnservedModel(model=model, num_requests=number)
+            for model, number in cluster.num_unserved
+        ],
     )
 
 
@@ -133,4 +138,6 @@ def cluster_from_proto(
             for status in message.workers
         ),
         num_sessions=message.num_sessions,
+        num_waiting=message.num_waiting,
+        num_unserved=tuple((one.model, one.num_requests) for one in message.unserved),
     )

@@ -1,0 +1,137 @@
+"""How many replicas a pool needs now, and why: before any thought of pace.
+
+Each signal names a need; the largest wins and gives the reason. Load (sessions,
+pages) is absolute: so much of it needs so many replicas. Latency is relative and
+lags behind: it scales the replicas that produced it, and never counts while
+others that were ordered for it are still starting.
+"""
+
+import math
+from dataclasses import dataclass
+
+from treedraft.autoscaler.settings import DraftGoals, TargetGoals
+from treedraft.autoscaler.signals import Observation
+
+# One bad reading must not double a pool again and again.
+_MAX_LATENCY_FACTOR = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Replicas that a signal asks for, as a fraction too, and the reason in words."""
+
+    replicas: float
+    reason: str
+
+
+def target_need(goals: TargetGoals, seen: Observation) -> Need:
+    """Return what the targets' own load and latency ask for."""
+    load, signals = seen.target, seen.target.signals
+    sessions = load.num_sessions + load.num_waiting
+    per_target = goals.goal_sessions or _sessions_per_worker(goals, seen)
+    needs = [
+        Need(
+            sessions / per_target,
+            f"{sessions} sessions at {per_target:.3g} a target",
+        ),
+        Need(
+            load.num_ready * load.kv_use / goals.goal_kv_use,
+            f"{load.kv_use:.0%} of KV in use, {goals.goal_kv_use:.0%} wanted",
+        ),
+    ]
+    if load.num_ready >= seen.target_replicas:
+        needs += [
+            _latency_need(load.num_ready, measured, goal, what)
+            for measured, goal, what in (
+                (signals.queue_wait_seconds, goals.goal_queue_wait_seconds, "queue wait"),
+                (
+                    signals.time_to_first_token_seconds,
+                    goals.goal_first_token_seconds,
+                    "first token",
+                ),
+                (signals.inter_token_seconds, goals.goal_inter_token_seconds, "inter-token time"),
+            )
+        ]
+    return max(needs, key=lambda need: need.replicas)
+
+
+def draft_need(goals: DraftGoals, seen: Observation) -> Need:
+    """Return the drafters that keep late drafts under their goal; whether they pay is not asked."""
+    load, signals = seen.draft, seen.draft.signals
+    sessions = seen.target.num_sessions
+    per_drafter = goals.goal_sessions or load.max_sessions / max(1, load.num_ready) or sessions or 1
+    needs = [
+        Need(sessions / per_drafter, f"{sessions} sessions at {per_drafter:.3g} a drafter"),
+        Need(
+            load.num_ready * signals.utilisation / goals.goal_utilisation,
+            f"drafters busy {signals.utilisation:.0%} of the time, "
+            f"{goals.goal_utilisation:.0%} wanted",
+        ),
+    ]
+    late = seen.target.signals.late_draft_share
+    # Nodes come late for other reasons too (a tree that was guessed wrong); more
+    # drafters help only where those there are have no time left.
+    if late > goals.goal_late_share and signals.utilisation > 0.5 * goals.goal_utilisation:
+        factor = min(_MAX_LATENCY_FACTOR, late / goals.goal_late_share)
+        needs.append(
+            Need(
+                load.num_ready * factor,
+                f"{late:.0%} of drafts in vain, at most {goals.goal_late_share:.0%} wanted",
+            )
+        )
+    return max(needs, key=lambda need: need.replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What speculation brings.
+
+    Attributes:
+        factor: tokens per second with it over those without; 0 if not measured.
+        per_drafter: tokens per second that a drafter adds.
+        per_cost: the same per cost of a drafter, over what a target makes for its own
+            cost without speculation; infinite for drafters that cost nothing.
+    """
+
+    factor: float
+    per_drafter: float
+    per_cost: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the drafters' money is well spent."""
+        return self.factor > 1.0 and self.per_cost >= 1.0
+
+
+def measure_gain(goals: DraftGoals, seen: Observation) -> Gain | None:
+    """Return what speculation brings now; None where there is nothing to judge by."""
+    target, num_drafters = seen.target, seen.draft.num_ready
+    signals = target.signals
+    if not num_drafters or not target.num_ready or signals.tokens_per_round <= 0:
+        return None
+    if not signals.tokens_per_second:
+        return None
+    # A round that brought nothing cost nothing either: its budget was zero.
+    share = min(1.0, signals.tokens_per_round - 1.0)
+    pass_cost = 1.0 + (goals.verification_cost - 1.0) * share
+    factor = signals.tokens_per_round * (1.0 - signals.draft_wait_share) / pass_cost
+    plain = signals.tokens_per_second / factor if factor else signals.tokens_per_second
+    per_drafter = (signals.tokens_per_second - plain) / num_drafters
+    per_target = plain / target.num_ready
+    if not goals.cost:
+        return Gain(factor, per_drafter, math.inf if per_drafter > 0 else 0.0)
+    return Gain(factor, per_drafter, per_drafter / goals.cost / per_target)
+
+
+def _sessions_per_worker(goals: TargetGoals, seen: Observation) -> float:
+    load = seen.target
+    held = load.max_sessions / load.num_ready if load.num_ready else 0.0
+    # Nobody has said yet what a target holds: one replica will tell.
+    return goals.goal_occupancy * held or math.inf
+
+
+def _latency_need(num_ready: int, measured: float, goal: float, what: str) -> Need:
+    if measured <= goal:
+        return Need(0.0, "")
+    factor = min(_MAX_LATENCY_FACTOR, measured / goal)
+    return Need(num_ready * factor, f"{what} {measured:.3g} s, {goal:.3g} s wanted")

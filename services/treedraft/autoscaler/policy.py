@@ -1,0 +1,181 @@
+"""The policy: signals in, replicas out, with the reason in words.
+
+`decide` is a pure function of settings, memory and observation, so that the
+simulation, the tests and the controller run the very same code. Targets are
+sized for load. Drafters are sized so that drafts come in time, for as long as
+speculation pays; when it does not, they go, and come back to be tried again.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from treedraft.autoscaler.need import Gain, Need, draft_need, measure_gain, target_need
+from treedraft.autoscaler.pace import PaceMemory, follow
+from treedraft.autoscaler.settings import (
+    DraftGoals,
+    PaceSettings,
+    PoolSettings,
+    TargetGoals,
+    WorkloadSettings,
+)
+from treedraft.autoscaler.signals import Observation
+
+# Drafters that were sent away are tried again early if so much less runs.
+_QUIETER = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings that a decision on one pair of pools depends on."""
+
+    pool: PoolSettings
+    target: TargetGoals = field(default_factory=TargetGoals)
+    draft: DraftGoals = field(default_factory=DraftGoals)
+    pace: PaceSettings = field(default_factory=PaceSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What decisions remember: needs of late, and since when things are as they are."""
+
+    target: PaceMemory = field(default_factory=PaceMemory)
+    draft: PaceMemory = field(default_factory=PaceMemory)
+    idle_since: float | None = None
+    unpaid_since: float | None = None
+    resting_since: float | None = None
+    sessions_at_rest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDecision:
+    """Replicas that a pool should have, and why."""
+
+    replicas: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with a pair of pools; `draft` is None where there is no draft pool."""
+
+    target: PoolDecision
+    draft: PoolDecision | None = None
+    gain: Gain | None = None
+
+
+def decide(policy: Policy, memory: Memory, seen: Observation) -> tuple[Decision, Memory]:
+    """Return the sizes that the pools should have now, and what to remember for next time."""
+    memory = _note_idleness(memory, seen)
+    target, memory = _decide_target(policy, memory, seen)
+    if policy.pool.draft is None or seen.draft_replicas is None:
+        return Decision(target), memory
+    gain = measure_gain(policy.draft, seen)
+    draft, memory = _decide_draft(policy, policy.pool.draft, memory, seen, gain)
+    return Decision(target, draft, gain), memory
+
+
+def _note_idleness(memory: Memory, seen: Observation) -> Memory:
+    is_busy = seen.target.num_sessions or seen.target.num_waiting or seen.num_unserved
+    if is_busy:
+        return replace(memory, idle_since=None)
+    return memory if memory.idle_since is not None else replace(memory, idle_since=seen.now)
+
+
+def _is_idle(policy: Policy, memory: Memory, seen: Observation) -> bool:
+    since = memory.idle_since
+    return since is not None and seen.now - since >= policy.target.idle_seconds
+
+
+def _decide_target(
+    policy: Policy, memory: Memory, seen: Observation
+) -> tuple[PoolDecision, Memory]:
+    bounds, current = policy.pool.target, seen.target_replicas
+    if (forced := _outside(bounds, current)) is not None:
+        return forced, memory
+    if current == 0:
+        if memory.idle_since is None and bounds.max_replicas:
+            return PoolDecision(1, "a request found no target"), memory
+        return PoolDecision(0, "nothing to do"), memory
+    if bounds.min_replicas == 0 and _is_idle(policy, memory, seen):
+        seconds = policy.target.idle_seconds
+        return PoolDecision(0, f"no session for {seconds:.0f} s"), memory
+    if seen.target.num_ready == 0:
+        return PoolDecision(current, "no target reports yet"), memory
+    need = _bounded(bounds, target_need(policy.target, seen))
+    step = follow(policy.pace, memory.target, now=seen.now, current=current, need=need.replicas)
+    reason = _in_words(need, step.held)
+    return PoolDecision(step.replicas, reason), replace(memory, target=step.memory)
+
+
+def _decide_draft(
+    policy: Policy,
+    bounds: WorkloadSettings,
+    memory: Memory,
+    seen: Observation,
+    gain: Gain | None,
+) -> tuple[PoolDecision, Memory]:
+    current = seen.draft_replicas or 0
+    if (forced := _outside(bounds, current)) is not None:
+        return forced, memory
+    if seen.target_replicas == 0 or _is_idle(policy, memory, seen):
+        return PoolDecision(bounds.min_replicas, "nothing to draft for"), memory
+    memory = _note_gain(policy.draft, memory, seen, gain)
+    if memory.resting_since is not None:
+        return PoolDecision(bounds.min_replicas, _unpaid(policy.draft, gain)), memory
+    if current == 0:
+        replicas = min(1, bounds.max_replicas)
+        return PoolDecision(replicas, "to see whether speculation pays"), memory
+    if seen.draft.num_ready == 0:
+        return PoolDecision(current, "no drafter reports yet"), memory
+    need = _bounded(bounds, draft_need(policy.draft, seen))
+    step = follow(policy.pace, memory.draft, now=seen.now, current=current, need=need.replicas)
+    reason = _in_words(need, step.held)
+    return PoolDecision(step.replicas, reason), replace(memory, draft=step.memory)
+
+
+def _note_gain(goals: DraftGoals, memory: Memory, seen: Observation, gain: Gain | None) -> Memory:
+    """Keep account of whether speculation pays, and of when to try it again."""
+    if memory.resting_since is not None:
+        is_due = seen.now - memory.resting_since >= goals.probe_seconds
+        is_quieter = seen.target.num_sessions < _QUIETER * memory.sessions_at_rest
+        if not is_due and not is_quieter:
+            return memory
+        return replace(memory, resting_since=None, unpaid_since=None, draft=PaceMemory())
+    if gain is None:
+        return memory
+    if gain.pays:
+        return replace(memory, unpaid_since=None)
+    since = seen.now if memory.unpaid_since is None else memory.unpaid_since
+    memory = replace(memory, unpaid_since=since)
+    if seen.now - since < goals.rest_seconds:
+        return memory
+    return replace(memory, resting_since=seen.now, sessions_at_rest=seen.target.num_sessions)
+
+
+def _outside(bounds: WorkloadSettings, current: int) -> PoolDecision | None:
+    if current < bounds.min_replicas:
+        return PoolDecision(bounds.min_replicas, f"at least {bounds.min_replicas} are wanted")
+    if current > bounds.max_replicas:
+        return PoolDecision(bounds.max_replicas, f"at most {bounds.max_replicas} are allowed")
+    return None
+
+
+def _bounded(bounds: WorkloadSettings, need: Need) -> Need:
+    least, most = max(1, bounds.min_replicas), bounds.max_replicas
+    if need.replicas < least:
+        return Need(least, f"{least} at least")
+    if need.replicas > most:
+        return Need(most, f"{need.reason}; at most {most} are allowed")
+    return need
+
+
+def _in_words(need: Need, held: str) -> str:
+    return f"{need.reason}; {held}" if held else need.reason
+
+
+def _unpaid(goals: DraftGoals, gain: Gain | None) -> str:
+    if gain is None:
+        return "speculation did not pay when it was tried"
+    return (
+        f"speculation makes {gain.factor:.2f} times the tokens; a drafter adds "
+        f"{gain.per_drafter:.3g} a second, {gain.per_cost:.2f} of what its cost would in targets"
+    )
