@@ -1,5 +1,7 @@
 """The commands of `treedraft`, put together."""
 
+from collections.abc import Callable
+
 import typer
 
 from treedraft.cli.benchmark import bench
@@ -15,7 +17,7 @@ from treedraft.cli.services import autoscaler, coordinator, draft, target
 from treedraft.cli.tune import tune
 from treedraft.cli.up import up
 
-_PANELS = {
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Use": (demo, up, generate, models, trace),
     "Run one service": (coordinator, target, draft, autoscaler, health),
     "More": (tune, judge, distill, fetch, version),
