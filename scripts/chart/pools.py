@@ -108,6 +108,12 @@ class Pool(Scheduling):
     maxUnavailable: int = Field(
         default=1, ge=1, description="Pods that a planned disruption may take at once."
     )
+    weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="Share of new sessions among the pools of one model, or of one tokenizer for "
+        "drafters. `treedraft rollout` changes it while all runs.",
+    )
     scaling: Scaling = Field(default=Scaling(), description="Limits of scaling.")
 
 

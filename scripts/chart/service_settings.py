@@ -29,7 +29,14 @@ _OWNED_BY_ALL = (
     "telemetry.metrics_port",
     "telemetry.store_path",
 )
-_OWNED_BY_WORKERS = ("model", "model_name", "worker.worker_id", "worker.coordinators")
+_OWNED_BY_WORKERS = (
+    "model",
+    "model_name",
+    "worker.worker_id",
+    "worker.coordinators",
+    "worker.pool",
+    "worker.weight",
+)
 OWNED = {
     "coordinator": (
         *_OWNED_BY_ALL,

@@ -194,6 +194,21 @@ class WorkerSettings(Frozen):
         description="Stable name of this worker; empty makes one of host name, role and a random "
         "part, which is new at each start.",
     )
+    pool: str = Field(
+        default="",
+        max_length=64,
+        pattern=r"^[\w.-]*$",
+        description="Name of the workers that are set up like this one. New sessions of a model "
+        "are shared out among its pools of targets by weight, and among the pools of its "
+        "drafters.",
+    )
+    weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1e6,
+        description="Share of its pool until somebody sets another (`treedraft rollout`); 0 gets "
+        "no new session.",
+    )
     coordinators: CommaSeparated = Field(
         default=(),
         description="`host:port` of each coordinator to announce this worker to, with commas "

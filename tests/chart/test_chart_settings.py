@@ -78,6 +78,7 @@ def test_a_pool_differs_where_it_says_so_and_0_counts(helm, read):
 def test_workers_have_lasting_names_and_announce_themselves_to_the_service(rendered, read):
     target = read(pod_of(rendered("defaults"), "target", "main"))
     assert target.worker.worker_id == "pod-0"
+    assert (target.worker.pool, target.worker.weight) == ("main", 1.0)
     assert target.worker.coordinators == ("demo-treedraft-coordinator.serving.svc:50051",)
 
 

@@ -31,6 +31,14 @@ from treedraft.core.generation import (
 )
 from treedraft.core.growth import Growth, SiblingLaw, TokenSource
 from treedraft.core.model_description import ModelDescription
+from treedraft.core.rollout import (
+    Pairing,
+    PairingCounts,
+    Pool,
+    PoolStatus,
+    RolloutDescription,
+    WeightChange,
+)
 from treedraft.core.sampling import (
     SamplingParameters,
     SpeculationOptions,
@@ -253,8 +261,32 @@ events = st.one_of(
     st.builds(Finished, st.sampled_from(FinishReason), statistics, number),
 )
 registrations = st.builds(
-    WorkerRegistration, text, text, st.sampled_from(WorkerRole), text, text, text, text, uint32
+    WorkerRegistration,
+    text,
+    text,
+    st.sampled_from(WorkerRole),
+    text,
+    text,
+    text,
+    text,
+    uint32,
+    text,
+    st.floats(0.0, 1e6),
 )
+pools = st.builds(Pool, st.sampled_from(["target", "draft"]), text)
+amounts = st.floats(0.0, 1e9)
+rollouts = st.builds(
+    RolloutDescription,
+    tuples(st.builds(PoolStatus, pools, amounts, amounts, tuples(text), uint32, uint32, uint32)),
+    tuples(
+        st.tuples(
+            st.builds(Pairing, text, text, tuples(text)),
+            st.builds(PairingCounts, *[st.integers(0, 2**64 - 1)] * 7),
+        )
+    ),
+    amounts,
+)
+weights = tuples(st.builds(WeightChange, pools, st.none() | amounts))
 reports = st.builds(
     WorkerReport,
     uint32,
@@ -304,6 +336,8 @@ ROUND_TRIPS = {
     "registration": registrations,
     "report": reports,
     "cluster": clusters,
+    "rollout": rollouts,
+    "weights": weights,
     "served_models": served_models,
     "session_open": st.builds(SessionOpen, uint32, draft_specs),
 }

@@ -39,6 +39,8 @@
 {{- with .spec.model.name }}{{ $owned = set $owned "model_name" . }}{{ end }}
 {{- if eq .component "target" }}{{ $owned = set $owned "drain_seconds" .spec.drainSeconds }}{{ end }}
 {{- $worker := dict "worker_id" "$(POD_NAME)" "coordinators" (include "treedraft.coordinator.endpoint" .root) }}
+{{- $worker = set $worker "pool" .pool }}
+{{- $worker = set $worker "weight" .spec.weight }}
 {{- $owned = set $owned "worker" $worker }}
 {{- include "treedraft.env" (dict "root" .root "component" .component "settings" .spec.settings "owned" $owned) }}
 - name: TREEDRAFT_CACHE

@@ -13,6 +13,7 @@ from treedraft.cli.inspect import fetch, models, trace, version
 from treedraft.cli.judge import judge
 from treedraft.cli.keys import keys
 from treedraft.cli.peers import peers
+from treedraft.cli.rollout import rollout
 from treedraft.cli.services import autoscaler, coordinator, draft, target
 from treedraft.cli.tune import tune
 from treedraft.cli.up import up
@@ -38,6 +39,7 @@ def make_app() -> typer.Typer:
     for panel, commands in _PANELS.items():
         for command in commands:
             app.command(rich_help_panel=panel)(command)
+    app.add_typer(rollout, name="rollout", rich_help_panel="Use")
     app.add_typer(keys, name="keys", rich_help_panel="Run one service")
     app.add_typer(_bench_app(), rich_help_panel="More")
     return app

@@ -24,11 +24,17 @@ from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.http.door import HttpDoor
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.request_book import RequestBook
+from treedraft.coordinator.rollout import Rollout
 from treedraft.coordinator.service import SERVICE_NAME, CoordinatorServicer
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.coordinator.session_store.redis_ledger import RedisTenantLedger
 from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
+from treedraft.coordinator.session_store.rollout_store import (
+    EmbeddedRolloutStore,
+    RedisRolloutStore,
+    RolloutStore,
+)
 from treedraft.coordinator.session_store.tenant_ledger import EmbeddedTenantLedger, TenantLedger
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
@@ -43,8 +49,10 @@ from treedraft.telemetry.tracing import Tracing
 _ROLE = "coordinator"
 
 
-def make_stores(settings: CoordinatorSettings) -> tuple[SessionStore, TenantLedger]:
-    """Return the session store that the settings name, and the ledger beside it."""
+def make_stores(
+    settings: CoordinatorSettings,
+) -> tuple[SessionStore, TenantLedger, RolloutStore]:
+    """Return the session store that the settings name, and what is kept beside it."""
     kept = settings.store
     if not settings.redis:
         store = EmbeddedSessionStore(
@@ -52,7 +60,8 @@ def make_stores(settings: CoordinatorSettings) -> tuple[SessionStore, TenantLedg
             lease_seconds=kept.lease_seconds,
             worker_ttl_seconds=kept.worker_ttl_seconds,
         )
-        return store, EmbeddedTenantLedger(lease_seconds=kept.lease_seconds)
+        ledger = EmbeddedTenantLedger(lease_seconds=kept.lease_seconds)
+        return store, ledger, EmbeddedRolloutStore()
     redis = connect(settings.redis, timeout_seconds=kept.redis_timeout_seconds)
     shared = RedisSessionStore(
         redis,
@@ -60,7 +69,8 @@ def make_stores(settings: CoordinatorSettings) -> tuple[SessionStore, TenantLedg
         lease_seconds=kept.lease_seconds,
         worker_ttl_seconds=kept.worker_ttl_seconds,
     )
-    return shared, RedisTenantLedger(redis, lease_seconds=kept.lease_seconds)
+    shared_ledger = RedisTenantLedger(redis, lease_seconds=kept.lease_seconds)
+    return shared, shared_ledger, RedisRolloutStore(redis)
 
 
 def build(
@@ -74,7 +84,7 @@ def build(
     Requests are noted in `book`, if there is one.
     """
     coordinator_id = settings.coordinator_id or _draw_id()
-    store, ledger = make_stores(settings)
+    store, ledger, rollout_store = make_stores(settings)
     audit_file = settings.door.audit_file
 
     def dial(endpoint: str) -> TargetClient:
@@ -108,6 +118,7 @@ def build(
         tracing=tracing,
         metrics=metrics,
         accounts=Accounts(ledger, AuditLog(Path(audit_file)) if audit_file else None, book),
+        rollout=Rollout(rollout_store, registry),
     )
     return coordinator, registry
 
@@ -161,10 +172,15 @@ async def running(
         await coordinator.drain()
         servicer.stop()
         await asyncio.gather(http.stop(), server.stop())
-        upkeep.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await upkeep
+        await end_task(upkeep)
         await coordinator.close()
+
+
+async def end_task(task: asyncio.Task[None]) -> None:
+    """Cancel a task until it has ended: a timeout that it is in may swallow the first time."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
 
 
 async def serve(settings: CoordinatorSettings) -> None:

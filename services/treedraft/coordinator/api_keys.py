@@ -39,6 +39,7 @@ from treedraft.settings import FileStamp, Frozen, file_stamp
 API_KEY_REQUIRED = "API_KEY_REQUIRED"
 API_KEY_INVALID = "API_KEY_INVALID"
 TENANT_SUSPENDED = "TENANT_SUSPENDED"
+NOT_AN_OPERATOR = "NOT_AN_OPERATOR"
 KEYS_FILE_UNREADABLE = "KEYS_FILE_UNREADABLE"
 KEYS_FILE_INVALID = "KEYS_FILE_INVALID"
 TENANT_SECRET_REQUIRED = "TENANT_SECRET_REQUIRED"
@@ -63,6 +64,7 @@ class _TenantEntry(Frozen):
     tokens_per_minute: int = Field(default=0, ge=0)
     tokens_per_day: int = Field(default=0, ge=0)
     suspended: bool = False
+    operator: bool = False
 
     def limits(self) -> TenantLimits:
         """Return the limits."""
@@ -147,6 +149,19 @@ class TenantRoll:
         if self._entry(name).suspended:
             raise PermissionDeniedError(f"tenant {name} is suspended", reason=TENANT_SUSPENDED)
         return self.tenant_named(name)
+
+    def check_operator(self, api_key: str) -> None:
+        """Refuse whoever may not change how the cluster works; an open door refuses nobody.
+
+        Raises:
+            UnauthenticatedError: API_KEY_REQUIRED or API_KEY_INVALID.
+            PermissionDeniedError: TENANT_SUSPENDED or NOT_AN_OPERATOR.
+        """
+        tenant = self.tenant_of(api_key)
+        if not self.is_open and not self._entry(tenant.name).operator:
+            raise PermissionDeniedError(
+                f"tenant {tenant.name} is no operator", reason=NOT_AN_OPERATOR
+            )
 
     def tenant_named(self, name: str) -> Tenant:
         """Return a tenant by name, as the store keeps it; the empty one is anonymous."""

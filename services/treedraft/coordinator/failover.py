@@ -105,6 +105,7 @@ class Failover:
             spec.token_ids,
             tenant_salt=spec.tenant_salt,
             is_speculative=spec.speculation.enabled,
+            is_new=False,
         )
 
     def _candidates(self, departure: Departure) -> list[ServedTarget]:

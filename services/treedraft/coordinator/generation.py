@@ -25,6 +25,7 @@ from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.repetition import session_id_of
 from treedraft.coordinator.request import GenerationRequest, request_attributes
 from treedraft.coordinator.resumption import Resumption
+from treedraft.coordinator.rollout import Rollout
 from treedraft.coordinator.running_session import (
     RelayLimits,
     SessionServices,
@@ -56,6 +57,7 @@ class Coordinator:
         tracing: Tracing,
         metrics: Metrics,
         accounts: Accounts,
+        rollout: Rollout,
         clock: Callable[[], float] = time.monotonic,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(64),
         new_session_id: Callable[[], str] = lambda: secrets.token_urlsafe(18),
@@ -68,10 +70,11 @@ class Coordinator:
         self._tracing = tracing
         self._metrics = metrics
         self._accounts = accounts
+        self.rollout = rollout
         self._clock = clock
         limits, kept = settings.limits, settings.store
         self._gate = AdmissionGate(max_running=limits.max_sessions, max_waiting=limits.max_waiting)
-        placer = Placer(registry, num_drafters=settings.drafters_per_session)
+        placer = Placer(registry, settings.drafters_per_session, rollout.weights)
         pace = LogPace(kept.log_interval_seconds, kept.lease_seconds / 3, kept.log_patience_seconds)
         failover = Failover(registry, placer, settings.failover)
         relay_limits = RelayLimits(pace, limits.max_unread_tokens)
@@ -168,7 +171,8 @@ class Coordinator:
     ) -> AsyncGenerator[GenerateEvent, None]:
         session = await self._opening.open_once(request, query)
         if session is not None:
-            async for event in request.answer(session, request.model):
+            answer = request.answer(session, request.model)
+            async for event in self.rollout.counted(request.placement, answer):
                 yield event
             return
         repeated = ResumeQuery(session_id_of(query.idempotency_key, request.tenant), 0, b"")
@@ -201,6 +205,7 @@ class Coordinator:
 
     async def _refresh(self) -> None:
         await self._registry.refresh()
+        await self.rollout.refresh()
         await self._accounts.renew()
         await self._links.retain(worker.registration for worker in self._registry.workers())
         self._metrics.workers_known(

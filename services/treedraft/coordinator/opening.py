@@ -95,7 +95,7 @@ class Opening:
 
     async def _open(self, request: GenerationRequest, query: GenerateQuery) -> RunningSession:
         targets, prompt = await self._admit(request, query)
-        placement = await self._place(request, query, targets, prompt)
+        placement = request.placement = await self._place(request, query, targets, prompt)
         known = next(known for worker, known in targets if worker.registration == placement.target)
         spec = self._spec(request, query, placement, known, prompt)
         return await self._start(request, spec, placement, known, digest_of(query))

@@ -5,10 +5,13 @@ counted in pages of prompt, the work that placing well can save: pages it would
 have to prefill, plus what its present sessions and queue cost as much as.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from treedraft.coordinator.shares import draw_order, shares_of
 from treedraft.core.errors import UnavailableError
+from treedraft.core.rollout import NO_WEIGHTS, Weights
 from treedraft.core.worker import DrafterAddress, WorkerRegistration, WorkerReport
 
 # A running session slows a new one about as much as prefilling two pages, and
@@ -52,6 +55,11 @@ class TargetCandidate:
         return 0 < limit <= self.num_sessions
 
     @property
+    def is_able(self) -> bool:
+        """Whether it can take a session at once."""
+        return not (self.report.is_draining or self.is_full or self.is_doubted)
+
+    @property
     def cost(self) -> float:
         """What running the session there costs, in pages to prefill."""
         missing = self.num_prompt_pages - self.num_held_pages
@@ -88,6 +96,7 @@ class Placement:
     target: WorkerRegistration
     drafters: tuple[DrafterAddress, ...]
     reason: str
+    draft_pools: tuple[str, ...] = ()
 
 
 def choose_target(candidates: Sequence[TargetCandidate]) -> TargetCandidate:
@@ -102,33 +111,59 @@ def choose_target(candidates: Sequence[TargetCandidate]) -> TargetCandidate:
     return min(ready, key=lambda candidate: (candidate.cost, candidate.registration.worker_id))
 
 
+def choose_in_pool(
+    candidates: Sequence[TargetCandidate], weights: Weights, draw: Callable[[], float]
+) -> TargetCandidate:
+    """Return the cheapest target of a pool drawn by its share.
+
+    A pool whose targets are full, draining or maybe gone is passed over; one
+    with a share of 0 gets nothing, even if there is no other.
+
+    Raises:
+        UnavailableError: there is none (NO_TARGET).
+    """
+    shares = shares_of((candidate.registration for candidate in candidates), weights)
+    order = draw_order(shares, draw)
+    for pool in order:
+        inside = [one for one in candidates if one.registration.pool == pool]
+        if any(one.is_able for one in inside):
+            return choose_target(inside)
+    return choose_target([one for one in candidates if one.registration.pool in order])
+
+
 def fits(drafter: WorkerRegistration, target: WorkerRegistration) -> bool:
     """Return whether the drafter's tokens mean the same to the target."""
     return not drafter.tokenizer_hash or drafter.tokenizer_hash == target.tokenizer_hash
 
 
 def choose_drafters(
-    candidates: Sequence[DrafterCandidate], target: WorkerRegistration, count: int
-) -> tuple[DrafterAddress, ...]:
-    """Return the least loaded drafters that fit the target, those with a model first."""
-    fitting = [
-        candidate
-        for candidate in candidates
-        if fits(candidate.registration, target)
-        and not candidate.report.is_draining
-        and not (candidate.registration.max_sessions and candidate.load >= 1.0)
+    candidates: Sequence[DrafterCandidate],
+    target: WorkerRegistration,
+    count: int,
+    *,
+    weights: Weights = NO_WEIGHTS,
+    draw: Callable[[], float] = random.random,
+) -> tuple[WorkerRegistration, ...]:
+    """Return the least loaded drafters that fit the target.
+
+    Those with a model come first, all of one pool that is drawn by its share, so
+    that pools can be compared; those that look up fill the places left.
+    """
+    free = [
+        one
+        for one in candidates
+        if fits(one.registration, target)
+        and not one.report.is_draining
+        and not (one.registration.max_sessions and one.load >= 1.0)
     ]
-    fitting.sort(
-        key=lambda candidate: (
-            not candidate.registration.tokenizer_hash,
-            candidate.load,
-            candidate.registration.worker_id,
-        )
-    )
-    return tuple(
-        DrafterAddress(chosen.worker_id, chosen.incarnation, chosen.endpoint)
-        for chosen in (candidate.registration for candidate in fitting[:count])
-    )
+    free.sort(key=lambda one: (one.load, one.registration.worker_id))
+    models = [one.registration for one in free if one.registration.tokenizer_hash]
+    others = [one.registration for one in free if not one.registration.tokenizer_hash]
+    order = draw_order(shares_of(models, weights), draw)
+    lookups = {pool for pool, share in shares_of(others, weights).items() if share > 0}
+    chosen = [drafter for drafter in models if drafter.pool in order[:1]]
+    chosen += [drafter for drafter in others if drafter.pool in lookups]
+    return tuple(chosen[:count])
 
 
 def place(
@@ -136,17 +171,29 @@ def place(
     drafters: Sequence[DrafterCandidate],
     *,
     num_drafters: int,
+    weights: Weights = NO_WEIGHTS,
+    draw: Callable[[], float] = random.random,
+    is_new: bool = True,
 ) -> Placement:
     """Choose a target and drafters for a session.
+
+    A session that is not new stays with the numbers it began with, whatever the
+    share of the pool that has them.
 
     Raises:
         UnavailableError: no target can take it (NO_TARGET).
     """
-    best = choose_target(targets)
-    chosen = choose_drafters(drafters, best.registration, num_drafters)
+    best = choose_in_pool(targets, weights, draw) if is_new else choose_target(targets)
+    chosen = choose_drafters(drafters, best.registration, num_drafters, weights=weights, draw=draw)
+    pool = f" of pool {best.registration.pool}" if best.registration.pool else ""
     reason = (
-        f"{best.registration.worker_id} of {len(targets)}: holds {best.num_held_pages} of "
+        f"{best.registration.worker_id}{pool} of {len(targets)}: holds {best.num_held_pages} of "
         f"{best.num_prompt_pages} pages, {best.num_sessions} sessions, "
         f"{best.report.num_waiting} waiting{', full' if best.is_full else ''}"
     )
-    return Placement(best.registration, chosen, reason)
+    return Placement(
+        best.registration,
+        tuple(DrafterAddress(one.worker_id, one.incarnation, one.endpoint) for one in chosen),
+        reason,
+        tuple(sorted({drafter.pool for drafter in chosen})),
+    )

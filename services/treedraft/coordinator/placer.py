@@ -1,11 +1,13 @@
 """Gathers what placement has to know of the workers, and asks it."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 
 from treedraft.coordinator.model_index import ServedTarget
 from treedraft.coordinator.placement import DrafterCandidate, Placement, TargetCandidate, place
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.core.prefix import page_hashes, short_hash
+from treedraft.core.rollout import NO_WEIGHTS, Weights
 from treedraft.telemetry import names
 from treedraft.telemetry.tracing import AttributeValue
 
@@ -13,10 +15,26 @@ from treedraft.telemetry.tracing import AttributeValue
 class Placer:
     """Places sessions on the workers of a registry."""
 
-    def __init__(self, registry: WorkerRegistry, *, num_drafters: int) -> None:
-        """Name that many drafters for each session."""
+    def __init__(
+        self,
+        registry: WorkerRegistry,
+        num_drafters: int,
+        weights: Callable[[], Weights] = lambda: NO_WEIGHTS,
+        *,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """Name that many drafters for each session.
+
+        Args:
+            registry: the workers.
+            num_drafters: for each session.
+            weights: the shares of pools that somebody has set.
+            draw: uniform numbers, by which pools are chosen.
+        """
         self._registry = registry
         self._num_drafters = num_drafters
+        self._weights = weights
+        self._draw = draw
 
     async def place(
         self,
@@ -25,10 +43,12 @@ class Placer:
         *,
         tenant_salt: bytes = b"",
         is_speculative: bool = True,
+        is_new: bool = True,
     ) -> Placement:
         """Choose a target whose context and KV pool hold the prompt, and drafters.
 
-        One that may be gone is chosen only if there is no other.
+        One that may be gone is chosen only if there is no other. A session that
+        is not new goes where it can, whatever the shares of pools.
 
         Raises:
             UnavailableError: no target can take it (NO_TARGET).
@@ -56,6 +76,9 @@ class Placer:
             candidates,
             self._drafters() if is_speculative else (),
             num_drafters=self._num_drafters,
+            weights=self._weights(),
+            draw=self._draw,
+            is_new=is_new,
         )
         self._registry.assign(placement.target.worker_id)
         for drafter in placement.drafters:

@@ -1,8 +1,9 @@
 """One request on its way through the coordinator: its time, its span, its outcome."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from treedraft.coordinator.audit import RequestSummary
+from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.running_session import RunningSession
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
 from treedraft.core.errors import TreedraftError
@@ -16,7 +17,7 @@ _ABANDONED = "CANCELLED"
 
 
 class GenerationRequest:
-    """A request, from its arrival to its end. `session` is there once it runs.
+    """A request, from its arrival to its end. `placement` and `session` are there once it runs.
 
     `model` is the one asked for, and from the start of the session the one that serves.
     """
@@ -36,6 +37,7 @@ class GenerationRequest:
         self.tenant = tenant
         self.model = model
         self.span = span
+        self.placement: Placement | None = None
         self.session: RunningSession | None = None
         self._is_prompt_charged = is_prompt_charged
         self._spec: SessionSpec | None = None
@@ -92,7 +94,9 @@ class GenerationRequest:
             self._metrics.tokens_emitted(num_tokens, now - self._last_token_at)
         self._last_token_at = now
 
-    async def answer(self, session: RunningSession, model: str) -> AsyncIterator[GenerateEvent]:
+    async def answer(
+        self, session: RunningSession, model: str
+    ) -> AsyncGenerator[GenerateEvent, None]:
         """Yield what the client gets of a session that runs."""
         spec = session.spec
         yield Started(

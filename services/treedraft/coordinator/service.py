@@ -19,7 +19,9 @@ from treedraft.rpc.convert import (
     generate_event_to_proto,
     generate_query_from_proto,
     resume_query_from_proto,
+    rollout_to_proto,
     served_models_to_proto,
+    weights_from_proto,
 )
 from treedraft.rpc.heartbeats import with_heartbeats
 from treedraft.rpc.unknown_fields import reject_unknown_fields
@@ -98,6 +100,21 @@ class CoordinatorServicer(CoordinatorServiceServicer):
         """Describe the workers."""
         reject_unknown_fields(request)
         return cluster_to_proto(await self._use_cases.describe_cluster(_caller(context)))
+
+    async def DescribeRollout(  # noqa: N802
+        self, request: pb2.DescribeRolloutRequest, context: _Context
+    ) -> pb2.DescribeRolloutResponse:
+        """Describe pools and what came of their sessions."""
+        reject_unknown_fields(request)
+        return rollout_to_proto(await self._use_cases.describe_rollout(_caller(context)))
+
+    async def SetPoolWeights(  # noqa: N802
+        self, request: pb2.SetPoolWeightsRequest, context: _Context
+    ) -> pb2.SetPoolWeightsResponse:
+        """Change the shares of pools."""
+        reject_unknown_fields(request)
+        await self._use_cases.set_pool_weights(weights_from_proto(request), _caller(context))
+        return pb2.SetPoolWeightsResponse()
 
     async def AnnounceWorker(  # noqa: N802
         self, request_iterator: AsyncIterator[pb2.AnnounceWorkerRequest], context: _Context

@@ -16,6 +16,7 @@ from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.model_index import find_targets
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
+from treedraft.core.rollout import RolloutDescription, WeightChange
 from treedraft.core.worker import ClusterDescription
 
 
@@ -113,6 +114,16 @@ class UseCases:
         """Return the workers and the number of requests that run here."""
         self._tenants.tenant_of(caller.api_key)
         return await self._coordinator.describe_cluster()
+
+    async def describe_rollout(self, caller: Caller) -> RolloutDescription:
+        """Return the pools that share new sessions, and what came of those."""
+        self._tenants.tenant_of(caller.api_key)
+        return await self._coordinator.rollout.describe()
+
+    async def set_pool_weights(self, changes: Sequence[WeightChange], caller: Caller) -> None:
+        """Change shares of new sessions, for all coordinators. For operators."""
+        self._tenants.check_operator(caller.api_key)
+        await self._coordinator.rollout.change(changes)
 
 
 def _seeded(query: GenerateQuery, seed: int) -> GenerateQuery:

@@ -17,7 +17,8 @@ class WorkerRegistration:
 
     `incarnation` is drawn anew at each start, so that a restarted process is
     never taken for its old self. A drafter that copies ids and knows no
-    tokenizer has an empty `tokenizer_hash` and fits every target.
+    tokenizer has an empty `tokenizer_hash` and fits every target. `pool` names
+    those that were set up alike, `weight` is the pool's share of new sessions.
     """
 
     worker_id: str
@@ -28,6 +29,8 @@ class WorkerRegistration:
     fingerprint: str = ""
     tokenizer_hash: str = ""
     max_sessions: int = 0
+    pool: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

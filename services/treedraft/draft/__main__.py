@@ -155,6 +155,8 @@ def _registration(
         fingerprint=model.fingerprint if model else "",
         tokenizer_hash=model.tokenizer_hash if model else "",
         max_sessions=settings.max_sessions,
+        pool=settings.worker.pool,
+        weight=settings.worker.weight,
     )
 
 

@@ -21,6 +21,7 @@ _IDEMPOTENT = (
     ("treedraft.v1.TargetService", "DescribeModel"),
     ("treedraft.v1.CoordinatorService", "ListModels"),
     ("treedraft.v1.CoordinatorService", "DescribeCluster"),
+    ("treedraft.v1.CoordinatorService", "DescribeRollout"),
 )
 _SERVICE_CONFIG = json.dumps(
     {

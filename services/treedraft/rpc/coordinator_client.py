@@ -1,7 +1,7 @@
 """A client of the coordinator: what the command line and programs use."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from treedraft.core.errors import UnavailableError
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
+from treedraft.core.rollout import RolloutDescription, WeightChange
 from treedraft.core.worker import ClusterDescription
 from treedraft.rpc.channel import open_channel
 from treedraft.rpc.context import TRACEPARENT, bearer_metadata
@@ -18,7 +19,9 @@ from treedraft.rpc.convert import (
     generate_event_from_proto,
     generate_query_to_proto,
     resume_query_to_proto,
+    rollout_from_proto,
     served_models_from_proto,
+    weights_to_proto,
 )
 from treedraft.rpc.errors import from_rpc_error
 from treedraft.settings import TlsSettings
@@ -184,6 +187,37 @@ class CoordinatorClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
         return cluster_from_proto(response)
+
+    async def describe_rollout(self, *, timeout_seconds: float = 10.0) -> RolloutDescription:
+        """Return the pools that share new sessions, and what came of those.
+
+        Raises:
+            TreedraftError: as `list_models`.
+        """
+        request = coordinator_service_pb2.DescribeRolloutRequest()
+        try:
+            response = await self._stub.DescribeRollout(
+                request, timeout=timeout_seconds, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        return rollout_from_proto(response)
+
+    async def set_pool_weights(
+        self, changes: Sequence[WeightChange], *, timeout_seconds: float = 10.0
+    ) -> None:
+        """Change shares of new sessions, for all coordinators that share the store.
+
+        Raises:
+            TreedraftError: as `list_models`; PermissionDeniedError with reason
+                NOT_AN_OPERATOR for a tenant that is none.
+        """
+        try:
+            await self._stub.SetPoolWeights(
+                weights_to_proto(changes), timeout=timeout_seconds, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
 
     async def close(self) -> None:
         """Close the channel, and with it every answer that still runs."""

@@ -184,6 +184,8 @@ def _registration(
         fingerprint=description.fingerprint,
         tokenizer_hash=description.tokenizer_hash,
         max_sessions=settings.max_sessions,
+        pool=settings.worker.pool,
+        weight=settings.worker.weight,
     )
 
 

@@ -652,6 +652,8 @@ class WorkerRegistration(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     TOKENIZER_HASH_FIELD_NUMBER: _builtins.int
     MAX_SESSIONS_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Stable name."""
     incarnation: _builtins.str
@@ -670,6 +672,10 @@ class WorkerRegistration(_message.Message):
     """
     max_sessions: _builtins.int
     """Sessions it can hold at once."""
+    pool: _builtins.str
+    """Names the workers that were set up alike."""
+    weight: _builtins.float
+    """Share of its pool in new sessions, from 0 on; absent is 1."""
     def __init__(
         self,
         *,
@@ -681,12 +687,16 @@ class WorkerRegistration(_message.Message):
         fingerprint: _builtins.str = ...,
         tokenizer_hash: _builtins.str = ...,
         max_sessions: _builtins.int = ...,
+        pool: _builtins.str = ...,
+        weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "max_sessions", b"max_sessions", "model", b"model", "role", b"role", "tokenizer_hash", b"tokenizer_hash", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "endpoint", b"endpoint", "fingerprint", b"fingerprint", "incarnation", b"incarnation", "max_sessions", b"max_sessions", "model", b"model", "pool", b"pool", "role", b"role", "tokenizer_hash", b"tokenizer_hash", "weight", b"weight", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___WorkerRegistration: _TypeAlias = WorkerRegistration  # noqa: Y015
 
@@ -853,3 +863,241 @@ class AnnounceWorkerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AnnounceWorkerResponse: _TypeAlias = AnnounceWorkerResponse  # noqa: Y015
+
+@_typing.final
+class DescribeRolloutRequest(_message.Message):
+    """Asks how new sessions are shared out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeRolloutRequest: _TypeAlias = DescribeRolloutRequest  # noqa: Y015
+
+@_typing.final
+class DescribeRolloutResponse(_message.Message):
+    """How new sessions are shared out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOLS_FIELD_NUMBER: _builtins.int
+    PAIRINGS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    since: _builtins.float
+    """When the weights were changed last and counting began anew, in seconds of
+    the Unix epoch; 0 if they never were.
+    """
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolStatus]:
+        """The pools that have workers, or a weight that somebody set."""
+
+    @_builtins.property
+    def pairings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairingStatus]:
+        """What came of sessions, by where they began."""
+
+    def __init__(
+        self,
+        *,
+        pools: _abc.Iterable[Global___PoolStatus] | None = ...,
+        pairings: _abc.Iterable[Global___PairingStatus] | None = ...,
+        since: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pairings", b"pairings", "pools", b"pools", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeRolloutResponse: _TypeAlias = DescribeRolloutResponse  # noqa: Y015
+
+@_typing.final
+class PoolStatus(_message.Message):
+    """Workers of one role that were set up alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    ANNOUNCED_WEIGHT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    NUM_WORKERS_FIELD_NUMBER: _builtins.int
+    NUM_DRAINING_FIELD_NUMBER: _builtins.int
+    NUM_SESSIONS_FIELD_NUMBER: _builtins.int
+    role: Global___WorkerRole.ValueType
+    """What they do."""
+    pool: _builtins.str
+    """Their name."""
+    weight: _builtins.float
+    """Share of new sessions."""
+    announced_weight: _builtins.float
+    """The share that the workers announce, which counts unless another is set."""
+    num_workers: _builtins.int
+    """How many there are."""
+    num_draining: _builtins.int
+    """Those of them that take no new sessions."""
+    num_sessions: _builtins.int
+    """Sessions that they hold."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the models that they serve or draft with."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___WorkerRole.ValueType = ...,
+        pool: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        announced_weight: _builtins.float = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        num_workers: _builtins.int = ...,
+        num_draining: _builtins.int = ...,
+        num_sessions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced_weight", b"announced_weight", "models", b"models", "num_draining", b"num_draining", "num_sessions", b"num_sessions", "num_workers", b"num_workers", "pool", b"pool", "role", b"role", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolStatus: _TypeAlias = PoolStatus  # noqa: Y015
+
+@_typing.final
+class PairingStatus(_message.Message):
+    """What came of the sessions that began at one pair of pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TARGET_POOL_FIELD_NUMBER: _builtins.int
+    DRAFT_POOLS_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    EMITTED_TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFTED_NODES_FIELD_NUMBER: _builtins.int
+    ADMITTED_NODES_FIELD_NUMBER: _builtins.int
+    ACCEPTED_NODES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    target_pool: _builtins.str
+    """Pool of the target."""
+    sessions: _builtins.int
+    """Sessions that ended well."""
+    failures: _builtins.int
+    """Sessions that failed."""
+    rounds: _builtins.int
+    """Target passes."""
+    emitted_tokens: _builtins.int
+    """Tokens emitted."""
+    drafted_nodes: _builtins.int
+    """Nodes that drafters sent."""
+    admitted_nodes: _builtins.int
+    """Nodes that were in a pass."""
+    accepted_nodes: _builtins.int
+    """Nodes that were kept."""
+    @_builtins.property
+    def draft_pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pools of the drafters, in order."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        target_pool: _builtins.str = ...,
+        draft_pools: _abc.Iterable[_builtins.str] | None = ...,
+        sessions: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        rounds: _builtins.int = ...,
+        emitted_tokens: _builtins.int = ...,
+        drafted_nodes: _builtins.int = ...,
+        admitted_nodes: _builtins.int = ...,
+        accepted_nodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_nodes", b"accepted_nodes", "admitted_nodes", b"admitted_nodes", "draft_pools", b"draft_pools", "drafted_nodes", b"drafted_nodes", "emitted_tokens", b"emitted_tokens", "failures", b"failures", "model", b"model", "rounds", b"rounds", "sessions", b"sessions", "target_pool", b"target_pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PairingStatus: _TypeAlias = PairingStatus  # noqa: Y015
+
+@_typing.final
+class SetPoolWeightsRequest(_message.Message):
+    """Changes shares of new sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolWeight]:
+        """The changes, all or none of them."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___PoolWeight] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPoolWeightsRequest: _TypeAlias = SetPoolWeightsRequest  # noqa: Y015
+
+@_typing.final
+class PoolWeight(_message.Message):
+    """A share of new sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    role: Global___WorkerRole.ValueType
+    """What the pool's workers do."""
+    pool: _builtins.str
+    """Name of the pool."""
+    weight: _builtins.float
+    """Its share, from 0 on; absent goes back to what its workers announce."""
+    def __init__(
+        self,
+        *,
+        role: Global___WorkerRole.ValueType = ...,
+        pool: _builtins.str = ...,
+        weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "pool", b"pool", "role", b"role", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___PoolWeight: _TypeAlias = PoolWeight  # noqa: Y015
+
+@_typing.final
+class SetPoolWeightsResponse(_message.Message):
+    """The changes are made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPoolWeightsResponse: _TypeAlias = SetPoolWeightsResponse  # noqa: Y015

@@ -60,6 +60,16 @@ class CoordinatorServiceStub:
                 request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.DescribeClusterRequest.SerializeToString,
                 response_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.DescribeClusterResponse.FromString,
                 _registered_method=True)
+        self.DescribeRollout = channel.unary_unary(
+                '/treedraft.v1.CoordinatorService/DescribeRollout',
+                request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.DescribeRolloutRequest.SerializeToString,
+                response_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.DescribeRolloutResponse.FromString,
+                _registered_method=True)
+        self.SetPoolWeights = channel.unary_unary(
+                '/treedraft.v1.CoordinatorService/SetPoolWeights',
+                request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.SetPoolWeightsRequest.SerializeToString,
+                response_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.SetPoolWeightsResponse.FromString,
+                _registered_method=True)
         self.AnnounceWorker = channel.stream_stream(
                 '/treedraft.v1.CoordinatorService/AnnounceWorker',
                 request_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.AnnounceWorkerRequest.SerializeToString,
@@ -111,6 +121,21 @@ class CoordinatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeRollout(self, request, context):
+        """Says which pools share the new sessions, and what came of those so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPoolWeights(self, request, context):
+        """Changes shares of new sessions, for all coordinators that share the store;
+        sessions that run stay where they are. For operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AnnounceWorker(self, request_iterator, context):
         """Held open by each worker for as long as it serves: the first message
         registers it, the others report how it is, and the end of the stream
@@ -147,6 +172,16 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.DescribeCluster,
                     request_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.DescribeClusterRequest.FromString,
                     response_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.DescribeClusterResponse.SerializeToString,
+            ),
+            'DescribeRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeRollout,
+                    request_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.DescribeRolloutRequest.FromString,
+                    response_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.DescribeRolloutResponse.SerializeToString,
+            ),
+            'SetPoolWeights': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPoolWeights,
+                    request_deserializer=treedraft_dot_v1_dot_coordinator__service__pb2.SetPoolWeightsRequest.FromString,
+                    response_serializer=treedraft_dot_v1_dot_coordinator__service__pb2.SetPoolWeightsResponse.SerializeToString,
             ),
             'AnnounceWorker': grpc.stream_stream_rpc_method_handler(
                     servicer.AnnounceWorker,
@@ -290,6 +325,60 @@ class CoordinatorService:
             '/treedraft.v1.CoordinatorService/DescribeCluster',
             treedraft_dot_v1_dot_coordinator__service__pb2.DescribeClusterRequest.SerializeToString,
             treedraft_dot_v1_dot_coordinator__service__pb2.DescribeClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treedraft.v1.CoordinatorService/DescribeRollout',
+            treedraft_dot_v1_dot_coordinator__service__pb2.DescribeRolloutRequest.SerializeToString,
+            treedraft_dot_v1_dot_coordinator__service__pb2.DescribeRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPoolWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/treedraft.v1.CoordinatorService/SetPoolWeights',
+            treedraft_dot_v1_dot_coordinator__service__pb2.SetPoolWeightsRequest.SerializeToString,
+            treedraft_dot_v1_dot_coordinator__service__pb2.SetPoolWeightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

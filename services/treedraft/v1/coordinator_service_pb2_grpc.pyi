@@ -51,6 +51,12 @@ class CoordinatorServiceStub:
     """Lists the models that can be asked for."""
     DescribeCluster: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.DescribeClusterRequest, _coordinator_service_pb2.DescribeClusterResponse]
     """Says which workers there are and how they are."""
+    DescribeRollout: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.DescribeRolloutRequest, _coordinator_service_pb2.DescribeRolloutResponse]
+    """Says which pools share the new sessions, and what came of those so far."""
+    SetPoolWeights: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.SetPoolWeightsRequest, _coordinator_service_pb2.SetPoolWeightsResponse]
+    """Changes shares of new sessions, for all coordinators that share the store;
+    sessions that run stay where they are. For operators.
+    """
     AnnounceWorker: _grpc.StreamStreamMultiCallable[_coordinator_service_pb2.AnnounceWorkerRequest, _coordinator_service_pb2.AnnounceWorkerResponse]
     """Held open by each worker for as long as it serves: the first message
     registers it, the others report how it is, and the end of the stream
@@ -80,6 +86,12 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     """Lists the models that can be asked for."""
     DescribeCluster: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.DescribeClusterRequest, _coordinator_service_pb2.DescribeClusterResponse]  # type: ignore[assignment]
     """Says which workers there are and how they are."""
+    DescribeRollout: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.DescribeRolloutRequest, _coordinator_service_pb2.DescribeRolloutResponse]  # type: ignore[assignment]
+    """Says which pools share the new sessions, and what came of those so far."""
+    SetPoolWeights: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.SetPoolWeightsRequest, _coordinator_service_pb2.SetPoolWeightsResponse]  # type: ignore[assignment]
+    """Changes shares of new sessions, for all coordinators that share the store;
+    sessions that run stay where they are. For operators.
+    """
     AnnounceWorker: _aio.StreamStreamMultiCallable[_coordinator_service_pb2.AnnounceWorkerRequest, _coordinator_service_pb2.AnnounceWorkerResponse]  # type: ignore[assignment]
     """Held open by each worker for as long as it serves: the first message
     registers it, the others report how it is, and the end of the stream
@@ -136,6 +148,24 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_service_pb2.DescribeClusterResponse, _abc.Awaitable[_coordinator_service_pb2.DescribeClusterResponse]]:
         """Says which workers there are and how they are."""
+
+    @_abc_1.abstractmethod
+    def DescribeRollout(
+        self,
+        request: _coordinator_service_pb2.DescribeRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.DescribeRolloutResponse, _abc.Awaitable[_coordinator_service_pb2.DescribeRolloutResponse]]:
+        """Says which pools share the new sessions, and what came of those so far."""
+
+    @_abc_1.abstractmethod
+    def SetPoolWeights(
+        self,
+        request: _coordinator_service_pb2.SetPoolWeightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.SetPoolWeightsResponse, _abc.Awaitable[_coordinator_service_pb2.SetPoolWeightsResponse]]:
+        """Changes shares of new sessions, for all coordinators that share the store;
+        sessions that run stay where they are. For operators.
+        """
 
     @_abc_1.abstractmethod
     def AnnounceWorker(

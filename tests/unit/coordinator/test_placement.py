@@ -93,9 +93,8 @@ def test_drafters_with_a_model_come_first_then_the_least_loaded():
     ]
     found = choose_drafters(candidates, worker("t"), 5)
     assert [d.worker_id for d in found] == ["idle", "busy", "lookup"]
-    assert choose_drafters(candidates, worker("t"), 1) == (
-        DrafterAddress("idle", "i-idle", "idle:1"),
-    )
+    (drafter_address,) = place([target("t")], candidates, num_drafters=1).drafters
+    assert drafter_address == DrafterAddress("idle", "i-idle", "idle:1")
     assert choose_drafters(candidates, worker("t"), 0) == ()
 
 

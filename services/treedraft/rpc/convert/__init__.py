@@ -32,6 +32,12 @@ from treedraft.rpc.convert.generation import (
     served_models_to_proto,
 )
 from treedraft.rpc.convert.numbers import duration_from_proto, duration_to_proto
+from treedraft.rpc.convert.rollout import (
+    rollout_from_proto,
+    rollout_to_proto,
+    weights_from_proto,
+    weights_to_proto,
+)
 from treedraft.rpc.convert.sampling import (
     finish_reason_from_proto,
     finish_reason_to_proto,
@@ -107,6 +113,8 @@ __all__ = [
     "report_to_proto",
     "resume_query_from_proto",
     "resume_query_to_proto",
+    "rollout_from_proto",
+    "rollout_to_proto",
     "round_report_from_proto",
     "round_report_to_proto",
     "sampling_from_proto",
@@ -128,4 +136,6 @@ __all__ = [
     "stopping_to_proto",
     "target_frame_from_proto",
     "target_frame_to_proto",
+    "weights_from_proto",
+    "weights_to_proto",
 ]

@@ -1,5 +1,6 @@
 """What workers say of themselves, and what a coordinator says of them."""
 
+import math
 from dataclasses import asdict
 
 from treedraft.core.worker import (
@@ -12,11 +13,11 @@ from treedraft.core.worker import (
 from treedraft.rpc.convert.numbers import enum_from_proto
 from treedraft.v1 import coordinator_service_pb2
 
-_ROLE_TO_PROTO = {
+ROLE_TO_PROTO = {
     WorkerRole.TARGET: coordinator_service_pb2.WORKER_ROLE_TARGET,
     WorkerRole.DRAFT: coordinator_service_pb2.WORKER_ROLE_DRAFT,
 }
-_ROLE_FROM_PROTO = {number: role for role, number in _ROLE_TO_PROTO.items()}
+ROLE_FROM_PROTO = {number: role for role, number in ROLE_TO_PROTO.items()}
 
 
 def registration_to_proto(
@@ -26,12 +27,14 @@ def registration_to_proto(
     return coordinator_service_pb2.WorkerRegistration(
         worker_id=registration.worker_id,
         incarnation=registration.incarnation,
-        role=_ROLE_TO_PROTO[registration.role],
+        role=ROLE_TO_PROTO[registration.role],
         endpoint=registration.endpoint,
         model=registration.model,
         fingerprint=registration.fingerprint,
         tokenizer_hash=registration.tokenizer_hash,
         max_sessions=registration.max_sessions,
+        pool=registration.pool,
+        weight=registration.weight,
     )
 
 
@@ -42,13 +45,22 @@ def registration_from_proto(
     return WorkerRegistration(
         worker_id=message.worker_id,
         incarnation=message.incarnation,
-        role=enum_from_proto(message.role, _ROLE_FROM_PROTO, "role"),
+        role=enum_from_proto(message.role, ROLE_FROM_PROTO, "role"),
         endpoint=message.endpoint,
         model=message.model,
         fingerprint=message.fingerprint,
         tokenizer_hash=message.tokenizer_hash,
         max_sessions=message.max_sessions,
+        pool=message.pool,
+        weight=_weight(message),
     )
+
+
+def _weight(message: coordinator_service_pb2.WorkerRegistration) -> float:
+    # A worker of the version before says nothing; what is no share counts as none.
+    if not message.HasField("weight"):
+        return 1.0
+    return message.weight if math.isfinite(message.weight) and message.weight > 0 else 0.0
 
 
 def report_to_proto(report: WorkerReport) -> coordinator_service_pb2.WorkerReport:
