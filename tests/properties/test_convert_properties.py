@@ -133,7 +133,6 @@ session_specs = st.builds(
     traceparent=text,
     time_limit_seconds=st.none() | durations,
     watch_rounds=st.booleans(),
-    idempotency_key=st.text(max_size=128),
 )
 draft_specs = st.builds(
     DraftSpec,
