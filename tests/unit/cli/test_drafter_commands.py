@@ -120,16 +120,19 @@ class FakeCluster:
 
 
 class FakeClient:
-    def __init__(self, endpoint, **_security):
+    def __init__(self, endpoints, **_options):
+        pass
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_error):
         pass
 
     async def generate(self, query, *, timeout_seconds=None, traceparent=""):
         yield Started("s", 1, (1, 2), "", "toy")
         yield Delta(0, (5,), (TokenSource.TARGET,), "text")
         yield Finished(FinishReason.LENGTH, SessionStatistics(emitted_tokens=1), 10.0)
-
-    async def close(self):
-        pass
 
 
 @pytest.fixture
@@ -138,7 +141,7 @@ def no_processes(monkeypatch):
         pass
 
     monkeypatch.setattr(connection, "LocalCluster", FakeCluster)
-    monkeypatch.setattr(connection, "CoordinatorClient", FakeClient)
+    monkeypatch.setattr(connection, "Client", FakeClient)
     monkeypatch.setattr(up, "_until_told", told)
 
 
