@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -176,7 +177,7 @@ async def running(
         await coordinator.close()
 
 
-async def end_task(task: asyncio.Task[None]) -> None:
+async def end_task(task: asyncio.Future[Any]) -> None:
     """Cancel a task until it has ended: a timeout that it is in may swallow the first time."""
     while not task.done():
         task.cancel()
