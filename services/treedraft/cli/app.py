@@ -12,6 +12,7 @@ from treedraft.cli.health import health
 from treedraft.cli.inspect import fetch, models, trace, version
 from treedraft.cli.judge import judge
 from treedraft.cli.keys import keys
+from treedraft.cli.passes import passes
 from treedraft.cli.peers import peers
 from treedraft.cli.rollout import rollout
 from treedraft.cli.services import autoscaler, coordinator, draft, target
@@ -46,10 +47,11 @@ def make_app() -> typer.Typer:
 
 
 def _bench_app() -> typer.Typer:
-    """Return `bench`, which measures when called alone and has a command below it."""
+    """Return `bench`, which measures when called alone and has commands below it."""
     app = typer.Typer(name="bench", invoke_without_command=True, rich_markup_mode=None)
     app.callback(invoke_without_command=True)(bench)
     app.command()(peers)
+    app.command()(passes)
     return app
 
 

@@ -12,6 +12,8 @@ slot of another session.
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -36,6 +38,11 @@ class KVPool:
         shape = (num_layers, num_slots, num_kv_heads, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self._words = (
+            None
+            if self.keys.device.type != "cpu"
+            else tuple(map(_words_of, (self.keys, self.values)))
+        )
         self.key_layers: tuple[torch.Tensor, ...] = self.keys.unbind(0)
         self.value_layers: tuple[torch.Tensor, ...] = self.values.unbind(0)
 
@@ -73,8 +80,20 @@ class KVPool:
         if not sources:
             return
         assert len(sources) == len(set(destinations)) == len(destinations)
+        if self._words is not None:
+            # Torch would do it in parallel, and its threads then spin beside the next pass.
+            for words in self._words:
+                words[:, destinations] = words[:, sources]
+            return
         device = self.keys.device
         read = torch.tensor(sources, dtype=torch.int64, device=device)
         write = torch.tensor(destinations, dtype=torch.int64, device=device)
         for stored in (self.keys, self.values):
             stored.index_copy_(1, write, stored.index_select(1, read))
+
+
+def _words_of(stored: torch.Tensor) -> npt.NDArray[np.signedinteger]:
+    """Return numbers on the CPU as integers of their width, which numpy knows for every type."""
+    kind = {2: torch.int16, 4: torch.int32}[stored.itemsize]
+    words: npt.NDArray[np.signedinteger] = stored.view(kind).numpy()
+    return words

@@ -4,9 +4,9 @@ import torch
 from treedraft.inference.kv_pool import KVPool
 
 
-@pytest.fixture
-def pool() -> KVPool:
-    pool = KVPool(3, 8, 2, 4, dtype=torch.float32, device="cpu")
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+def pool(request) -> KVPool:
+    pool = KVPool(3, 8, 2, 4, dtype=request.param, device="cpu")
     pool.keys.copy_(torch.randn_like(pool.keys))
     pool.values.copy_(torch.randn_like(pool.values))
     return pool

@@ -13,9 +13,12 @@ LOOKUP = "prompt lookup"
 STATIC = "static cache"
 FLOAT32 = "float32"
 BFLOAT16 = "bfloat16"
+INT8 = "int8"
 SOURCE_TYPE = "as it is"
 
 _F16_WEIGHTS = "weights rounded to float16: its reader takes no F32 and no BF16"
+# Weights alone: what is computed with them is float32, or int8 by groups of 32 as in Q8_0.
+_WEIGHTS = "--weights {}"
 _QWEN2 = "knows Qwen2 only: given the model as one whose biases are zero"
 
 
@@ -50,7 +53,12 @@ def _gguf(system: str, precision: str, gguf: str, *modes: str, note: str = "") -
 
 
 ROWS = (
-    *_both(TREEDRAFT, PLAIN, SPECULATIVE),
+    *(Row(TREEDRAFT, FLOAT32, mode) for mode in (PLAIN, SPECULATIVE)),
+    *(
+        Row(TREEDRAFT, weights, mode, note=_WEIGHTS.format(weights))
+        for weights in (BFLOAT16, INT8)
+        for mode in (PLAIN, SPECULATIVE)
+    ),
     *_both("transformers", PLAIN, STATIC, ASSISTED, LOOKUP),
     *_gguf("llama.cpp", FLOAT32, "F32", PLAIN, LOOKUP),
     *_gguf("llama.cpp", BFLOAT16, "BF16", PLAIN, LOOKUP),

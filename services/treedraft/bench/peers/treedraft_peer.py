@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from treedraft.bench.answer import ask
-from treedraft.bench.peers.plan import SPECULATIVE, PeersPlan, Row
+from treedraft.bench.peers.plan import FLOAT32, SPECULATIVE, PeersPlan, Row
 from treedraft.bench.peers.result import Reply
 from treedraft.core.generation import GenerateQuery
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
@@ -70,7 +70,8 @@ def plan_cluster(plan: PeersPlan, row: Row, folder: str) -> ClusterPlan:
         target=folder,
         draft=plan.draft if is_speculative else "",
         num_drafters=1 if is_speculative else 0,
-        dtype=row.precision,
+        dtype=FLOAT32,
+        weights="" if row.precision == FLOAT32 else row.precision,
         device="cpu",
         target_threads=plan.num_threads,
         settings=plan.settings,

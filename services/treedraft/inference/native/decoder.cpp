@@ -45,9 +45,22 @@ class Decoder {
     linear(layer, part).pack(weights, bias, order, inputs, storage);
   }
 
+  // Reads all weights once, as fast as the machine can; returns how many bytes there are.
+  int64_t read(int num_threads) {
+    gather(num_threads);
+    std::atomic<int64_t> num_bytes{0};
+    team_->run([&](int thread) {
+      int64_t own = head_.read(thread, num_threads);
+      for (const Layer& layer : layers_)
+        for (const Linear* linear : {&layer.qkv, &layer.out, &layer.gate_up, &layer.down})
+          own += linear->read(thread, num_threads);
+      if (thread == 0) num_bytes = own;
+    });
+    return num_bytes;
+  }
+
   void forward(const Pass& pass) {
-    if (!team_ || team_->size() != pass.num_threads)
-      team_ = std::make_unique<ThreadTeam>(static_cast<int>(pass.num_threads));
+    gather(static_cast<int>(pass.num_threads));
     reserve(pass);
     for (int64_t row = 0; row < pass.num_rows; ++row)
       std::copy_n(pass.embeddings + pass.token_ids[row] * shape_.hidden, shape_.hidden,
@@ -62,6 +75,10 @@ class Decoder {
     if (part == kHead) return head_;
     Layer& l = layers_[layer];
     return part == kQkv ? l.qkv : part == kOut ? l.out : part == kGateUp ? l.gate_up : l.down;
+  }
+
+  void gather(int num_threads) {
+    if (!team_ || team_->size() != num_threads) team_ = std::make_unique<ThreadTeam>(num_threads);
   }
 
   static std::vector<int> in_turn(int outputs) {
@@ -283,6 +300,10 @@ void treedraft_decoder_set_linear(void* decoder, int32_t layer, int32_t part, co
   static_cast<treedraft::Decoder*>(decoder)->set_linear(
       layer, static_cast<treedraft::Part>(part), weights, bias, outputs, inputs,
       static_cast<treedraft::Storage>(storage));
+}
+
+int64_t treedraft_decoder_read(void* decoder, int32_t num_threads) {
+  return static_cast<treedraft::Decoder*>(decoder)->read(num_threads);
 }
 
 void treedraft_decoder_forward(void* decoder, const treedraft::Pass* pass) {

@@ -134,6 +134,16 @@ class NativeDecoder:
         self._library.treedraft_decoder_forward(self._handle, ctypes.byref(work))
         return torch.from_numpy(logits)
 
+    def read_weights(self) -> int:
+        """Read all weights once and do nothing with them: no pass can be faster.
+
+        Returns:
+            How many bytes that is.
+        """
+        self._library.treedraft_decoder_read.restype = ctypes.c_int64
+        num_threads = torch.get_num_threads()
+        return int(self._library.treedraft_decoder_read(self._handle, num_threads))
+
     def _take_layer(self, index: int, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._take_norm(index, _ATTENTION_NORM, layer.input_layernorm)

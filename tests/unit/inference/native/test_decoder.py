@@ -22,6 +22,7 @@ from treedraft.inference.native.compiler import find_compiler, native_library
 from treedraft.inference.native.decoder import (
     NativeLinear,
     WeightStorage,
+    can_go_native,
     go_native,
     smallest_lossless_storage,
 )
@@ -151,6 +152,36 @@ def test_a_pass_without_outputs_writes_keys_all_the_same():
     logits = Runner(native(model), pool).forward([chunk(tokens(5), SCATTERED, 0, 5, [])])
     assert logits.shape == (0, 97)
     assert pool.keys.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("storage", "num_bytes"),
+    [(WeightStorage.FLOAT32, 4.0), (WeightStorage.BFLOAT16, 2.0), (WeightStorage.INT8, 1.125)],
+)
+def test_all_weights_can_be_read(storage, num_bytes):
+    model = tiny_model()
+    linears = [m for m in model.module.modules() if isinstance(m, torch.nn.Linear)]
+    count = sum(linear.weight.numel() for linear in linears)
+    read = native(model, storage).native.read_weights()
+    assert num_bytes * count <= read < 2 * num_bytes * count  # whole panels, whole groups
+
+
+def test_longer_texts_than_the_table_of_turns_covers():
+    model = tiny_model()
+    decoder = native(model).native
+    table = decoder._turns
+    before = table.cos[:5].clone()
+    table.cover(len(table.cos) + 1)
+    cos, _ = model.module.model.rotary_emb(torch.empty(0), torch.arange(len(table.cos))[None])
+    assert torch.equal(table.cos, cos[0])
+    assert torch.equal(table.cos[:5], before)
+
+
+def test_models_whose_turns_depend_on_the_text_are_none_for_the_library():
+    module = copy.deepcopy(tiny_model().module)
+    assert can_go_native(module)
+    module.model.rotary_emb.rope_type = "dynamic"
+    assert not can_go_native(module)
 
 
 def test_the_module_keeps_no_linear_layer():
