@@ -13,6 +13,7 @@ namespace treedraft {
 
 constexpr int kMostHeads = 4;  // computed together
 constexpr int kKeys = 4;       // whose scores are added up together
+constexpr int kKeysAhead = 16;
 
 // The keys or values of one head: those of a slot are `stride` numbers apart.
 struct HeadSlots {
@@ -22,6 +23,13 @@ struct HeadSlots {
   int64_t count;
 
   const float* at(int64_t index) const { return first + slots[index] * stride; }
+
+  // Slots lie too far apart for the machine to see what comes next.
+  template <int kNumbers>
+  void fetch_at(int64_t index) const {
+    const float* numbers = at(std::min(index, count - 1));
+    for (int at = 0; at < kNumbers; at += 16) fetch(reinterpret_cast<const char*>(numbers + at));
+  }
 };
 
 // Room for the scores of several heads, in whole vectors.
@@ -78,7 +86,8 @@ inline float soften(float* scores, int64_t count) {
 }
 
 template <int kVectors, int kHeads>
-void score_heads(const float* queries, float scaling, const HeadSlots& keys, Scores& scores) {
+void score_heads(const float* queries, float scaling, const HeadSlots& keys,
+                 const HeadSlots& values, Scores& scores) {
   constexpr int kDim = kVectors * kLanes;
   Floats q[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h)
@@ -87,6 +96,8 @@ void score_heads(const float* queries, float scaling, const HeadSlots& keys, Sco
     Floats sums[kHeads][kKeys];
     for (int k = 0; k < kKeys; ++k) {
       const float* key = keys.at(std::min(t + k, keys.count - 1));
+      keys.fetch_at<kDim>(t + k + kKeysAhead);
+      values.fetch_at<kDim>(t + k);  // for when all scores are known
       for (int h = 0; h < kHeads; ++h) sums[h][k] = q[h][0] * load(key);
 #pragma GCC unroll 16
       for (int v = 1; v < kVectors; ++v)
@@ -120,7 +131,7 @@ template <int kVectors, int kHeads>
 void attend_heads(const float* queries, float scaling, const HeadSlots& keys,
                   const HeadSlots& values, Scores& scores, float* outputs) {
   float factors[kHeads];
-  score_heads<kVectors, kHeads>(queries, scaling, keys, scores);
+  score_heads<kVectors, kHeads>(queries, scaling, keys, values, scores);
   for (int h = 0; h < kHeads; ++h) factors[h] = soften(scores.of(h), keys.count);
   mix_heads<kVectors, kHeads>(scores, factors, values, outputs);
 }

@@ -24,6 +24,7 @@ _FOLDER = Path(__file__).resolve().parent
 _SOURCES = (
     "decoder.cpp",
     "attention.h",
+    "decoder_weights.h",
     "float_panels.h",
     "int8_panels.h",
     "linear.h",

@@ -13,47 +13,25 @@
 #include <vector>
 
 #include "attention.h"
-#include "linear.h"
+#include "decoder_weights.h"
 #include "norm.h"
 #include "pass.h"
 #include "thread_team.h"
 
 namespace treedraft {
 
-enum Part : int32_t { kQkv = 0, kOut = 1, kGateUp = 2, kDown = 3, kHead = 4 };
-enum Norm : int32_t { kAttentionNorm = 0, kMlpNorm = 1, kFinalNorm = 2 };
-
-struct Layer {
-  Linear qkv, out, gate_up, down;
-  std::vector<float> attention_norm, mlp_norm;
-};
-
 class Decoder {
  public:
-  explicit Decoder(const Shape& shape) : shape_(shape), layers_(shape.num_layers) {}
+  explicit Decoder(const Shape& shape) : shape_(shape), weights_(shape.num_layers) {}
 
-  void set_norm(int layer, Norm norm, const float* weights) {
-    auto& target = norm == kFinalNorm        ? final_norm_
-                   : norm == kAttentionNorm ? layers_[layer].attention_norm
-                                            : layers_[layer].mlp_norm;
-    target.assign(weights, weights + shape_.hidden);
-  }
-
-  void set_linear(int layer, Part part, const float* weights, const float* bias, int outputs,
-                  int inputs, Storage storage) {
-    auto order = part == kGateUp ? paired(outputs / 2) : in_turn(outputs);
-    linear(layer, part).pack(weights, bias, order, inputs, storage);
-  }
+  DecoderWeights& weights() { return weights_; }
 
   // Reads all weights once, as fast as the machine can; returns how many bytes there are.
   int64_t read(int num_threads) {
     gather(num_threads);
     std::atomic<int64_t> num_bytes{0};
     team_->run([&](int thread) {
-      int64_t own = head_.read(thread, num_threads);
-      for (const Layer& layer : layers_)
-        for (const Linear* linear : {&layer.qkv, &layer.out, &layer.gate_up, &layer.down})
-          own += linear->read(thread, num_threads);
+      const int64_t own = weights_.read(thread, num_threads);
       if (thread == 0) num_bytes = own;
     });
     return num_bytes;
@@ -71,31 +49,8 @@ class Decoder {
   }
 
  private:
-  Linear& linear(int layer, Part part) {
-    if (part == kHead) return head_;
-    Layer& l = layers_[layer];
-    return part == kQkv ? l.qkv : part == kOut ? l.out : part == kGateUp ? l.gate_up : l.down;
-  }
-
   void gather(int num_threads) {
     if (!team_ || team_->size() != num_threads) team_ = std::make_unique<ThreadTeam>(num_threads);
-  }
-
-  static std::vector<int> in_turn(int outputs) {
-    std::vector<int> order((outputs + kPanel - 1) / kPanel * kPanel, -1);
-    for (int i = 0; i < outputs; ++i) order[i] = i;
-    return order;
-  }
-
-  // In each panel a vector of gates, then the ups that they are multiplied with.
-  static std::vector<int> paired(int count) {
-    std::vector<int> order((count + kLanes - 1) / kLanes * kPanel, -1);
-    for (int i = 0; i < count; ++i) {
-      const int place = i / kLanes * kPanel + i % kLanes;
-      order[place] = i;
-      order[place + kLanes] = count + i;
-    }
-    return order;
   }
 
   int q_width() const { return shape_.num_heads * shape_.head_dim; }
@@ -132,15 +87,15 @@ class Decoder {
     grow(own.normed, size_t(std::max(rows, outputs)) * shape_.hidden);
     own.scores.reserve(max_keys_);
     for (int layer = 0; layer < shape_.num_layers; ++layer) run_layer(pass, layer, rows, own);
-    norm_rows(pass.output_rows, outputs, final_norm_, own.normed.data());
-    product(head_, own.normed.data(), shape_.hidden, outputs, own, counters_.back(),
+    norm_rows(pass.output_rows, outputs, weights_.final_norm, own.normed.data());
+    product(weights_.head, own.normed.data(), shape_.hidden, outputs, own, counters_.back(),
             [&](int row, int panel, const float* sums, const float* bias) {
               add_all(pass.logits + size_t(row) * shape_.vocab, shape_.vocab, panel, sums, bias);
             });
   }
 
   void run_layer(const Pass& pass, int index, int rows, Scratch& own) {
-    Layer& layer = layers_[index];
+    const Layer& layer = weights_.layers[index];
     std::atomic<int>* counter = &counters_[size_t(index) * kCounters];
     const int hidden = shape_.hidden, width = q_width() + 2 * kv_width();
     norm_rows(nullptr, rows, layer.attention_norm, own.normed.data());
@@ -149,7 +104,7 @@ class Decoder {
               add_all(&qkv_[size_t(row) * width], width, panel, sums, bias);
             });
     meet();
-    take(counter[1], rows, 1, [&](int row) { place_row(pass, index, row); });
+    take(counter[1], rows, [&](int row) { place_row(pass, index, row); });
     meet();
     attend_rows(pass, index, rows, counter[2], own.scores);
     meet();
@@ -170,11 +125,16 @@ class Decoder {
 
   void meet() { team_->barrier.arrive_and_wait(); }
 
-  // Calls `work` with each number below `count`, a few at a time, over all threads.
+  // Calls `work` with each number below `count`, over all threads: neighbours together at
+  // first, which memory likes, and one by one in the end, so that none waits long for another.
   template <class Work>
-  void take(std::atomic<int>& counter, int count, int at_once, Work work) {
-    for (int first; (first = counter.fetch_add(at_once, std::memory_order_relaxed)) < count;)
-      for (int i = first; i < std::min(count, first + at_once); ++i) work(i);
+  void take(std::atomic<int>& counter, int count, Work work) {
+    for (int first = counter.load(std::memory_order_relaxed); first < count;) {
+      const int some = std::max(1, (count - first) / (3 * team_->size()));
+      if (!counter.compare_exchange_weak(first, first + some, std::memory_order_relaxed)) continue;
+      for (int i = first; i < first + some; ++i) work(i);
+      first = counter.load(std::memory_order_relaxed);
+    }
   }
 
   // Hands the sums of all panels to `finish`(row, panel, sums, bias).
@@ -182,9 +142,7 @@ class Decoder {
   void product(const Linear& linear, const float* inputs, int stride, int rows, Scratch& own,
                std::atomic<int>& counter, Finish finish) {
     linear.prepare(inputs, stride, rows, own.bytes);
-    const int panels = linear.num_panels();
-    const int at_once = std::max(1, panels / (8 * team_->size()));
-    take(counter, panels, at_once, [&](int panel) {
+    take(counter, linear.num_panels(), [&](int panel) {
       alignas(64) float sums[kMostRows * kPanel];
       for (int first = 0; first < rows; first += kMostRows) {
         const int count = std::min(kMostRows, rows - first);
@@ -229,7 +187,7 @@ class Decoder {
     const int group = shape_.num_heads / shape_.num_kv_heads;
     const bool is_split = rows * shape_.num_kv_heads < 4 * team_->size();
     const int heads = is_split ? 1 : group, tasks = shape_.num_heads / heads;
-    take(counter, rows * tasks, 1, [&](int task) {
+    take(counter, rows * tasks, [&](int task) {
       attend_heads(pass, layer, task / tasks, task % tasks * heads, heads, scores);
     });
   }
@@ -269,9 +227,7 @@ class Decoder {
   }
 
   const Shape shape_;
-  std::vector<Layer> layers_;
-  Linear head_;
-  std::vector<float> final_norm_;
+  DecoderWeights weights_;
   std::unique_ptr<ThreadTeam> team_;
   std::vector<float> hidden_, qkv_, attended_, activated_;
   std::vector<Scratch> scratch_;
@@ -289,17 +245,18 @@ void* treedraft_decoder_new(const treedraft::Shape* shape) {
 
 void treedraft_decoder_free(void* decoder) { delete static_cast<treedraft::Decoder*>(decoder); }
 
-void treedraft_decoder_set_norm(void* decoder, int32_t layer, int32_t norm, const float* weights) {
-  static_cast<treedraft::Decoder*>(decoder)->set_norm(
-      layer, static_cast<treedraft::Norm>(norm), weights);
+void treedraft_decoder_set_norm(void* decoder, int32_t layer, int32_t norm, const float* weights,
+                                int32_t hidden) {
+  auto& own = static_cast<treedraft::Decoder*>(decoder)->weights();
+  own.set_norm(layer, static_cast<treedraft::Norm>(norm), weights, hidden);
 }
 
 void treedraft_decoder_set_linear(void* decoder, int32_t layer, int32_t part, const float* weights,
                                   const float* bias, int32_t outputs, int32_t inputs,
                                   int32_t storage) {
-  static_cast<treedraft::Decoder*>(decoder)->set_linear(
-      layer, static_cast<treedraft::Part>(part), weights, bias, outputs, inputs,
-      static_cast<treedraft::Storage>(storage));
+  auto& own = static_cast<treedraft::Decoder*>(decoder)->weights();
+  own.set_linear(layer, static_cast<treedraft::Part>(part), weights, bias, outputs, inputs,
+                 static_cast<treedraft::Storage>(storage));
 }
 
 int64_t treedraft_decoder_read(void* decoder, int32_t num_threads) {

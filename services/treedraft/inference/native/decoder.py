@@ -156,7 +156,7 @@ class NativeDecoder:
     def _take_norm(self, layer: int, which: int, norm: Any) -> None:
         weight = norm.weight.detach().float().contiguous()
         self._library.treedraft_decoder_set_norm(
-            self._handle, layer, which, ctypes.c_void_p(weight.data_ptr())
+            self._handle, layer, which, ctypes.c_void_p(weight.data_ptr()), len(weight)
         )
 
     def _take_linear(self, layer: int, part: int, *linears: nn.Linear) -> None:
