@@ -2,8 +2,10 @@
 
 The text goes on where it was: prompt, seed and the tokens so far determine the
 rest, so the new target needs nothing of the old one. A session moves among
-targets of one numeric fingerprint as long as there is one, and never back to a
-process that it has left. Every prefill of a move slows the survivors down, so
+targets of one numeric fingerprint as long as there is one. It goes back to a
+process that it has left only if that one was cut off or frozen, was heard of
+since, and there is no other: a network that fails for a moment must not end the
+sessions of the only target. Every prefill of a move slows the survivors down, so
 sessions move in turns; a turn ends by itself, hence nobody waits for ever.
 """
 
@@ -64,10 +66,14 @@ class Failover:
         self._registry = registry
         self._placer = placer
         self._places = asyncio.Semaphore(settings.max_at_once)
+        # Left because nothing came from there any more, not because they sent us away.
+        self._lost: set[ProcessId] = set()
 
     def doubt(self, process: ProcessId) -> None:
         """Note that a target may be gone, so that nothing else is placed there."""
         self._registry.doubt(*process)
+        known = {_process_of(worker) for worker, _ in self._registry.targets()}
+        self._lost = (self._lost & known) | {process}
 
     async def place(self, departure: Departure) -> tuple[Placement, Turn]:
         """Wait for a target and for a turn; return where the session goes on.
@@ -111,9 +117,20 @@ class Failover:
     def _candidates(self, departure: Departure) -> list[ServedTarget]:
         """Return the targets that can go on; those whose numbers are the same, if any."""
         able = [target for target in self._registry.targets() if _can_go_on(departure, *target)]
+        new = [target for target in able if _process_of(target[0]) not in departure.left]
+        able = new or [target for target in able if self._is_back(target[0])]
         fingerprint = departure.model.description.fingerprint
         same = [target for target in able if target[1].description.fingerprint == fingerprint]
         return same or able
+
+    def _is_back(self, worker: WorkerRecord) -> bool:
+        """Return whether a target that was lost was heard of since."""
+        is_lost = _process_of(worker) in self._lost
+        return is_lost and not self._registry.is_doubted(worker.registration)
+
+
+def _process_of(worker: WorkerRecord) -> ProcessId:
+    return worker.registration.worker_id, worker.registration.incarnation
 
 
 def _can_go_on(departure: Departure, worker: WorkerRecord, known: KnownModel) -> bool:
@@ -122,7 +139,6 @@ def _can_go_on(departure: Departure, worker: WorkerRecord, known: KnownModel) ->
     whole_length = spec.prompt_length + (spec.stopping.max_tokens or 1)
     return (
         not worker.report.is_draining
-        and (worker.registration.worker_id, worker.registration.incarnation) not in departure.left
         and (offered.model, offered.tokenizer_hash) == (model.model, model.tokenizer_hash)
         and whole_length <= offered.context_length
         and len(spec.token_ids) <= min(offered.max_prompt_tokens, offered.context_length - 1)

@@ -60,6 +60,19 @@ async def test_it_never_goes_back_but_to_a_new_start():
     assert await world.choice(departure) == "t1"
 
 
+async def test_it_goes_back_to_one_that_was_cut_off_once_that_is_heard_of_and_there_is_no_other():
+    world = World()
+    await world.add("t1")
+    departure = await world.departure(LEFT)
+    world.failover.doubt(LEFT)
+    with pytest.raises(UnavailableError):
+        await world.failover.place(departure)
+    await world.registry.report(a_target("t1"), WorkerReport(free_kv_blocks=64))
+    assert await world.choice(departure) == "t1"
+    await world.add("t2", report=WorkerReport(num_sessions=7))
+    assert await world.choice(departure) == "t2"
+
+
 async def test_a_target_of_the_same_numbers_comes_before_a_less_loaded_one():
     world = World()
     await world.add("t1")

@@ -101,6 +101,9 @@ class FakeRegistry:
     def doubt(self, worker_id, incarnation):
         self.doubted.append(worker_id)
 
+    def is_doubted(self, worker):
+        return worker.worker_id in self.doubted
+
     async def change(self):
         await asyncio.Event().wait()
 
