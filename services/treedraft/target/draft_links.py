@@ -8,7 +8,7 @@ never waits for any of this.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -45,6 +45,8 @@ class _UnreadFrames:
 
 
 LinkEvent = LinkUp | LinkDown | FrameArrived
+Dial = Callable[..., Awaitable[TreeExchange]]
+"""Opens an exchange, as `TreeExchange.dial` does."""
 
 
 @dataclass(slots=True)
@@ -71,8 +73,15 @@ class DraftLinks:
         metrics: Metrics,
         max_message_mb: int,
         tls: TlsSettings | None = None,
+        dial: Dial = TreeExchange.dial,
+        rng: random.Random | None = None,
     ) -> None:
-        """Say `hello` to drafters and `post` what they do to the engine."""
+        """Say `hello` to drafters and `post` what they do to the engine.
+
+        `dial` opens an exchange; `rng` spreads the attempts.
+        """
+        self._dial = dial
+        self._rng = rng or random.Random()
         self._hello = hello
         self._settings = settings
         self._post = post
@@ -142,13 +151,13 @@ class DraftLinks:
             idle_since = None if link.num_sessions else idle_since or now
             if idle_since and now - idle_since > self._settings.idle_seconds:
                 return
-            await asyncio.sleep(pause or backoff * random.uniform(0.5, 1.0))
+            await asyncio.sleep(pause or backoff * self._rng.uniform(0.5, 1.0))
             backoff = min(2 * backoff, self._settings.max_backoff_seconds)
 
     async def _serve_once(self, link: _Link) -> float:
         """Hold one stream for as long as it lasts; return a pause if it was refused."""
         try:
-            exchange = await TreeExchange.dial(
+            exchange = await self._dial(
                 link.endpoint,
                 self._hello,
                 timeout_seconds=self._settings.dial_timeout_seconds,

@@ -41,7 +41,7 @@ class Verdict:
 class StepClock:
     """Moments of one step on the monotonic clock, in nanoseconds."""
 
-    started: int = field(default_factory=time.monotonic_ns)
+    started: int = field(default_factory=lambda: time.monotonic_ns())
     forwarded: int = 0
     walked: int = 0
     committed: int = 0
