@@ -51,6 +51,12 @@ test-real: setup weights ## Compare the default model's texts with transformers'
 test-browser: setup ## Drive the console in a headless Chromium (Debian's `chromium`, or CHROMIUM)
 	$(PYTEST) -m browser tests/browser $(ARGS)
 
+.PHONY: simulate
+SEEDS ?= 500
+JOBS ?= 1
+simulate: setup ## Run clusters on virtual time through faults, SEEDS of them (about 4 a second and core)
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
+
 .PHONY: test-all
 test-all: test test-browser test-statistical test-real ## Run everything
 
@@ -93,7 +99,7 @@ chart: setup ## Check the Helm chart with a real Helm, and its generated files
 
 .PHONY: test-fast
 test-fast: setup ## Run unit and property tests
-	$(PYTEST) -m "not real_model and not statistical" -q tests/unit tests/properties $(ARGS)
+	$(PYTEST) -m "not real_model and not statistical" -q tests/unit tests/properties tests/simulation $(ARGS)
 
 ##@ Develop
 
