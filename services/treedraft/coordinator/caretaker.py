@@ -78,9 +78,11 @@ class Caretaker:
 
     async def _look_after(self, session: RunningSession, request: GenerationRequest) -> None:
         error = request.error
-        if request.is_abandoned and not self._is_leaving.is_set():
+        # Where there is no room to read on for the client, the log is as good to come back to.
+        is_full = bool(self._grace_seconds) and self._num_parked >= self._max_kept
+        if request.is_abandoned and not self._is_leaving.is_set() and not is_full:
             error = await self._park(session, request)
-        is_left = request.is_abandoned and self._is_leaving.is_set()
+        is_left = request.is_abandoned and (is_full or self._is_leaving.is_set())
         if is_left or _may_be_resumed(error):
             await session.leave_open()
         else:
@@ -92,7 +94,7 @@ class Caretaker:
         self, session: RunningSession, request: GenerationRequest
     ) -> TreedraftError | None:
         """Read on in the client's place, within the grace time; return what ended it early."""
-        if self._num_parked >= self._max_kept or not self._grace_seconds:
+        if not self._grace_seconds:
             return None
         self._num_parked += 1
         reading = asyncio.create_task(_read_out(session, request.time_left))
