@@ -5,6 +5,7 @@ shown against it: in order, none missing, none twice, none changed.
 """
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +28,6 @@ from treedraft.rpc import convert
 from treedraft.v1 import coordinator_service_pb2 as pb
 
 _LOOK_SECONDS = 0.3
-# Longer than a lease: by the time the coordinator wakes up another one has the session.
-_LONG_SECONDS = 1.6
 _COMES_AGAIN = {"LEASE_HELD", "STALE_EPOCH"}
 
 
@@ -50,6 +49,8 @@ class Client:
     coordinators: list[str]
     report: Any
     leaves_after: int | None = None
+    cancels: bool = False  # … and says so
+    break_share: float = 0.0  # how often its connection breaks at a message
     reads_slowly: bool = False
     may_lose: bool = False
     held: list[int] = field(default_factory=list)
@@ -57,7 +58,6 @@ class Client:
     finish: FinishReason | None = None
     is_done: bool = False
     num_resumed: int = 0
-    gave_up: str = ""
 
     async def run(self) -> None:
         try:
@@ -67,11 +67,20 @@ class Client:
                 except TreedraftError as error:
                     self._judge(error)
                 await asyncio.sleep(self.rng.uniform(0.05, 0.4))
+            if self.finish is None and self.cancels and self.session_id:
+                await self._cancel()
         finally:
             self.is_done = True
 
+    async def _cancel(self) -> None:
+        with contextlib.suppress(TreedraftError):
+            call = await self.network.dial(self.rng.choice(self.coordinators), "Cancel")
+            await call.write(pb.CancelRequest(session_id=self.session_id))
+            await call.read()
+            call.close()
+
     async def _ask(self) -> None:
-        endpoint = self.rng.choice([c for c in self.coordinators if c != self.gave_up])
+        endpoint = self.rng.choice(self.coordinators)
         if self.session_id:
             self.num_resumed += 1
             hashed = hash_tokens(self.held) if self.held else b""
@@ -92,6 +101,9 @@ class Client:
             message = await self._hear(call)
             if message is None:
                 return
+            if self.rng.random() < self.break_share:
+                call.break_off(within=0.5)
+                return
             part = message.part if isinstance(message, pb.ResumeResponse) else message
             event = convert.generate_event_from_proto(part)
             match event:
@@ -107,16 +119,14 @@ class Client:
                 await asyncio.sleep(self.rng.uniform(0.0, 0.1))
 
     async def _hear(self, call: Any) -> Any:
-        """Return the next message; give a coordinator up that is frozen for long."""
+        """Return the next message; give a coordinator up that is frozen."""
         reading = asyncio.ensure_future(call.read())
         while not reading.done():
             await asyncio.wait([reading], timeout=_LOOK_SECONDS)
             server = call.ends[1]
             left = server.frozen_until - self.network.loop.time()
-            others = len(self.coordinators) > 1 and self.session_id
-            if left > _LONG_SECONDS and others and not reading.done():
+            if left > _LOOK_SECONDS and self.session_id and not reading.done():
                 reading.cancel()
-                self.gave_up = server.name
                 return None
         return reading.result()
 

@@ -186,7 +186,9 @@ class Call:
         try:
             request = self._requests()
             if not self._method.is_request_stream:
-                request = await anext(request)
+                request = await anext(request, None)
+            if request is None:
+                return  # broken before it was asked
             async with contextlib.aclosing(self._method.handle(request, Context())) as responses:
                 async for response in responses:
                     await self.down.put(response.SerializeToString())

@@ -391,6 +391,7 @@ class CoordinatorProcess(Process):
             self.actor,
             {
                 "Generate": Method(pb.GenerateRequest, pb.GenerateResponse, servicer.Generate),
+                "Cancel": Method(pb.CancelRequest, pb.CancelResponse, _as_stream(servicer.Cancel)),
                 "Resume": Method(pb.ResumeRequest, pb.ResumeResponse, servicer.Resume),
                 "AnnounceWorker": Method(
                     pb.AnnounceWorkerRequest,
@@ -425,6 +426,13 @@ class _TargetConnection:
 
     async def close(self) -> None:
         """Streams are closed by whoever holds them."""
+
+
+def _as_stream(handle: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def respond(request: Any, context: Any) -> Any:
+        yield await handle(request, context)
+
+    return respond
 
 
 class _NoChannel:

@@ -168,6 +168,8 @@ class World:
             self.around.coordinators,
             self.report,
             leaves_after=rng.randint(0, 8) if rng.random() < 0.15 else None,
+            cancels=rng.random() < 0.5,
+            break_share=rng.choice([0.0, 0.0, 0.05]),
             reads_slowly=rng.random() < 0.2,
             may_lose=self.plan.empties_store,
         )
@@ -233,7 +235,9 @@ class World:
             coordinator = process.coordinator
             self._expect(process, "running sessions", len(coordinator._services.running), 0)
             self._expect(process, "requests inside", coordinator._gate.num_running, 0)
-            self._expect(process, "closing", len(coordinator._closing), 0)
+            caretaker = coordinator._caretaker
+            parked = len(caretaker._tasks) + len(caretaker._ended)
+            self._expect(process, "sessions looked after", parked, 0)
             sinks = sum(link.num_sessions for link in coordinator._links._links.values())
             self._expect(process, "sessions on links", sinks, 0)
             places = coordinator._services.failover._places._value
