@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.simulation.processes import TargetProcess
+from tests.simulation.target_process import TargetProcess
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -37,7 +37,8 @@ _ALPHABET[EOS] = -5.0
 
 def describe(**changes: object) -> ModelDescription:
     """Return what targets of this model say of it."""
-    return describe_toy(context_length=CONTEXT_LENGTH, max_prompt_tokens=CONTEXT_LENGTH, **changes)
+    sizes = {"context_length": CONTEXT_LENGTH, "max_prompt_tokens": CONTEXT_LENGTH}
+    return describe_toy(**{**sizes, **changes})
 
 
 def checksum(token_ids: Sequence[int], start: int = 0) -> int:

@@ -51,7 +51,7 @@ def coordinator_settings(rng: random.Random) -> CoordinatorSettings:
     """Return settings of the coordinators."""
     return CoordinatorSettings(
         drafters_per_session=rng.choice([1, 2]),
-        disconnect_grace_seconds=2.0,
+        disconnect_grace_seconds=8.0,
         limits={
             "max_sessions": rng.choice([3, 16]),
             "max_waiting": 16,

@@ -14,6 +14,8 @@ import asyncio
 import contextlib
 import itertools
 import queue
+import random
+import secrets
 import selectors
 import threading
 import time
@@ -207,10 +209,16 @@ class VirtualInbox:
 
 
 @contextlib.contextmanager
-def virtual_clocks(loop: VirtualLoop) -> Iterator[None]:
-    """Let `time.monotonic` and `time.monotonic_ns` tell the loop's time."""
+def virtual_world(loop: VirtualLoop, rng: random.Random) -> Iterator[None]:
+    """Let the monotonic clocks tell the loop's time, and secrets come from the seed."""
+
+    def draw(size: int = 16) -> str:
+        return f"{rng.getrandbits(64):016x}"
+
     with (
         mock.patch.object(time, "monotonic", loop.time),
         mock.patch.object(time, "monotonic_ns", loop.time_ns),
+        mock.patch.object(secrets, "token_urlsafe", draw),
+        mock.patch.object(secrets, "randbits", rng.getrandbits),
     ):
         yield

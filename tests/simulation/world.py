@@ -15,19 +15,16 @@ from typing import Any
 
 from tests.simulation.actor import Actor
 from tests.simulation.clients import Client
+from tests.simulation.coordinator_process import CoordinatorProcess
+from tests.simulation.drafter_process import DrafterProcess
 from tests.simulation.faults import FaultPlan, draw_plan
 from tests.simulation.language import EOS, plain_text
 from tests.simulation.network import Network, spawn
-from tests.simulation.processes import (
-    CoordinatorProcess,
-    DrafterProcess,
-    Process,
-    Surroundings,
-    TargetProcess,
-)
+from tests.simulation.process import Process, Surroundings
 from tests.simulation.settings import coordinator_settings, draft_settings, target_settings
 from tests.simulation.store import StoreServer
-from tests.simulation.virtual_time import VirtualLoop, virtual_clocks
+from tests.simulation.target_process import TargetProcess
+from tests.simulation.virtual_time import VirtualLoop, virtual_world
 
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.core.generation import GenerateQuery
@@ -41,7 +38,7 @@ from treedraft.core.session import FinishReason
 
 # Virtual seconds.
 _PATIENCE_SECONDS = 120.0
-_QUIET_SECONDS = 8.0
+_QUIET_SECONDS = 20.0
 _MAX_VIOLATIONS = 20
 
 
@@ -96,11 +93,11 @@ class World:
 
     def run(self) -> Outcome:
         try:
-            with virtual_clocks(self.loop):
+            with virtual_world(self.loop, self.around.rng):
                 asyncio.set_event_loop(self.loop)
                 self.loop.run_until_complete(self._play())
         finally:
-            with virtual_clocks(self.loop):
+            with virtual_world(self.loop, self.around.rng):
                 self._bury()
         self.outcome.num_turns = self.loop.num_turns
         self.outcome.digest = hash(
@@ -253,7 +250,7 @@ class World:
         self._expect(target, "used pages", sum(target.pool._num_users), 0)
         kept = len(book._sessions) + len(book._attachments) + len(book._refusals)
         self._expect(target, "sessions in the draft book", kept, 0)
-        self._expect(target, "specs of the servicer", len(target._servicer._specs), 0)
+        self._expect(target, "specs of the servicer", len(target.servicer._specs), 0)
         named = sum(link.num_sessions for link in target.links._links.values())
         self._expect(target, "sessions that name drafters", named, 0)
         for endpoint, link in book._links.items():
