@@ -5,8 +5,10 @@ from collections.abc import Callable
 import typer
 
 from treedraft.cli.benchmark import bench
+from treedraft.cli.chat import chat
 from treedraft.cli.demo import demo
 from treedraft.cli.distill import distill
+from treedraft.cli.examples import epilog
 from treedraft.cli.generate import generate
 from treedraft.cli.health import health
 from treedraft.cli.inspect import fetch, models, trace, version
@@ -16,11 +18,12 @@ from treedraft.cli.passes import passes
 from treedraft.cli.peers import peers
 from treedraft.cli.rollout import rollout
 from treedraft.cli.services import autoscaler, coordinator, draft, target
+from treedraft.cli.top import top
 from treedraft.cli.tune import tune
 from treedraft.cli.up import up
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Use": (demo, up, generate, models, trace),
+    "Use": (demo, up, chat, generate, models, top, trace),
     "Run one service": (coordinator, target, draft, autoscaler, health),
     "More": (tune, judge, distill, fetch, version),
 }
@@ -32,14 +35,18 @@ def make_app() -> typer.Typer:
         name="treedraft",
         help="Large language models, faster and word for word the same: a draft model grows a "
         "tree of likely continuations, the target model checks it in one pass.",
+        epilog="\b\nBegin with:\n"
+        "  treedraft demo                  # a real model, without and with speculation\n"
+        "  treedraft chat                  # talk with it\n"
+        "  treedraft COMMAND --help        # what a command does, with examples\n"
+        "  treedraft --install-completion  # commands and options at the tab key",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
     for panel, commands in _PANELS.items():
         for command in commands:
-            app.command(rich_help_panel=panel)(command)
+            app.command(rich_help_panel=panel, epilog=epilog(command.__name__))(command)
     app.add_typer(rollout, name="rollout", rich_help_panel="Use")
     app.add_typer(keys, name="keys", rich_help_panel="Run one service")
     app.add_typer(_bench_app(), rich_help_panel="More")

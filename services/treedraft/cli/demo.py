@@ -12,8 +12,8 @@ from rich.text import Text
 from treedraft.bench.answer import Answer, ask
 from treedraft.cli import options, terminal
 from treedraft.cli.connection import started
+from treedraft.cli.origin import painted
 from treedraft.core.generation import ChatMessage, Delta, GenerateQuery
-from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import SessionStatistics
 from treedraft.inference.drafters import AUTO, choose_drafter, describe_drafter
@@ -26,7 +26,6 @@ PROMPTS = {
     "code": "Write a Python class for a bank account with deposit and withdraw methods.",
     "question": "Why do leaves change colour in autumn?",
 }
-_DRAFTED = "green"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,11 @@ async def _compare(
     console.print(f"\n[bold]{kind}[/bold]: {prompt}")
     answers = []
     for is_enabled in (False, True):
-        words = "with speculation; what was drafted is green" if is_enabled else "no speculation"
+        words = (
+            "with speculation; green: from the draft model, cyan: from lookup"
+            if is_enabled
+            else "no speculation"
+        )
         console.print(Text(f"── {words}", style="dim"))
         answers.append(
             await ask(
@@ -121,10 +124,7 @@ async def _compare(
 
 
 def _show(console: Console, delta: Delta) -> None:
-    # The text of one pass cannot be cut at its tokens, so all of it is coloured.
-    is_drafted = any(source is not TokenSource.TARGET for source in delta.sources)
-    style = _DRAFTED if is_drafted else ""
-    console.print(Text(delta.text, style=style), end="", soft_wrap=True)
+    console.print(painted(delta), end="", soft_wrap=True)
 
 
 def speed_table(comparisons: Sequence[Comparison]) -> Table:

@@ -9,6 +9,7 @@ import typer
 
 from treedraft.bench.answer import Answer, ask
 from treedraft.cli import options, terminal
+from treedraft.cli.checks import refuse_both
 from treedraft.cli.connection import connected, tls_settings
 from treedraft.core.generation import ChatMessage, Delta, GenerateQuery
 from treedraft.core.sampling import (
@@ -19,8 +20,6 @@ from treedraft.core.sampling import (
 )
 from treedraft.inference.drafters import AUTO, choose_drafter
 from treedraft.local_cluster.plan import ClusterPlan
-
-_OWN_CLUSTER = ("target", "draft", "redis", "dtype", "device")
 
 
 def generate(
@@ -37,7 +36,10 @@ def generate(
     presence_penalty: Annotated[float, typer.Option(help="Taken off once per token.")] = 0.0,
     frequency_penalty: Annotated[float, typer.Option(help="Taken off per occurrence.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text; drawn if absent.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="Text that ends the answer and is not shown; may be given repeatedly."),
+    ] = None,
     ignore_eos: Annotated[bool, typer.Option(help="Go on past the end of the answer.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is.")] = False,
     system: Annotated[str, typer.Option(help="System message before the prompt.")] = "",
@@ -52,7 +54,14 @@ def generate(
             help="Rule of acceptance; rejection keeps the law, but drafts change the text."
         ),
     ] = Verification.COUPLED,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object. Its token_ids are all that were made, those of a stop "
+            "text included; its text ends before that.",
+        ),
+    ] = False,
     model: Annotated[str, typer.Option(help="Served model to ask, where there are several.")] = "",
     endpoint: options.Endpoint = "",
     target: options.Target = "default",
@@ -66,7 +75,7 @@ def generate(
     key: options.Key = "",
 ) -> None:
     """Answer a prompt, with a running cluster (--endpoint) or one of its own."""
-    _refuse_both(context, endpoint)
+    refuse_both(context, endpoint)
     with terminal.errors_shown():
         query = GenerateQuery(
             model=model,
@@ -110,7 +119,7 @@ async def _generate(query: GenerateQuery, endpoint: str, plan: ClusterPlan, as_j
         print(json.dumps(as_object(answer), ensure_ascii=False))
         return
     print()
-    console.print(describe(answer), style="dim")
+    console.print(describe(answer, query.sampling), style="dim")
 
 
 def as_object(answer: Answer) -> dict[str, Any]:
@@ -149,16 +158,17 @@ _COUNTS = (
 )
 
 
-def describe(answer: Answer) -> str:
-    """Return one line on how the answer went."""
+def describe(answer: Answer, sampling: SamplingParameters) -> str:
+    """Return one line on how the answer went; its seed only where that made a difference."""
     statistics = answer.finished.statistics
     parts = [
         f"{len(answer.token_ids)} tokens ({answer.finished.reason.value})",
         f"{statistics.tokens_per_second:.1f} tok/s",
         f"τ {statistics.tokens_per_round:.2f}",
         f"first token after {answer.finished.time_to_first_token_ms:.0f} ms",
-        f"seed {answer.started.seed}",
     ]
+    if sampling.temperature > 0:
+        parts.append(f"seed {answer.started.seed}")
     if answer.started.trace_id:
         parts.append(f"treedraft trace {answer.started.trace_id[:8]}")
     return " · ".join(parts)
@@ -169,16 +179,6 @@ def _input(prompt: str, system: str, raw: bool) -> dict[str, Any]:
         return {"text": prompt}
     messages = [ChatMessage("system", system)] if system else []
     return {"conversation": (*messages, ChatMessage("user", prompt))}
-
-
-def _refuse_both(context: typer.Context, endpoint: str) -> None:
-    given = [
-        name
-        for name in _OWN_CLUSTER
-        if str(getattr(context.get_parameter_source(name), "name", "")) == "COMMANDLINE"
-    ]
-    if endpoint and given:
-        raise typer.BadParameter(f"--endpoint names a running cluster; --{given[0]} starts one")
 
 
 def _print_delta(delta: Delta) -> None:

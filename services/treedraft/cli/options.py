@@ -4,6 +4,12 @@ from typing import Annotated
 
 import typer
 
+from treedraft.cli.checks import (
+    check_device,
+    check_dtype,
+    check_endpoint,
+    check_weights,
+)
 from treedraft.local_cluster.plan import API_KEY_VARIABLE
 
 Target = Annotated[
@@ -37,6 +43,7 @@ Weights = Annotated[
     typer.Option(
         help="How a CPU holds the target's weights: auto, float32, bfloat16 or int8; auto loses "
         "nothing.",
+        callback=check_weights,
         rich_help_panel="Own cluster",
     ),
 ]
@@ -45,6 +52,7 @@ Dtype = Annotated[
     typer.Option(
         help="What the target computes in: float32, bfloat16, float16 or auto; empty leaves it to "
         "the service.",
+        callback=check_dtype,
         rich_help_panel="Own cluster",
     ),
 ]
@@ -52,6 +60,7 @@ Device = Annotated[
     str,
     typer.Option(
         help="cpu, cuda, cuda:1 or auto; empty leaves it to the services.",
+        callback=check_device,
         rich_help_panel="Own cluster",
     ),
 ]
@@ -61,11 +70,16 @@ Endpoint = Annotated[
         help="host:port of a running coordinator, or several with commas between them; without it "
         "a cluster is started for the command and stopped after it.",
         envvar="TREEDRAFT_ENDPOINT",
+        callback=check_endpoint,
     ),
 ]
 RunningEndpoint = Annotated[
     str,
-    typer.Option(help="host:port of a running coordinator.", envvar="TREEDRAFT_ENDPOINT"),
+    typer.Option(
+        help="host:port of a running coordinator.",
+        envvar="TREEDRAFT_ENDPOINT",
+        callback=check_endpoint,
+    ),
 ]
 ApiKey = Annotated[
     str,

@@ -11,24 +11,33 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from treedraft.cli import terminal
+from treedraft.cli.checks import MAX_PORT, check_device, check_dtype, check_weights
 from treedraft.core.errors import InvalidRequestError
 from treedraft.settings import ServiceSettings, check_environment
 
 _Settings = TypeVar("_Settings", bound=ServiceSettings)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 lets the system choose.")]
+Port = Annotated[
+    int | None,
+    typer.Option(min=0, max=MAX_PORT, help="Port to listen on; 0 lets the system choose."),
+]
 Advertise = Annotated[str, typer.Option(help="host:port that others dial, if it is another one.")]
 Coordinators = Annotated[
     list[str] | None,
     typer.Option("--coordinator", help="host:port of a coordinator to announce itself to."),
 ]
 ModelName = Annotated[str, typer.Option(help="Name that clients ask for.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")]
-Weights = Annotated[
-    str, typer.Option(help="How a CPU holds the weights: auto, float32, bfloat16 or int8.")
+Dtype = Annotated[
+    str, typer.Option(help="float32, bfloat16, float16 or auto.", callback=check_dtype)
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="How a CPU holds the weights: auto, float32, bfloat16 or int8.", callback=check_weights
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.", callback=check_device)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model.")]
 Set = Annotated[
     list[str] | None,

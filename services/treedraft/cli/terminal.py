@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from treedraft.cli.hints import HINTS
 from treedraft.core.errors import TreedraftError
 from treedraft.local_cluster.cluster import Progress
 
@@ -73,11 +74,12 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """Turn domain errors and wrong settings into one line and exit status 1."""
+    """Turn domain errors and wrong settings into a line and a hint, and exit status 1."""
     try:
         yield
     except TreedraftError as error:
-        raise failure(f"{error.message} ({error.reason})") from error
+        say_error(error)
+        raise typer.Exit(1) from error
     except ValidationError as error:
         for problem in error.errors():
             place = ".".join(str(part) for part in problem["loc"])
@@ -85,6 +87,14 @@ def errors_shown() -> Iterator[None]:
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def say_error(error: TreedraftError) -> None:
+    """Print what went wrong and, where that is known, what to do next."""
+    console = stderr()
+    console.print(f"error: {error.message} ({error.reason})", markup=False, soft_wrap=True)
+    if hint := HINTS.get(error.reason):
+        console.print(f"hint: {hint}", markup=False, soft_wrap=True)
 
 
 def failure(message: str) -> typer.Exit:

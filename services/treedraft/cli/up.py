@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from treedraft.cli import options, terminal
+from treedraft.cli.checks import MAX_PORT
 from treedraft.cli.connection import say_drafter, started
 from treedraft.inference.drafters import AUTO, choose_drafter
 from treedraft.local_cluster.cluster import LocalCluster
@@ -28,14 +29,19 @@ def up(
     num_targets: Annotated[int, typer.Option(min=1, help="Target processes.")] = 1,
     num_drafters: Annotated[int, typer.Option(min=0, help="Drafter processes.")] = 1,
     host: Annotated[str, typer.Option(help="Address of the coordinator.")] = "",
-    port: Annotated[int, typer.Option(help="Port of the coordinator; 0 is any.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=MAX_PORT, help="Port of the coordinator; 0 is any.")
+    ] = DEFAULT_PORT,
     http_port: Annotated[
-        int, typer.Option(help="Port of its HTTP door, OpenAI's API; 0 is any.")
+        int,
+        typer.Option(min=0, max=MAX_PORT, help="Port of its HTTP door, OpenAI's API; 0 is any."),
     ] = DEFAULT_HTTP_PORT,
     metrics_port: Annotated[
         int,
         typer.Option(
-            help="Port of the coordinator's metrics; workers take the ports after it. 0: none."
+            min=0,
+            max=MAX_PORT,
+            help="Port of the coordinator's metrics; workers take the ports after it. 0: none.",
         ),
     ] = 0,
 ) -> None:

@@ -8,7 +8,9 @@ class that the server raised, whatever more precise reason it had.
 No code of gRPC appears in the domain and no AioRpcError leaves this package.
 """
 
+import re
 from typing import NoReturn, Protocol
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -92,6 +94,20 @@ _HANDSHAKE_SIGNS = {
     "Tls handshake failed": "the TLS handshake failed",
     "Socket closed": "the peer hung up before a word was said: it expects TLS, or a certificate",
 }
+
+
+# What gRPC says of a peer that cannot be reached, in our words.
+_UNREACHABLE = (
+    ("Connection refused", "nobody listens at {peer}"),
+    ("No route to host", "there is no way to {peer}"),
+    ("Network is unreachable", "there is no way to {peer}"),
+    ("timed out", "{peer} does not answer"),
+    ("Timeout occurred", "{peer} does not answer"),
+    ("DNS resolution failed", "no machine is called {host}"),
+    ("Domain name not found", "no machine is called {host}"),
+)
+_PEER = re.compile(r"ipv[46]:(\S+:\d+): ")
+_NAME = re.compile(r"(?:resolving|failed for) ([^\s;]+?)(?::\d+)?[:;\s]")
 
 
 class _Aborting(Protocol):
@@ -207,6 +223,16 @@ def _class_of_code(error: grpc.aio.AioRpcError) -> type[TreedraftError]:
     return _CLASS_OF_CODE.get(error.code(), TreedraftError)
 
 
+def _unreachable(text: str) -> str:
+    """Return why nobody answers; what gRPC says where that is nothing known."""
+    peer, name = _PEER.search(unquote(text)), _NAME.search(text)
+    for sign, words in _UNREACHABLE:
+        if sign in text:
+            host = name.group(1) if name else "that"
+            return words.format(peer=peer.group(1) if peer else "that address", host=host)
+    return text
+
+
 def _from_bare_status(error: grpc.aio.AioRpcError) -> TreedraftError:
     code, text = error.code(), error.details() or error.code().name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
@@ -219,6 +245,8 @@ def _from_bare_status(error: grpc.aio.AioRpcError) -> TreedraftError:
         for sign, words in _HANDSHAKE_SIGNS.items():
             if sign in text:
                 return UnavailableError(f"{words} ({text})", reason=TLS_HANDSHAKE_FAILED)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return UnavailableError(_unreachable(text))
     error_class = _class_of_code(error)
     reason = "UNIMPLEMENTED" if code is grpc.StatusCode.UNIMPLEMENTED else error_class.reason
     return error_class(text, reason=reason)

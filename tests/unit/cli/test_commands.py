@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 from treedraft.bench.answer import Answer
 from treedraft.cli.app import make_app
 from treedraft.cli.demo import Comparison, describe_identity, speed_table, time_table
-from treedraft.cli.generate import as_object
+from treedraft.cli.generate import as_object, describe
 from treedraft.core.generation import Finished, Started
+from treedraft.core.sampling import SamplingParameters
 from treedraft.core.session import FinishReason, RoundTimes, SessionStatistics
 from treedraft.settings import TelemetrySettings
 from treedraft.telemetry.tracing import Tracing
@@ -60,12 +61,18 @@ def test_the_json_object_has_the_promised_names():
     assert list(statistics["round_ms"]) == ["draft", "wire", "queue", "forward", "walk", "commit"]
 
 
-def test_nobody_listening_is_one_line_and_status_1(run):
+def test_nobody_listening_is_a_line_with_a_hint_and_status_1(run):
     result = run("generate", "hello", "--endpoint", NOWHERE, "--json")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.rstrip().endswith(")")
+    error, hint = result.stderr.splitlines()
+    assert error == "error: nobody listens at 127.0.0.1:1 (UNAVAILABLE)"
+    assert hint.startswith("hint: ")
+
+
+def test_a_seed_is_told_where_it_made_a_difference():
+    assert "seed" in describe(answer(), SamplingParameters(temperature=0.7))
+    assert "seed" not in describe(answer(), SamplingParameters(temperature=0.0))
 
 
 def test_a_value_out_of_range_is_refused_before_anything_starts(run):

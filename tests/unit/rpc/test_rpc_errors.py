@@ -158,3 +158,38 @@ def test_statuses_of_grpc_itself_get_a_class(status, error_class, reason):
 def test_details_that_do_not_fit_the_status_are_ignored(details):
     status = bare(grpc.StatusCode.UNAVAILABLE, "away", [("grpc-status-details-bin", details)])
     assert type(from_rpc_error(status)) is domain.UnavailableError
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to "
+            "connect to remote host: Connection refused",
+            "nobody listens at 127.0.0.1:1",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:50: Failed to "
+            "connect to remote host: connect: Connection refused (111)",
+            "nobody listens at [::1]:50",
+        ),
+        (
+            "errors resolving door.example:50050: [field:hostname lookup error:address lookup "
+            "failed for door.example:50050: Domain name not found]",
+            "no machine is called door.example",
+        ),
+        (
+            "DNS resolution failed for door:50050: C-ares status is not ARES_SUCCESS",
+            "no machine is called door",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:50: connection "
+            "attempt timed out before receiving SETTINGS frame",
+            "10.0.0.1:50 does not answer",
+        ),
+        ("something new", "something new"),
+    ],
+)
+def test_a_peer_that_cannot_be_reached_is_told_of_in_plain_words(said, words):
+    error = from_rpc_error(bare(grpc.StatusCode.UNAVAILABLE, said))
+    assert (error.message, error.reason) == (words, "UNAVAILABLE")
