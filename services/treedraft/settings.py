@@ -155,11 +155,17 @@ class TelemetrySettings(Frozen):
         "store.",
     )
     sample_ratio: float = Field(
-        default=1.0,
+        default=0.1,
         ge=0,
         le=1,
-        description="Share of requests that are traced. A round of a traced request costs about "
-        "0.1 ms more.",
+        description="Share of requests that are traced, drawn by lot where they begin. A round of "
+        "a traced request costs about 0.1 ms more.",
+    )
+    slow_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        description="A request that takes longer than this, or fails, is traced although it was "
+        "not drawn; 0 traces those alone that were.",
     )
     store_path: str = Field(
         default="",

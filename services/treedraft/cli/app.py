@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import typer
 
+from treedraft.cli.bench_tracing import tracing
 from treedraft.cli.benchmark import bench
 from treedraft.cli.chat import chat
 from treedraft.cli.demo import demo
@@ -58,7 +59,8 @@ def _bench_app() -> typer.Typer:
     app = typer.Typer(name="bench", invoke_without_command=True, rich_markup_mode=None)
     app.callback(invoke_without_command=True)(bench)
     app.command()(peers)
-    app.command()(passes)
+            app.command(rich_help_panel=panel, epilog=epilog(command.__name__))(command)
+    app.add_typer(rollout, name="rollout", rich_help_panel="Use")
     return app
 
 

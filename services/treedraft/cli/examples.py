@@ -39,6 +39,7 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("treedraft trace", "the requests of late"),
         ("treedraft trace 4f2a", "one of them, by the beginning of its id"),
         ("treedraft trace 4f2a --rows 200", "with all its rounds"),
+        ("treedraft trace 4f2a --html trace.html", "as a page to keep or send"),
     ),
     "coordinator": (
         ("treedraft coordinator --port 50050", "sessions are kept in the process"),

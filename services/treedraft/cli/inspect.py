@@ -18,6 +18,7 @@ from treedraft.core.worker import ClusterDescription
 from treedraft.rpc.coordinator_client import CoordinatorClient
 from treedraft.settings import TelemetrySettings, TlsSettings
 from treedraft.telemetry.local_store import load_trace, recent_traces, store_path
+from treedraft.telemetry.trace_page import trace_page
 from treedraft.telemetry.waterfall import render_trace
 
 _SHOWN_PACKAGES = ("torch", "transformers", "grpcio", "protobuf", "tokenizers", "redis")
@@ -75,6 +76,10 @@ def trace(
         str, typer.Argument(help="Trace id or its beginning; without one, recent traces.")
     ] = "",
     rows: Annotated[int, typer.Option(min=2, help="Rounds to draw; the middle is folded.")] = 12,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write the trace into this file, a page that needs nothing else."),
+    ] = None,
     store: Annotated[str, typer.Option(help="File of the local span store.")] = "",
 ) -> None:
     """Draw where the time of a request went, over all services."""
@@ -82,6 +87,8 @@ def trace(
     console = terminal.stdout()
     with terminal.errors_shown():
         if not trace_id:
+            if html is not None:
+                raise typer.BadParameter("--html draws one trace; give its id")
             console.print(_recent(path))
             return
         spans = load_trace(path, trace_id)
@@ -89,7 +96,14 @@ def trace(
             raise terminal.failure(
                 f"no trace {trace_id} in {path} (`treedraft trace` lists what is there)"
             )
-        console.print(render_trace(spans, max_rows=rows))
+        if html is None:
+            console.print(render_trace(spans, max_rows=rows))
+            return
+        try:
+            html.write_text(trace_page(spans), encoding="utf-8")
+        except OSError as error:
+            raise terminal.failure(f"cannot write {html}: {error.strerror}") from error
+        terminal.stderr().print(f"{len(spans)} spans in {html}", markup=False)
 
 
 def _recent(path: Path) -> Table:

@@ -40,7 +40,7 @@ def first_spec(
         choice=query.choice,
         tenant_salt=request.tenant.salt,
         drafters=placement.drafters,
-        traceparent=request.span.traceparent if request.span.is_sampled else "",
+        traceparent=request.span.traceparent if request.span.is_recorded else "",
         time_limit_seconds=request.time_left(),
         watch_rounds=query.watch_rounds,
     )
@@ -59,6 +59,6 @@ def resumed_spec(request: GenerationRequest, record: SessionRecord) -> SessionSp
         speculation=kept.speculation,
         tenant_salt=request.tenant.salt,
         choice=kept.choice,
-        traceparent=request.span.traceparent if request.span.is_sampled else "",
+        traceparent=request.span.traceparent if request.span.is_recorded else "",
         time_limit_seconds=request.time_left(),
     )

@@ -159,7 +159,7 @@ class SessionBook:
 
     def _start_span(self, spec: DraftSpec) -> RequestSpan | None:
         # Without a context above it, a span would begin a trace of its own.
-        if not self._tracing.is_sampled(spec.traceparent):
+        if not self._tracing.is_recorded(spec.traceparent):
             return None
         attributes = {names.ATTR_SESSION_ID: spec.session_id}
         return self._tracing.start(names.SPAN_DRAFT_SESSION, spec.traceparent, attributes)

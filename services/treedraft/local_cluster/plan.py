@@ -222,6 +222,8 @@ def _service(
     patience = {
         f"TREEDRAFT_{role.upper()}__GRPC__GRACE_SECONDS": "2",
         f"TREEDRAFT_{role.upper()}__DRAIN_SECONDS": "5",
+        # Whoever starts a cluster like this wants to see any request's trace.
+        f"TREEDRAFT_{role.upper()}__TELEMETRY__SAMPLE_RATIO": "1",
     }
     if role == DRAFT:
         del patience["TREEDRAFT_DRAFT__DRAIN_SECONDS"]

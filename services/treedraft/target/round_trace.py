@@ -62,7 +62,7 @@ class RoundTrace:
             times, admitted=tree.sources, accepted=accepted, is_hit=round_.is_hit
         )
         self._observe_latency(round_, clock)
-        if not session.span.is_sampled:
+        if not session.span.is_recorded:
             return
         started_ns = min(session.clock.ready_ns, clock.started)
         attributes: dict[str, AttributeValue] = {

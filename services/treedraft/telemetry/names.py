@@ -70,6 +70,8 @@ ATTR_TOKENS_PER_ROUND: Final = "specdec.tokens_per_round"
 ATTR_HITS: Final = "specdec.hits"
 ATTR_MISSES: Final = "specdec.misses"
 ATTR_PREEMPTIONS: Final = "specdec.preemptions"
+# Of a slow request, whose middle spans are not all kept.
+ATTR_DROPPED_SPANS: Final = "specdec.trace.dropped_spans"
 
 # Attributes of `place`.
 ATTR_PLACE_TARGET: Final = "specdec.place.target"

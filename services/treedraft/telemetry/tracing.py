@@ -10,8 +10,9 @@ Two ways to make a span, for two kinds of places:
   request that is not sampled it costs the look at one character, for a sampled
   one a few microseconds a span. The OpenTelemetry tracer would take thirty.
 
-The service at which a request begins decides whether it is sampled; the others
-follow. Nothing global is set, so several services may live in one process.
+The service at which a request begins draws whether it is sampled; the others
+follow. One that is not is held back until its end and kept if it was slow or failed
+(see `tail`). Nothing global is set, so several services may live in one process.
 Times are nanoseconds of `time.time_ns()`. Spans leave within
 `EXPORT_DELAY_SECONDS`, to a collector or to the local store; whatever happens
 there never reaches the request.
@@ -29,7 +30,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -46,6 +46,8 @@ from treedraft.core.errors import TreedraftError
 from treedraft.settings import TelemetrySettings
 from treedraft.telemetry import names
 from treedraft.telemetry.exporters import EXPORT_TIMEOUT_SECONDS, make_exporter
+from treedraft.telemetry.sampling import LotThenTail, is_held_back, is_sampled
+from treedraft.telemetry.tail import PROVISIONAL, TailBuffer
 
 AttributeValue = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, AttributeValue]
@@ -58,8 +60,6 @@ _NO_ATTRIBUTES: Final[Attributes] = {}
 # W3C trace context, version 00: 00-<trace id>-<parent id>-<flags>. The last
 # bit of the flags says "sampled".
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-_TRACEPARENT_LENGTH = 55
-_ODD_DIGITS = frozenset("13579bdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +73,24 @@ class ChildSpan:
     children: Sequence["ChildSpan"] = ()
 
 
-def is_sampled(traceparent: str) -> bool:
-    """Return whether spans under this trace context are kept; cheap."""
-    return len(traceparent) == _TRACEPARENT_LENGTH and traceparent[-1] in _ODD_DIGITS
-
-
 class RequestSpan:
-    """A span under way. Usable as a context manager; safe from any thread."""
+    """A span under way. Usable as a context manager; safe from any thread.
+
+    `is_recorded` says whether what is told of it may be kept: because it is sampled,
+    or because it is held back until it is known to be slow or not.
+    """
 
     def __init__(self, span: Span) -> None:
         """Wrap a started span of OpenTelemetry."""
         context = span.get_span_context()
         self._span = span
         self.is_sampled: bool = context.trace_flags.sampled
+        self.is_recorded: bool = span.is_recording()
+        flags = int(context.trace_flags)
+        if self.is_recorded and not self.is_sampled:
+            flags |= PROVISIONAL
         self.traceparent: str = (
-            f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+            f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"
             if context.is_valid
             else ""
         )
@@ -95,14 +98,14 @@ class RequestSpan:
 
     def set(self, attributes: Attributes = _NO_ATTRIBUTES, /, **more: AttributeValue) -> None:
         """Set attributes, by names of `telemetry.names`."""
-        if self.is_sampled:
+        if self.is_recorded:
             self._span.set_attributes({**attributes, **more})
 
     def event(
         self, name: str, attributes: Attributes = _NO_ATTRIBUTES, /, **more: AttributeValue
     ) -> None:
         """Note that something happened now."""
-        if self.is_sampled:
+        if self.is_recorded:
             self._span.add_event(name, {**attributes, **more})
 
     def end(self, error: BaseException | str | None = None) -> None:
@@ -167,12 +170,15 @@ class Tracing:
             max_export_batch_size=_MAX_EXPORTED_SPANS,
         )
         provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
+            sampler=LotThenTail(settings.sample_ratio, holds_back=settings.slow_seconds > 0),
             resource=self._resource,
             shutdown_on_exit=False,
             id_generator=self._ids,
         )
         provider.add_span_processor(self._processor)
+        self._tail = TailBuffer(self._processor.on_end, slow_seconds=settings.slow_seconds)
+        if settings.slow_seconds > 0:
+            provider.add_span_processor(self._tail)
         self._tracer = provider.get_tracer("treedraft", __version__)
 
     def start(
@@ -200,9 +206,9 @@ class Tracing:
         span = self._tracer.start_span(name, context, attributes=attributes, start_time=start_ns)
         return RequestSpan(span)
 
-    def is_sampled(self, traceparent: str) -> bool:
-        """Return whether `record` would keep a span: ask before building its attributes."""
-        return is_sampled(traceparent)
+    def is_recorded(self, traceparent: str) -> bool:
+        """Return whether `record` may keep a span: ask before building its attributes."""
+        return is_sampled(traceparent) or is_held_back(traceparent)
 
     def record(
         self,
@@ -213,7 +219,7 @@ class Tracing:
         attributes: Attributes = _NO_ATTRIBUTES,
         children: Sequence[ChildSpan] = (),
     ) -> None:
-        """Keep a span that is already over, if its trace is sampled.
+        """Keep a span that is already over, if its trace is sampled or turns out slow.
 
         Args:
             name: one of `telemetry.names.SPAN_*`.
@@ -223,18 +229,23 @@ class Tracing:
             attributes: taken over, not copied: not to be changed afterwards.
             children: its parts.
         """
-        if not is_sampled(traceparent):
+        if not self.is_recorded(traceparent):
             return
         parent = _parse(traceparent)
-        if parent is not None:
-            self._emit(ChildSpan(name, start_ns, end_ns, attributes, children), parent)
+        if parent is None:
+            return
+        span = ChildSpan(name, start_ns, end_ns, attributes, children)
+        if parent.trace_flags.sampled:
+            self._emit(span, parent)
+        else:
+            self._tail.hold(parent.span_id, lambda: self._emit(span, parent))
 
     def _emit(self, span: ChildSpan, parent: SpanContext) -> None:
         context = SpanContext(
             parent.trace_id,
             self._ids.generate_span_id(),
             is_remote=False,
-            trace_flags=parent.trace_flags,
+            trace_flags=TraceFlags(TraceFlags.SAMPLED),
         )
         for child in span.children:
             self._emit(child, context)
@@ -253,6 +264,7 @@ class Tracing:
 
     def flush(self) -> None:
         """Export what has ended so far; blocks meanwhile."""
+        self._tail.force_flush()
         self._processor.force_flush()
 
     def shutdown(self, timeout_seconds: float = EXPORT_TIMEOUT_SECONDS + 2.0) -> None:
@@ -262,11 +274,15 @@ class Tracing:
             timeout_seconds: after which a collector that does not answer is
                 given up.
         """
-        worker = threading.Thread(target=self._processor.shutdown, daemon=True)
+        worker = threading.Thread(target=self._end, daemon=True)
         worker.start()
         worker.join(timeout_seconds)
         if worker.is_alive():
             self._exporter.shutdown()
+
+    def _end(self) -> None:
+        self._tail.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _parse(traceparent: str) -> SpanContext | None:

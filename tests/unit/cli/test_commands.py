@@ -94,7 +94,7 @@ def test_an_endpoint_goes_with_a_target_in_the_environment(run, monkeypatch):
 
 def test_trace_draws_what_was_recorded(run, tmp_path):
     store = str(tmp_path / "spans.sqlite")
-    tracing = Tracing("coordinator", TelemetrySettings(store_path=store))
+    tracing = Tracing("coordinator", TelemetrySettings(store_path=store, sample_ratio=1.0))
     span = tracing.start("generate")
     span.end()
     tracing.shutdown()
@@ -140,3 +140,18 @@ def test_the_demo_compares_and_says_where_time_went():
     assert [column[1] for column in cells[1:]] == [
         "1.00", "2.00", "3.00", "4.00", "5.00", "6.00", "4",
     ]  # fmt: skip
+
+
+def test_a_trace_becomes_a_page(run, tmp_path):
+    store, page = str(tmp_path / "spans.sqlite"), tmp_path / "trace.html"
+    tracing = Tracing("coordinator", TelemetrySettings(store_path=store, sample_ratio=1.0))
+    span = tracing.start("generate")
+    span.end()
+    tracing.shutdown()
+    result = run("trace", span.trace_id, "--store", store, "--html", str(page))
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert span.trace_id in page.read_text()
+    nowhere = str(tmp_path / "none" / "x.html")
+    assert run("trace", span.trace_id, "--store", store, "--html", nowhere).exit_code == 1
+    assert run("trace", "--store", store, "--html", str(page)).exit_code == 2

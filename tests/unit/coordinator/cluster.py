@@ -100,7 +100,7 @@ async def finish_task(task: asyncio.Task) -> None:
 @asynccontextmanager
 async def a_cluster(**settings: object) -> AsyncIterator[Cluster]:
     spans = InMemorySpanExporter()
-    tracing = Tracing("coordinator", TelemetrySettings(), exporter=spans)
+    tracing = Tracing("coordinator", TelemetrySettings(sample_ratio=1.0), exporter=spans)
     chosen = {
         "coordinator_id": "c1",
         "drain_seconds": 0.0,

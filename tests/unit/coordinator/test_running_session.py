@@ -129,7 +129,9 @@ class World:
         )
         self.links = FakeLinks()
         self.metrics = Metrics("coordinator")
-        self.tracing = Tracing("coordinator", TelemetrySettings(), exporter=InMemorySpanExporter())
+        self.tracing = Tracing(
+            "coordinator", TelemetrySettings(sample_ratio=1.0), exporter=InMemorySpanExporter()
+        )
         self.registry = FakeRegistry(*targets)
         self.failover = Failover(self.registry, FakePlacer(), FailoverSettings(**settings))
         services = SessionServices(

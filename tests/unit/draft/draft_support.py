@@ -50,7 +50,7 @@ def make_session(token_ids, *, settings=None, lookup=False, **spec_options):
 
 def make_drafter(tmp_path, *, settings=None, grower=None, exporter=None):
     """Return a drafter that no thread runs: the test calls `take` and `step`."""
-    telemetry = TelemetrySettings(store_path=str(tmp_path / "spans.sqlite"))
+    telemetry = TelemetrySettings(store_path=str(tmp_path / "spans.sqlite"), sample_ratio=1.0)
     return Drafter(
         settings or DraftSettings(),
         grower,

@@ -148,7 +148,9 @@ async def running(settings):
 def service_settings(tmp_path, **options):
     return DraftSettings(
         grpc=GrpcSettings(endpoint_file=str(tmp_path / "endpoint"), grace_seconds=1),
-        telemetry=TelemetrySettings(store_path=str(tmp_path / "s.sqlite"), log_level="error"),
+        telemetry=TelemetrySettings(
+            store_path=str(tmp_path / "s.sqlite"), sample_ratio=1.0, log_level="error"
+        ),
         **options,
     )
 

@@ -54,6 +54,14 @@ def test_metrics_are_served_on_ports_that_follow_each_other(tmp_path):
     assert "TREEDRAFT_COORDINATOR__TELEMETRY__METRICS_PORT" not in silent.environment
 
 
+def test_every_request_is_traced_unless_the_user_says_otherwise(tmp_path):
+    name = "TREEDRAFT_COORDINATOR__TELEMETRY__SAMPLE_RATIO"
+    assert plan_coordinator(ClusterPlan(), tmp_path, {}).environment[name] == "1"
+    assert plan_coordinator(ClusterPlan(), tmp_path, {name: "0"}).environment[name] == "0"
+    plan = ClusterPlan(settings={name: "0.1"})
+    assert plan_coordinator(plan, tmp_path, {}).environment[name] == "0.1"
+
+
 def test_models_go_to_those_who_load_them(tmp_path):
     target, draft = workers_of(ClusterPlan(target="big", draft="small"), tmp_path)
     assert target.environment["TREEDRAFT_TARGET__MODEL"] == "big"

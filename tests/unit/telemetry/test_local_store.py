@@ -192,7 +192,7 @@ def test_waiting_gives_up(tmp_path):
 
 
 def spans_of(tracing_exporter, count=1):
-    tracing = Tracing("target", TelemetrySettings(), exporter=tracing_exporter)
+    tracing = Tracing("target", TelemetrySettings(sample_ratio=1.0), exporter=tracing_exporter)
     for _ in range(count):
         tracing.start(names.SPAN_GENERATE).end()
     tracing.shutdown()
@@ -204,7 +204,7 @@ def test_a_deleted_store_is_made_anew(tmp_path):
     spans_of(exporter)
     write(path, [])
     exporter = LocalSpanExporter(path)
-    tracing = Tracing("target", TelemetrySettings(), exporter=exporter)
+    tracing = Tracing("target", TelemetrySettings(sample_ratio=1.0), exporter=exporter)
     tracing.start(names.SPAN_GENERATE).end()
     tracing.flush()
     for file in tmp_path.iterdir():

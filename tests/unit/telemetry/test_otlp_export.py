@@ -32,7 +32,9 @@ def collector():
 
 @pytest.mark.parametrize("scheme", ["http://", ""])
 def test_spans_reach_a_collector_as_one_trace(collector, scheme):
-    settings = TelemetrySettings(otlp_endpoint=f"{scheme}127.0.0.1:{collector.port}")
+    settings = TelemetrySettings(
+        otlp_endpoint=f"{scheme}127.0.0.1:{collector.port}", sample_ratio=1.0
+    )
     tracing = Tracing("target", settings, "i1")
     with tracing.start(names.SPAN_SESSION) as session:
         tracing.record(

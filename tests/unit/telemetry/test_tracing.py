@@ -20,7 +20,8 @@ def exporter():
 
 @pytest.fixture
 def tracing(exporter):
-    tracing = Tracing("target", TelemetrySettings(), "incarnation-1", exporter=exporter)
+    settings = TelemetrySettings(sample_ratio=1.0)
+    tracing = Tracing("target", settings, "incarnation-1", exporter=exporter)
     yield tracing
     tracing.shutdown()
 
@@ -125,7 +126,8 @@ def test_an_unreadable_context_starts_a_new_trace(tracing, exporter):
 
 
 def test_who_begins_decides_and_the_others_follow(tracing, exporter):
-    never = Tracing("coordinator", TelemetrySettings(sample_ratio=0.0), exporter=exporter)
+    settings = TelemetrySettings(sample_ratio=0.0, slow_seconds=0)
+    never = Tracing("coordinator", settings, exporter=exporter)
     try:
         root = never.start(names.SPAN_GENERATE)
         assert not root.is_sampled
@@ -133,7 +135,7 @@ def test_who_begins_decides_and_the_others_follow(tracing, exporter):
         assert len(root.traceparent) == 55
         below = tracing.start(names.SPAN_SESSION, root.traceparent)
         assert not below.is_sampled
-        assert not tracing.is_sampled(below.traceparent)
+        assert not tracing.is_recorded(below.traceparent)
         below.set({names.ATTR_HITS: 1})
         below.event(names.EVENT_PREEMPTED)
         below.end("SOME_REASON")
@@ -176,7 +178,9 @@ def test_an_error_that_leaves_the_block_ends_the_span(tracing, exporter):
 
 
 def test_three_services_share_one_store_and_one_trace(tmp_path):
-    settings = TelemetrySettings(store_path=str(tmp_path / "deep" / "spans.sqlite"))
+    settings = TelemetrySettings(
+        store_path=str(tmp_path / "deep" / "spans.sqlite"), sample_ratio=1.0
+    )
     coordinator, target, draft = (
         Tracing(role, settings, role + "-1") for role in ("coordinator", "target", "draft")
     )
