@@ -14,6 +14,7 @@ from pathlib import Path
 from dashboards import dashboards
 from grpc_page import grpc_page
 from metrics_page import metrics_page
+from openapi_page import openapi_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +25,7 @@ def pages() -> Mapping[str, str]:
     return {
         "docs/metrics.md": metrics_page(),
         "docs/api/grpc.md": grpc_page(),
+        "docs/api/openapi.json": openapi_page(),
         **{f"{folder}/{name}": text for name, text in dashboards().items()},
     }
 
