@@ -49,7 +49,9 @@ def test_one_that_loads_is_alive_but_not_healthy():
         assert run(endpoint, "--service", LIVENESS).exit_code == 0
 
 
-def test_nobody_there_is_said_in_one_line():
+def test_nobody_there_is_said_in_one_line_and_a_hint():
     result = run("127.0.0.1:1", "--timeout", "2")
     assert result.exit_code == 1
-    assert len(result.stderr.splitlines()) == 1
+    error, hint = result.stderr.splitlines()
+    assert error == "error: nobody listens at 127.0.0.1:1 (UNAVAILABLE)"
+    assert hint.startswith("hint: ")
