@@ -20,6 +20,8 @@ Without a host it listens where gRPC listens, which is loopback unless told othe
 up --metrics-port 9464` gives the coordinator this port and each worker one of the next. The
 endpoint is plain HTTP and says how much is asked, never what: let Prometheus alone reach it.
 
+The coordinator's HTTP door shows the same at `/metrics`, for whoever scrapes that port anyway.
+
 Dashboards and rules are in [deploy/observability](../deploy/observability/README.md); what to do
 when one fires is in the [runbook](runbook.md).
 

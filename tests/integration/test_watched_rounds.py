@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from tests.engine_harness import EngineHarness, load_toy, spec
 from tests.scripted_drafters import GuessingDrafter
-from tests.unit.coordinator.cluster import HELLO, a_cluster, ask
+from tests.unit.coordinator.cluster import HELLO, a_cluster, ask, text_of
 from tests.unit.coordinator.support import FakeTarget, encode, output, says
 
 from treedraft.core.generation import Delta
@@ -135,7 +135,8 @@ def reported(session: SessionSpec, base: int, piece: list[int], reason: FinishRe
         accepted=tuple(range(len(drafted))),
     )
     said = output(session, base, piece, reason)
-    return replace(said, round=report if session.watch_rounds else None)
+    sources = (*report.sources, TokenSource.TARGET)
+    return replace(said, sources=sources, round=report if session.watch_rounds else None)
 
 
 def tells_rounds(text: str):
@@ -158,3 +159,17 @@ async def test_rounds_reach_a_client_who_asks_for_them():
     assert [t for r in rounds for t in tokens_of(r)] == encode("speculation!")
     assert rounds[0].sources == (TokenSource.LOOKUP, TokenSource.LOOKUP)
     assert [r for event in unwatched if isinstance(event, Delta) for r in event.rounds] == []
+
+
+async def test_each_character_of_a_watched_text_has_a_source():
+    async with a_cluster() as cluster:
+        await cluster.add_target(FakeTarget(script=tells_rounds("speculation!")))
+        watched = await ask(cluster.client, replace(HELLO, watch_rounds=True))
+        unwatched = await ask(cluster.client, HELLO)
+    deltas = [event for event in watched if isinstance(event, Delta)]
+    marks = [source for delta in deltas for source in delta.text_sources]
+    assert len(marks) == len(text_of(watched)) == len("speculation!")
+    # A character a token here, so the marks are the sources of the tokens.
+    assert marks == [source for delta in deltas for source in delta.sources]
+    assert {TokenSource.LOOKUP, TokenSource.TARGET} == {*marks}
+    assert all(not event.text_sources for event in unwatched if isinstance(event, Delta))

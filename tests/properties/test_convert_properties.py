@@ -256,7 +256,9 @@ queries = st.builds(
 )
 events = st.one_of(
     st.builds(Started, text, uint64, token_ids, text, text),
-    st.builds(Delta, uint32, token_ids, source_lists, text, tuples(round_reports(), 2)),
+    st.builds(
+        Delta, uint32, token_ids, source_lists, text, tuples(round_reports(), 2), source_lists
+    ),
     st.builds(Finished, st.sampled_from(FinishReason), statistics, number),
 )
 registrations = st.builds(

@@ -59,8 +59,8 @@ def _bench_app() -> typer.Typer:
     app = typer.Typer(name="bench", invoke_without_command=True, rich_markup_mode=None)
     app.callback(invoke_without_command=True)(bench)
     app.command()(peers)
-            app.command(rich_help_panel=panel, epilog=epilog(command.__name__))(command)
-    app.add_typer(rollout, name="rollout", rich_help_panel="Use")
+    app.command()(passes)
+    app.command()(tracing)
     return app
 
 

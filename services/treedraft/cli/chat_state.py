@@ -37,6 +37,7 @@ class ChatState:
             sampling=self.sampling,
             stopping=StoppingCriteria(max_tokens=self.max_tokens),
             speculation=SpeculationOptions(enabled=self.is_speculative),
+            watch_rounds=True,  # for the colours
         )
 
     def said(self, role: str, text: str) -> "ChatState":

@@ -115,6 +115,7 @@ async def _compare(
                     sampling=query.sampling,
                     stopping=query.stopping,
                     speculation=SpeculationOptions(enabled=is_enabled),
+                    watch_rounds=True,  # for the colours
                 ),
                 on_delta=lambda delta: _show(console, delta),
             )

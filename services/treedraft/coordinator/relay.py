@@ -17,8 +17,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 
 from treedraft.coordinator.failures import error_of
+from treedraft.coordinator.pieces import TextPieces
 from treedraft.coordinator.relayed_counts import RelayedCounts
 from treedraft.coordinator.session_log import SessionLog
 from treedraft.coordinator.text_output import TextOutput
@@ -41,6 +43,9 @@ from treedraft.core.session import (
 
 # Rounds that a watching reader may leave unread; of more the oldest are dropped.
 _MAX_UNREAD_ROUNDS = 256
+# A text whose reader was away for longer than that is not marked: the marks of one
+# message are bounded.
+_MAX_MARKED_CHARACTERS = 65536
 
 
 class SessionRelay:
@@ -54,6 +59,7 @@ class SessionRelay:
         acknowledge: Callable[[int], None],
         on_tokens: Callable[[int], None],
         max_unread_tokens: int,
+        pieces: TextPieces | None = None,
     ) -> None:
         """Relay the tokens after those of `spec`.
 
@@ -63,11 +69,13 @@ class SessionRelay:
             acknowledge: tells the target how much the log holds.
             on_tokens: told how many tokens arrive, as they do.
             max_unread_tokens: how far the target may run ahead of the reader.
+            pieces: deals text out to its tokens, for a reader who watches.
         """
         self._spec = spec
         self._epoch: int | None = spec.epoch
         self._counts = RelayedCounts()
         self._text = text
+        self._pieces = pieces
         self._acknowledge = acknowledge
         self._on_tokens = on_tokens
         self._max_unread_tokens = max_unread_tokens
@@ -215,7 +223,16 @@ class SessionRelay:
             sources=tuple(self._sources[start:end]),
             text=text,
             rounds=self._take_rounds(end),
+            text_sources=self._sources_of(start, end, text),
         )
+
+    def _sources_of(self, start: int, end: int, text: str) -> tuple[TokenSource, ...]:
+        """Return where each character of a text came from, for a reader who watches."""
+        if self._pieces is None:
+            return ()
+        pieces = self._pieces.push(self._token_ids[start:end], self._sources[start:end], text)
+        marks = chain.from_iterable(repeat(piece.source, len(piece.text)) for piece in pieces)
+        return tuple(marks) if len(text) <= _MAX_MARKED_CHARACTERS else ()
 
     def _take_rounds(self, num_visible: int) -> tuple[RoundReport, ...]:
         """Return the rounds of tokens that may be shown, and forget them."""
@@ -234,7 +251,8 @@ class SessionRelay:
         if not held.begins(self._token_ids[: self._num_visible]):
             self._error = TokensMismatchError("the session has other tokens than those held")
             return False
-        self._text.push(self._token_ids[: held.num_tokens])
+        shown = self._text.push(self._token_ids[: held.num_tokens])
+        self._sources_of(0, held.num_tokens, shown)
         self._held = None
         return True
 

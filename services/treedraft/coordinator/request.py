@@ -14,6 +14,7 @@ from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import AttributeValue, RequestSpan
 
 _ABANDONED = "CANCELLED"
+_PROVIDER = "treedraft"
 
 
 class GenerationRequest:
@@ -74,6 +75,13 @@ class GenerationRequest:
     def show(self, spec: SessionSpec, model: str) -> None:
         """Note the session that the request is about, which need not run."""
         self._spec, self.model = spec, model
+        self.span.set(
+            {
+                names.ATTR_RESPONSE_ID: spec.session_id,
+                names.ATTR_RESPONSE_MODEL: model,
+                names.ATTR_INPUT_TOKENS: spec.prompt_length,
+            }
+        )
 
     def admitted(self) -> float:
         """Note that the waiting is over; return how long it took, in seconds."""
@@ -190,10 +198,13 @@ def request_attributes(query: GenerateQuery) -> dict[str, AttributeValue]:
     sampling = query.sampling
     attributes: dict[str, AttributeValue] = {
         names.ATTR_OPERATION: "text_completion" if query.conversation is None else "chat",
+        names.ATTR_PROVIDER: _PROVIDER,
         names.ATTR_REQUEST_MODEL: query.model,
         names.ATTR_TEMPERATURE: sampling.temperature,
         names.ATTR_TOP_K: sampling.top_k,
         names.ATTR_TOP_P: sampling.top_p,
+        names.ATTR_PRESENCE_PENALTY: sampling.presence_penalty,
+        names.ATTR_FREQUENCY_PENALTY: sampling.frequency_penalty,
         names.ATTR_VERIFICATION: sampling.verification.value,
     }
     if query.stopping.max_tokens is not None:

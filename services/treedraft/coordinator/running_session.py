@@ -17,6 +17,7 @@ from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import MOVES_EXHAUSTED, Departure, Failover, ProcessId, Turn
 from treedraft.coordinator.failures import is_movable
 from treedraft.coordinator.log_entries import stored_placement
+from treedraft.coordinator.pieces import TextPieces
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog
@@ -95,6 +96,7 @@ class RunningSession:
             acknowledge=self._acknowledge,
             on_tokens=self._take_note,
             max_unread_tokens=services.limits.max_unread_tokens,
+            pieces=TextPieces(known.tokenizer) if spec.watch_rounds else None,
         )
         self._log = SessionLog(
             services.store,

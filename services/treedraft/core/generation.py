@@ -96,7 +96,8 @@ class Delta:
     """Tokens that became final, and the text that they add.
 
     `base_length` counts the output tokens before these. `rounds` tells where
-    they came from, if the request watches its rounds.
+    they came from, if the request watches its rounds, and `text_sources` where
+    each character of the text did.
     """
 
     base_length: int
@@ -104,6 +105,7 @@ class Delta:
     sources: tuple[TokenSource, ...]
     text: str
     rounds: tuple[RoundReport, ...] = ()
+    text_sources: tuple[TokenSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

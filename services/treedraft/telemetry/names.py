@@ -48,13 +48,17 @@ EVENT_REOPENED: Final = "specdec.reopened"
 
 # Attributes of requests and sessions.
 ATTR_OPERATION: Final = "gen_ai.operation.name"
+ATTR_PROVIDER: Final = "gen_ai.provider.name"
 ATTR_REQUEST_MODEL: Final = "gen_ai.request.model"
 ATTR_TEMPERATURE: Final = "gen_ai.request.temperature"
 ATTR_TOP_K: Final = "gen_ai.request.top_k"
 ATTR_TOP_P: Final = "gen_ai.request.top_p"
+ATTR_PRESENCE_PENALTY: Final = "gen_ai.request.presence_penalty"
+ATTR_FREQUENCY_PENALTY: Final = "gen_ai.request.frequency_penalty"
 ATTR_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
 # As text: a seed has 64 bits, an attribute's integer 63 and a sign.
 ATTR_SEED: Final = "gen_ai.request.seed"
+ATTR_RESPONSE_ID: Final = "gen_ai.response.id"
 ATTR_RESPONSE_MODEL: Final = "gen_ai.response.model"
 ATTR_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 ATTR_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"

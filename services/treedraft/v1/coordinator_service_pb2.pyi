@@ -286,6 +286,7 @@ class GenerateDelta(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
+    TEXT_SOURCES_FIELD_NUMBER: _builtins.int
     base_length: _builtins.int
     """Number of output tokens before these."""
     text: _builtins.str
@@ -306,6 +307,12 @@ class GenerateDelta(_message.Message):
         A reader who is slow misses the oldest.
         """
 
+    @_builtins.property
+    def text_sources(self) -> _token_tree_pb2.TokenSourceRuns:
+        """Where each character (code point) of `text` came from; only if the request
+        watches its rounds.
+        """
+
     def __init__(
         self,
         *,
@@ -314,10 +321,11 @@ class GenerateDelta(_message.Message):
         sources: _token_tree_pb2.TokenSourceRuns | None = ...,
         text: _builtins.str = ...,
         rounds: _abc.Iterable[_target_service_pb2.RoundReport] | None = ...,
+        text_sources: _token_tree_pb2.TokenSourceRuns | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources", "text_sources", b"text_sources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "rounds", b"rounds", "sources", b"sources", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "rounds", b"rounds", "sources", b"sources", "text", b"text", "text_sources", b"text_sources", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,7 +45,9 @@ def test_help_ends_with_examples(run, command):
 
 
 def test_every_command_for_users_has_examples():
-    assert {*COMMANDS} - {*EXAMPLES} <= {"version", "keys", "bench", "autoscaler", "health"}
+    assert {*COMMANDS} - {*EXAMPLES} <= {
+        "version", "keys", "bench", "autoscaler", "health", "rollout",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.coordinator.support import a_spec, encode, output, toy_tokenizer_json
 
+from treedraft.coordinator.pieces import TextPieces
 from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.text_output import TextOutput
 from treedraft.core.errors import (
@@ -38,15 +39,17 @@ class FakeLog:
 class Setup:
     def __init__(self, *, stop=(), max_unread=100, **spec):
         self.spec = a_spec(**spec)
+        tokenizer = Tokenizer.from_json(toy_tokenizer_json())
         self.acknowledged = []
         self.arrivals = []
         self.log = FakeLog()
         self.relay = SessionRelay(
             self.spec,
-            TextOutput(Tokenizer.from_json(toy_tokenizer_json()), stop),
+            TextOutput(tokenizer, stop),
             acknowledge=self.acknowledged.append,
             on_tokens=self.arrivals.append,
             max_unread_tokens=max_unread,
+            pieces=TextPieces(tokenizer) if self.spec.watch_rounds else None,
         )
         self.relay.write_to(self.log)
 
@@ -223,6 +226,24 @@ def restored(logged, held, **options):
     setup = Setup(**options)
     setup.relay.restore(encode(logged), ResumeQuery("s1", len(held), hash_tokens(encode(held))))
     return setup
+
+
+async def test_a_watched_text_is_marked_also_where_it_was_kept_back():
+    setup = Setup(stop=("END",), watch_rounds=True)
+    setup.deliver(0, "one E")
+    first = await setup.relay.read()
+    setup.deliver(5, "x", FinishReason.STOP)
+    second = await setup.relay.read()
+    assert (first.text, second.text) == ("one ", "Ex")
+    assert [len(delta.text_sources) for delta in (first, second)] == [4, 2]
+
+
+async def test_a_resumed_reader_who_watches_gets_marks_for_what_comes():
+    setup = restored("one t", "one", watch_rounds=True)
+    setup.deliver(5, "wo", FinishReason.LENGTH)
+    deltas, _ = await setup.read_all()
+    assert "".join(delta.text for delta in deltas) == " two"
+    assert sum(len(delta.text_sources) for delta in deltas) == 4
 
 
 async def test_a_resumed_reader_gets_what_it_does_not_hold():

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
-from treedraft.coordinator.console.pieces import TextPieces, TokenReader
 from treedraft.coordinator.http.errors import to_http
 from treedraft.coordinator.http.streams import frame
+from treedraft.coordinator.pieces import TextPieces, TokenReader
 from treedraft.core.errors import TreedraftError
 from treedraft.core.generation import Delta, Finished, GenerateEvent, Started
 from treedraft.core.growth import ROOT, TokenSource

@@ -138,6 +138,7 @@ def generate_event_to_proto(event: GenerateEvent) -> coordinator_service_pb2.Gen
                 sources=sources_to_proto(event.sources),
                 text=event.text,
                 rounds=[round_report_to_proto(report) for report in event.rounds],
+                text_sources=sources_to_proto(event.text_sources) if event.text_sources else None,
             )
             return coordinator_service_pb2.GenerateResponse(delta=delta)
         case Finished():
@@ -177,6 +178,7 @@ def generate_event_from_proto(
                 sources=sources_from_proto(delta.sources),
                 text=delta.text,
                 rounds=tuple(round_report_from_proto(report) for report in delta.rounds),
+                text_sources=sources_from_proto(delta.text_sources),
             )
         case "finished":
             finished = message.finished

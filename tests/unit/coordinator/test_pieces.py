@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.coordinator.support import encode, toy_tokenizer_json
 
-from treedraft.coordinator.console.pieces import TextPieces, TokenReader
+from treedraft.coordinator.pieces import TextPieces, TokenReader
 from treedraft.coordinator.text_output import TextOutput
 from treedraft.core.growth import TokenSource
 from treedraft.text.tokenizer import Tokenizer
