@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from treedraft.telemetry import names
 from treedraft.telemetry.catalogue import ALIASES, METRICS, MetricKind, MetricSpec
+from treedraft.telemetry.scaling import SCALING_METRICS
 
 INTRODUCTION = """\
 <!-- Made from telemetry/names.py and telemetry/catalogue.py by `make docs`. -->
@@ -25,7 +26,8 @@ The coordinator's HTTP door shows the same at `/metrics`, for whoever scrapes th
 Dashboards and rules are in [deploy/observability](../deploy/observability/README.md); what to do
 when one fires is in the [runbook](runbook.md).
 
-Every metric has the label `role`: `coordinator`, `target` or `draft`, the service that exports
+Every metric has the label `role`: `coordinator`, `target`,
+`draft` or `autoscaler`, the service that exports
 it. What a client feels is measured at the coordinator, what an engine does at the target, so pick
 one of them: a sum over both counts twice. Counting costs about a microsecond an observation and
 is always on.
@@ -54,7 +56,8 @@ def metrics_page() -> str:
             f"\n## {title}\n\n"
             "| name | labels | exported by | meaning |\n| --- | --- | --- | --- |\n"
         )
-        parts.extend(row(spec) for spec in METRICS if spec.kind is kind)
+        specs = (*METRICS, *SCALING_METRICS)
+        parts.extend(row(spec) for spec in specs if spec.kind is kind)
     parts.append(VLLM)
     for alias in ALIASES:
         extra = "".join(f" By `{label}`." for label in alias.labels)

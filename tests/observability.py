@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from treedraft.telemetry.catalogue import ALIASES, METRICS, MetricKind
+from treedraft.telemetry.scaling import SCALING_METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "deploy" / "observability"
@@ -40,7 +41,7 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
 def exported_names() -> set[str]:
     """Return the names that samples have, and those that rules record."""
     found = {rule["record"] for rule in rules() if "record" in rule}
-    for spec in METRICS:
+    for spec in (*METRICS, *SCALING_METRICS):
         parts = _HISTOGRAM_PARTS if spec.kind is MetricKind.HISTOGRAM else ("",)
         found.update(spec.name + part for part in parts)
     for alias in ALIASES:
@@ -52,7 +53,7 @@ def exported_names() -> set[str]:
 def labels_of(name: str) -> set[str]:
     """Return the labels of a metric of ours, given the name of a sample."""
     base = re.sub("_(bucket|sum|count)$", "", name)
-    for spec in METRICS:
+    for spec in (*METRICS, *SCALING_METRICS):
         if spec.name in (name, base):
             return {"role", *spec.labels, *(["le"] if name.endswith("_bucket") else [])}
     for alias in ALIASES:

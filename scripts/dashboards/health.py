@@ -82,6 +82,24 @@ HEALTH = Dashboard(
             [(f"process_open_fds{OURS} / process_max_fds", "{{role}} {{instance}}")],
         ),
         Panel(
+            "Replicas",
+            "Decided on by the autoscaler, and workers that report.",
+            "short",
+            [
+                (f"max by (workload) ({n.SCALING_WANTED})", "{{workload}} wanted"),
+                (f"max by (workload) ({n.SCALING_READY})", "{{workload}} ready"),
+            ],
+        ),
+        Panel(
+            "Scaling",
+            "Sizes changed, and decisions that failed, a second.",
+            "short",
+            [
+                (rate(n.SCALING_CHANGES, "", "workload, direction"), "{{workload}} {{direction}}"),
+                (rate(n.SCALING_FAILURES, "", "reason"), "failed: {{reason}}"),
+            ],
+        ),
+        Panel(
             "Versions",
             "More than one for long is an upgrade that got stuck.",
             "short",

@@ -22,13 +22,14 @@ from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
 from treedraft.telemetry import names
 from treedraft.telemetry.catalogue import ALIASES, METRICS
+from treedraft.telemetry.scaling import SCALING_METRICS
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("prometheus"), reason="needs prometheus (Debian: prometheus)"
 )
 
-# Nothing breaks in this test, so these have no series.
-_EMPTY_UNTIL_IT_HAPPENS = {names.METRIC_LINK_FAILURES}
+# Nothing breaks in this test and nothing is scaled, so these have no series.
+_EMPTY_UNTIL_IT_HAPPENS = {names.METRIC_LINK_FAILURES, *(spec.name for spec in SCALING_METRICS)}
 _PATIENCE_SECONDS = 90.0
 
 

@@ -83,7 +83,7 @@ async def _controlling(
             clock=time.monotonic,
             stamp=lambda: datetime.now(UTC).isoformat(),
         ),
-        report=DecisionReport(telemetry.metrics.registry, telemetry.tracing),
+        report=DecisionReport(telemetry.metrics.observed, telemetry.tracing),
         interval_seconds=settings.interval_seconds,
         blind_seconds=settings.blind_seconds,
         dry_run=settings.dry_run,
