@@ -113,8 +113,9 @@ def _rows(tree: _Tree, span: SpanRecord, depth: int) -> str:
     below = tree.children.get(span.span_id, ())
     if not below:
         return f'<div class="leaf">{line}</div>\n'
-    # Rounds are many: they are shut, and their parts seen in their own bars.
-    opened = "" if span.name == names.SPAN_ROUND else " open"
+    # What is below these is much: a round's parts are seen in its own bar anyway.
+    is_shut = span.name in (names.SPAN_ROUND, names.SPAN_DRAFT_SESSION)
+    opened = "" if is_shut else " open"
     inside = "".join(_rows(tree, child, depth + 1) for child in below)
     return f"<details{opened}><summary>{line}</summary>\n{inside}</details>\n"
 
