@@ -35,6 +35,8 @@ def test_the_overhead_is_the_share_of_speed_that_is_lost():
     assert overhead == pytest.approx(0.2)
     assert low == pytest.approx(0.2)
     assert high == pytest.approx(0.5)
+    assert measured.cost_us(DEFAULT) == (0.0, 0.0, 0.0)
+    assert measured.cost_us(ALL)[0] == pytest.approx(0.5 / 10 * 1e6)
 
 
 def test_the_table_and_the_file_say_the_same():
