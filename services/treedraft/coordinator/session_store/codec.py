@@ -13,8 +13,11 @@ from treedraft.coordinator.session_store.records import (
     SessionRequest,
     WorkerRecord,
 )
+from treedraft.core.errors import SessionConflictError, TreedraftError
 from treedraft.core.session import FinishReason
 from treedraft.core.worker import WorkerRegistration, WorkerReport
+
+UNREADABLE = "RECORD_UNREADABLE"
 
 _REQUEST = TypeAdapter(SessionRequest)
 _PLACEMENT = TypeAdapter(SessionPlacement)
@@ -65,20 +68,38 @@ def decode_session(
     placement: bytes | None,
     finish_reason: bytes | None,
 ) -> SessionRecord:
-    """Return the session of which these are the stored parts."""
-    return SessionRecord(
-        request=_REQUEST.validate_json(request),
-        epoch=int(epoch),
-        owner=owner.decode(),
-        token_ids=decode_tokens(tokens),
-        placement=_PLACEMENT.validate_json(placement) if placement else None,
-        finish_reason=FinishReason(finish_reason.decode()) if finish_reason else None,
-    )
+    """Return the session of which these are the stored parts.
+
+    Raises:
+        SessionConflictError: RECORD_UNREADABLE; another version wrote it, or nobody of ours.
+    """
+    try:
+        return SessionRecord(
+            request=_REQUEST.validate_json(request),
+            epoch=int(epoch),
+            owner=owner.decode(),
+            token_ids=decode_tokens(tokens),
+            placement=_PLACEMENT.validate_json(placement) if placement else None,
+            finish_reason=FinishReason(finish_reason.decode()) if finish_reason else None,
+        )
+    except (ValueError, TreedraftError):
+        raise _unreadable("session") from None  # the error would quote the prompt
 
 
 def decode_worker(registration: bytes, report: bytes) -> WorkerRecord:
-    """Return the worker of which these are the stored parts."""
-    return WorkerRecord(
-        registration=_REGISTRATION.validate_json(registration),
-        report=_REPORT.validate_json(report),
-    )
+    """Return the worker of which these are the stored parts.
+
+    Raises:
+        SessionConflictError: RECORD_UNREADABLE.
+    """
+    try:
+        return WorkerRecord(
+            registration=_REGISTRATION.validate_json(registration),
+            report=_REPORT.validate_json(report),
+        )
+    except ValueError:
+        raise _unreadable("worker") from None
+
+
+def _unreadable(what: str) -> SessionConflictError:
+    return SessionConflictError(f"the store's record of a {what} cannot be read", reason=UNREADABLE)

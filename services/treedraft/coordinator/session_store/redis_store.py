@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any, cast
 
+import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -30,6 +31,8 @@ from treedraft.coordinator.session_store.records import (
 from treedraft.core.errors import SessionConflictError, SessionNotFoundError, UnavailableError
 from treedraft.core.session import FinishReason
 from treedraft.core.worker import WorkerRegistration, WorkerReport
+
+_log = structlog.get_logger(__name__)
 
 _SCRIPTS = (
     "session_append",
@@ -205,7 +208,7 @@ class RedisSessionStore:
         """Return all workers, ordered by id."""
         _, *parts = await self._run("worker_list", [self._worker_index], self._worker_key(""))
         pairs = zip(parts[::2], parts[1::2], strict=True)
-        workers = [codec.decode_worker(registration, report) for registration, report in pairs]
+        workers = [worker for pair in pairs if (worker := _readable_worker(*pair))]
         return sorted(workers, key=lambda worker: worker.registration.worker_id)
 
     async def prefix_holders(
@@ -263,6 +266,15 @@ class RedisSessionStore:
     async def _run(self, script: str, keys: list[str], *arguments: bytes | str | int) -> Any:
         call = self._scripts[script](keys=keys, args=list(arguments))
         return await guarded(cast(Awaitable[Any], call))
+
+
+def _readable_worker(registration: bytes, report: bytes) -> WorkerRecord | None:
+    # One of another version must not hide the others.
+    try:
+        return codec.decode_worker(registration, report)
+    except SessionConflictError as error:
+        _log.warning("worker left out", reason=error.reason)
+        return None
 
 
 async def guarded(call: Awaitable[Any]) -> Any:
