@@ -198,7 +198,7 @@ class TenantRoll:
             problem = error.errors(include_input=False)[0]
             place = ".".join(str(part) for part in problem["loc"])
             raise _wrong(f"{self._path}: {place}: {problem['msg']}", KEYS_FILE_INVALID) from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise _wrong(f"{self._path}: {error}", KEYS_FILE_INVALID) from None
 
 

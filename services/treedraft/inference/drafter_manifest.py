@@ -136,7 +136,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise invalid_drafter(file.parent, f"it has no {file.name}") from error
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
         raise invalid_drafter(file.parent, f"{file.name} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise invalid_drafter(file.parent, f"{file.name} is no JSON object")

@@ -130,7 +130,7 @@ def tokenizer_hash(tokenizer_json: str) -> str:
         id_of.update({token["content"]: token["id"] for token in document["added_tokens"]})
         merges = [_merge_pair(merge) for merge in model.get("merges") or ()]
         essence = {"tokens": sorted(id_of.items(), key=lambda item: item[1]), "merges": merges}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise UnsupportedModelError(
             f"the tokenizer has no readable vocabulary: {error}", reason="INVALID_TOKENIZER"
         ) from error

@@ -130,7 +130,7 @@ def _from_line(line: str, place: str) -> TrainingPrompt:
         else:
             pairs = [("user", entry["prompt"])]
         origin = entry.get("origin", FROM_FILE)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(f'{place} has neither "prompt" nor "messages"') from error
     if not pairs or not all(isinstance(part, str) for pair in (*pairs, (origin,)) for part in pair):
         raise _unreadable(f"{place}: a message is a role and a content, both text")

@@ -67,7 +67,7 @@ def _parse_text(line: str, _: str) -> HeldOutPrompt:
 def _parse_json(line: str, where: str) -> HeldOutPrompt:
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid(f"{where} is not JSON") from error
     prompt = entry.get("prompt") if isinstance(entry, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():

@@ -149,7 +149,7 @@ def from_json(text: str) -> Report:
         if document.pop("format_version") != FORMAT_VERSION:
             raise ValueError("another version of the format")
         return _read(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UnsupportedModelError(
             f"this is no report of an evaluation: {error}", reason="REPORT_UNREADABLE"
         ) from error
