@@ -18,7 +18,6 @@ from tests.simulation.store import StoreClient
 from treedraft.coordinator import __main__ as coordinator_main
 from treedraft.coordinator.api_keys import TenantRoll
 from treedraft.coordinator.service import CoordinatorServicer
-from treedraft.coordinator.session_store.tenant_ledger import EmbeddedTenantLedger
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.use_cases import UseCases
 from treedraft.core.exchange import CoordinatorFrame
@@ -66,13 +65,11 @@ class CoordinatorProcess(Process):
 
     @contextlib.contextmanager
     def _outer_world(self) -> Iterator[None]:
-        around = self.around
+        original = coordinator_main.make_stores
 
-        def make_stores(settings: CoordinatorSettings) -> tuple[Any, Any]:
-            ledger = EmbeddedTenantLedger(
-                lease_seconds=settings.store.lease_seconds, clock=around.loop.time
-            )
-            return StoreClient(around.store), ledger
+        def make_stores(settings: CoordinatorSettings) -> tuple[Any, ...]:
+            _, *others = original(settings)
+            return StoreClient(self.around.store), *others
 
         with mock.patch.object(coordinator_main, "make_stores", make_stores):
             yield
