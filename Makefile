@@ -57,6 +57,11 @@ JOBS ?= 1
 simulate: setup ## Run clusters on virtual time through faults, SEEDS of them (about 4 a second and core)
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
 
+.PHONY: fuzz
+INPUTS ?= 100000
+fuzz: setup ## Feed hostile inputs to every reader, INPUTS of them (about 5,000 a second)
+	$(BIN)/python -m tests.fuzz.run --inputs $(INPUTS) $(ARGS)
+
 .PHONY: test-all
 test-all: test test-browser test-statistical test-real ## Run everything
 

@@ -1,0 +1,31 @@
+"""A short run over every reader; `make fuzz INPUTS=1000000` is the long one."""
+
+from dataclasses import replace
+
+from tests.fuzz.run import MAX_GROWTH_MB, fuzz, fuzz_target
+from tests.fuzz.targets import OK, all_targets
+
+
+def test_no_reader_crashes_hangs_or_keeps_what_it_read(tmp_path):
+    results = fuzz(all_targets(tmp_path), 40_000, seed=1)
+    assert [name for name, result in results.items() if result["crashes"]] == []
+    assert [name for name, one in results.items() if one["grown_mb"] > MAX_GROWTH_MB] == []
+    # Inputs that are all refused at the door, or none of them, would show nothing.
+    assert all(result["outcomes"].get(OK) for name, result in results.items() if name in _DEEP)
+    assert all(len(result["outcomes"]) > 1 for name, result in results.items() if name in _DEEP)
+
+
+_DEEP = {"convert.target_frame", "convert.draft_frame", "core.token_tree", "store.session"}
+
+
+def test_a_reader_that_crashes_is_found(tmp_path, capsys):
+    target = next(one for one in all_targets(tmp_path) if one.name == "convert.growth")
+
+    def run(data):
+        if len(data) > 60:
+            raise IndexError("beyond the end")
+        return target.run(data)
+
+    result = fuzz_target(replace(target, run=run), 2000, seed=1)
+    assert len(result["crashes"]) == 5
+    assert "--replay" in capsys.readouterr().err
