@@ -76,7 +76,7 @@ kind: ## Install the chart in a kind cluster (wants docker, kind, kubectl, helm;
 	scripts/kind.sh
 
 .PHONY: check
-check: lint types imports proto-check test-fast ## Do all that is fast: format, lint, types, imports, protos, unit tests
+check: lint types imports proto-check chart-check test-fast ## Do all that is fast: format, lint, types, imports, protos, chart, unit tests
 
 .PHONY: lint
 lint: setup ## Check format and lint
@@ -96,6 +96,10 @@ proto-check: setup ## Check that protos are well-formed, and that generated code
 	$(BIN)/buf lint protos && $(BIN)/buf format --diff --exit-code protos
 	$(BIN)/python scripts/generate_protos.py --check
 	$(BIN)/python scripts/generate_docs.py --check
+
+.PHONY: chart-check
+chart-check: setup ## Check that what is generated of the chart is up to date
+	$(BIN)/python -m scripts.chart --check
 
 .PHONY: chart
 chart: setup ## Check the Helm chart with a real Helm, and its generated files

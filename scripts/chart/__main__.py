@@ -13,6 +13,8 @@ from scripts.chart.schema import schema_text
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "treedraft"
+OBSERVABILITY = ROOT / "deploy" / "observability"
+RULES = OBSERVABILITY / "prometheus" / "treedraft.rules.yaml"
 EXAMPLES = CHART / "examples"
 GOLDEN = ROOT / "tests" / "chart" / "golden"
 
@@ -24,7 +26,17 @@ def generated() -> dict[Path, Callable[[], str]]:
         CHART / "values.yaml": values_text,
         CHART / "values.schema.json": schema_text,
         readme: lambda: readme_text(readme),
+        **copies(),
         **goldens(),
+    }
+
+
+def copies() -> dict[Path, Callable[[], str]]:
+    """Return what the chart carries of deploy/observability: Helm reads nothing outside of it."""
+    sources = [*sorted(OBSERVABILITY.glob("dashboards/*.json")), RULES]
+    return {
+        CHART / "files" / source.name: partial(source.read_text, encoding="utf-8")
+        for source in sources
     }
 
 

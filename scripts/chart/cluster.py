@@ -1,9 +1,18 @@
 """Values of what the services share: scaling, store, certificates, network, telemetry."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
-from scripts.chart.shared import Free, Image, Name, Resources, Scheduling, SecretKey, Values
+from scripts.chart.shared import (
+    Free,
+    Image,
+    Name,
+    Resources,
+    Scheduling,
+    SecretKey,
+    Values,
+    settings_of,
+)
 
 
 class Hpa(Values):
@@ -29,13 +38,32 @@ class Keda(Values):
     )
 
 
-class Autoscaling(Scheduling):
+class Autoscaler(Scheduling):
+    """Our own autoscaler: sizes targets by load, and drafters by what they bring."""
+
+    replicas: int = Field(default=2, ge=1, description="One leads, the others wait.")
+    apiKeySecret: SecretKey = Field(
+        default=SecretKey(), description="Key of a tenant, where coordinators demand one."
+    )
+    resources: Resources = Field(
+        default=Resources(
+            requests={"cpu": "100m", "memory": "192Mi"},
+            limits={"memory": "384Mi"},
+        ),
+        description="Of a pod.",
+    )
+    settings: dict[str, Any] = settings_of("autoscaler")
+
+
+class Autoscaling(Values):
     """Who scales the pools."""
 
-    kind: Literal["none", "hpa", "keda"] = Field(
+    kind: Literal["none", "treedraft", "hpa", "keda"] = Field(
         default="none",
-        description="`hpa` and `keda` look at sessions per pod; `none` leaves `replicas`.",
+        description="`treedraft` is our own autoscaler; `hpa` and `keda` look at sessions per pod; "
+        "`none` leaves `replicas`.",
     )
+    autoscaler: Autoscaler = Field(default=Autoscaler(), description="With `kind: treedraft`.")
     hpa: Hpa = Field(default=Hpa(), description="With `kind: hpa`.")
     keda: Keda = Field(default=Keda(), description="With `kind: keda`.")
 
@@ -156,6 +184,10 @@ class NetworkPolicy(Values):
     dns: list[Free] = Field(
         default=[{"namespaceSelector": {}}],
         description="Who answers names, on port 53; the default is pods of any namespace.",
+    )
+    apiServer: list[Free] = Field(
+        default=[],
+        description="Who the API server is, for our autoscaler; empty is anybody on 443 and 6443.",
     )
     download: list[Free] = Field(
         default=[

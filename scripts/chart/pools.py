@@ -120,6 +120,11 @@ class Pool(Scheduling):
 class TargetPool(Pool):
     """A pool of targets."""
 
+    drafters: PoolName | Literal[""] = Field(
+        default="",
+        description="Pool of drafters that our autoscaler sizes with this one; empty is the one of "
+        "the same name, if there is.",
+    )
     drainSeconds: int = Field(
         default=60,
         ge=0,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from treedraft.autoscaler.settings import AutoscalerSettings
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.draft.settings import DraftSettings
 from treedraft.settings import ServiceSettings
@@ -11,6 +12,7 @@ SERVICES: dict[str, type[ServiceSettings]] = {
     "coordinator": CoordinatorSettings,
     "target": TargetSettings,
     "draft": DraftSettings,
+    "autoscaler": AutoscalerSettings,
 }
 
 # Set by the templates from other values, or from what Kubernetes knows of a pod.
@@ -26,6 +28,7 @@ _OWNED_BY_ALL = (
     "telemetry.sample_ratio",
     "telemetry.log_level",
     "telemetry.log_format",
+    "telemetry.metrics_host",
     "telemetry.metrics_port",
     "telemetry.store_path",
 )
@@ -53,6 +56,14 @@ OWNED = {
     ),
     "target": (*_OWNED_BY_ALL, *_OWNED_BY_WORKERS, "drain_seconds"),
     "draft": (*_OWNED_BY_ALL, *_OWNED_BY_WORKERS),
+    "autoscaler": (
+        *_OWNED_BY_ALL,
+        "coordinators",
+        "namespace",
+        "pools",
+        "api_key_file",
+        "leader.lease_name",
+    ),
 }
 
 

@@ -96,6 +96,9 @@ class Kubernetes(Values):
     clusterDomain: str = Field(
         default="cluster.local", min_length=1, description="Domain of Services."
     )
+    listen: Literal["0.0.0.0", "::"] = Field(
+        default="0.0.0.0", description="Address that services listen on; `::` where pods have IPv6."
+    )
     imageVolumes: bool = Field(
         default=False,
         description="Says that image volumes are enabled in a server before 1.35, where they can "

@@ -29,9 +29,7 @@ def own(objects, component):
 
 @pytest.fixture(scope="module")
 def peers(objects):
-    ours = {
-        name: own(objects, name) for name in ("coordinator", "target", "draft", "redis", "test")
-    }
+    ours = {name: own(objects, name) for name in OURS}
     return {
         **ours,
         "client": CLIENT,
@@ -43,7 +41,7 @@ def peers(objects):
     }
 
 
-OURS = ("coordinator", "target", "draft", "redis", "test")
+OURS = ("coordinator", "target", "draft", "redis", "autoscaler", "test")
 OUTSIDE = ("client", "stranger", "prometheus", "hub", "private", "names")
 # Whoever may connect to whom, and on which port; nothing else.
 ARROWS = {
@@ -52,12 +50,16 @@ ARROWS = {
     ("test", "coordinator", GRPC),
     ("target", "coordinator", GRPC),
     ("draft", "coordinator", GRPC),
+    ("autoscaler", "coordinator", GRPC),
     ("coordinator", "target", GRPC),
     ("target", "draft", GRPC),
     ("coordinator", "redis", REDIS),
     ("prometheus", "coordinator", METRICS),
     ("prometheus", "target", METRICS),
     ("prometheus", "draft", METRICS),
+    ("prometheus", "autoscaler", METRICS),
+    # The API server can be anywhere, unless it is named.
+    *(("autoscaler", name, HTTPS) for name in OUTSIDE),
     # One pool of drafters looks up and fetches nothing, but it is "hub", too.
     ("draft", "hub", HTTPS),
 }
@@ -77,7 +79,7 @@ def test_just_the_arrows_are_open(objects, peers):
 
 def test_everybody_of_ours_may_ask_for_names_but_redis(objects, peers):
     asking = {name for name in OURS if reaches(objects, peers[name], NAMES, DNS)}
-    assert asking == {"coordinator", "target", "draft", "test"}
+    assert asking == {"coordinator", "target", "draft", "autoscaler", "test"}
 
 
 def test_models_of_volumes_need_no_way_out(objects, peers):

@@ -10,6 +10,13 @@ from tests.chart.manifests import component, environment, pod_of, pods
 
 from treedraft.settings import TlsSettings, check_environment
 
+_PLACES = {
+    "coordinator": ("coordinator", "settings"),
+    "target": ("targetDefaults", "settings"),
+    "draft": ("draftDefaults", "settings"),
+    "autoscaler": ("autoscaling", "autoscaler", "settings"),
+}
+
 
 @pytest.fixture
 def read(monkeypatch):
@@ -82,6 +89,13 @@ def test_workers_have_lasting_names_and_announce_themselves_to_the_service(rende
     assert target.worker.coordinators == ("demo-treedraft-coordinator.serving.svc:50051",)
 
 
+def test_pods_with_ipv6_alone_are_listened_on(helm, read):
+    objects = helm.template({"kubernetes": {"listen": "::"}})
+    coordinator = read(pod_of(objects, "coordinator"))
+    assert (coordinator.grpc.host, coordinator.http.host) == ("::", "::")
+    assert read(pod_of(objects, "target", "main")).grpc.host == "::"
+
+
 def test_certificates_are_read_from_where_they_are_mounted(rendered, read):
     for pod in pods(rendered("tls")):
         if component(pod) not in SERVICES:
@@ -132,14 +146,12 @@ def test_what_is_misspelt_or_of_a_wrong_type_is_refused_by_name(request, major, 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_what_the_chart_sets_itself_cannot_be_set(helm, service):
-    key = "coordinator" if service == "coordinator" else f"{service}Defaults"
     for name in OWNED[service]:
-        *groups, last = name.split(".")
-        settings = {last: "x"}
-        for group in reversed(groups):
-            settings = {group: settings}
+        values: object = "x"
+        for part in reversed((*_PLACES[service], *name.split("."))):
+            values = {part: values}
         with pytest.raises(HelmError, match="|".join(f"'{part}'" for part in name.split("."))):
-            helm.template({key: {"settings": settings}})
+            helm.template(values)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from treedraft.settings import check_environment
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BASE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-OVER = {"services": {}}
+OVER = yaml.safe_load((DEPLOY / "compose.observability.yaml").read_text())
 
 
 def merged_environment(name, *files):
@@ -21,8 +21,8 @@ def merged_environment(name, *files):
     return {key: value.split(":-")[-1].strip("${}") for key, value in environment.items()}
 
 
-@pytest.mark.parametrize("files", [(BASE,)], ids=["alone"])
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("files", [(BASE,), (BASE, OVER)], ids=["alone", "observed"])
+@pytest.mark.parametrize("service", [name for name in SERVICES if name in BASE["services"]])
 def test_services_read_what_they_are_told(monkeypatch, service, files):
     environment = merged_environment(service, *files)
     for name in list(os.environ):
@@ -53,3 +53,24 @@ def test_images_are_named_exactly():
         if "image" in service:
             tag = service["image"].rpartition(":")[2]
             assert tag[:1].isdigit() or tag[:1] == "v"
+
+
+def test_files_that_are_mounted_exist():
+    mounted = [
+        volume.split(":")[0]
+        for service in OVER["services"].values()
+        for volume in service.get("volumes", [])
+        if volume.startswith("./")
+    ]
+    assert len(mounted) >= 5
+    for path in mounted:
+        assert (DEPLOY / path).exists(), path
+
+
+def test_prometheus_looks_where_the_services_serve_metrics():
+    config = yaml.safe_load((DEPLOY / "observability/compose/prometheus.yaml").read_text())
+    ((job,),) = [job["dns_sd_configs"] for job in config["scrape_configs"]]
+    for name in job["names"]:
+        environment = merged_environment(name, BASE, OVER)
+        key = f"TREEDRAFT_{name.upper()}__TELEMETRY__METRICS_PORT"
+        assert environment[key] == str(job["port"])

@@ -69,7 +69,7 @@ def test_requirements_are_those_of_the_package(tmp_path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for extras, wanted in (
-        ([], project["dependencies"]),
+        (["autoscaler"], project["dependencies"] + project["optional-dependencies"]["autoscaler"]),
         (["inference"], project["dependencies"] + project["optional-dependencies"]["inference"]),
     ):
         done = subprocess.run(
@@ -111,3 +111,28 @@ def test_what_is_built_from_is_not_ignored():
                 copied.update(text.split()[:-1])
     assert copied == allowed
     assert all((ROOT / path).exists() for path in copied)
+
+
+def pins(path):
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert all(line.count("==") == 1 for line in lines), "a version is exact"
+    return {line.partition("==")[0].lower() for line in lines}
+
+
+def test_each_package_of_an_image_is_pinned_once(tmp_path):
+    for file in (ROOT / "constraints.txt", DOCKERFILE.parent / "transitive.txt"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "transitive.txt").write_text("click==8.5.1\ntorch==1.0\n")
+    done = subprocess.run(
+        [sys.executable, DOCKERFILE.parent / "requirements.py", "--constraints"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert "click==8.5.1" in lines
+    # What constraints.txt says wins.
+    (torch,) = [line for line in lines if line.startswith("torch==")]
+    assert f"\n{torch}\n" in (ROOT / "constraints.txt").read_text()
+    assert pins(DOCKERFILE.parent / "transitive.txt") >= {"click", "urllib3", "huggingface-hub"}

@@ -13,7 +13,7 @@ apiVersion: {{ include "treedraft.api.disruption" .root }}
 kind: PodDisruptionBudget
 {{ include "treedraft.metadata" . }}
 spec:
-  maxUnavailable: {{ .spec.maxUnavailable }}
+  maxUnavailable: {{ default 1 .spec.maxUnavailable }}
   {{- if include "treedraft.since" (list .root "1.27") }}
   # A pod that is not ready serves nobody: it never stands in the way of a node's maintenance.
   unhealthyPodEvictionPolicy: AlwaysAllow

@@ -25,7 +25,7 @@
 
 {{- /* What every service is told, as JSON. */}}
 {{- define "treedraft.settings.shared" -}}
-{{- $grpc := dict "host" "0.0.0.0" "advertise" "$(POD_IP)" "grace_seconds" 10 }}
+{{- $grpc := dict "host" .Values.kubernetes.listen "advertise" "$(POD_IP)" "grace_seconds" 10 }}
 {{- $grpc = set $grpc "port" (include "treedraft.port.grpc" . | int) }}
 {{- $grpc = set $grpc "health_port" (include "treedraft.port.health" . | int) }}
 {{- $telemetry := dict "log_format" "json" "log_level" .Values.telemetry.logLevel }}

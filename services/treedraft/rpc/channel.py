@@ -4,6 +4,9 @@ Keepalive pings find a peer that vanished without a word within about 25 s; the
 server side allows for their rate. Only RPCs that read are retried, and only
 when the peer could not be reached: everything else is decided by whoever knows
 what the call meant.
+
+A name that stands for several addresses, as a headless Service's does, is a set
+of peers: calls go to each in turn, and one that is away is left out.
 """
 
 import json
@@ -25,6 +28,7 @@ _IDEMPOTENT = (
 )
 _SERVICE_CONFIG = json.dumps(
     {
+        "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
                 "name": [{"service": service, "method": method} for service, method in _IDEMPOTENT],
@@ -36,7 +40,7 @@ _SERVICE_CONFIG = json.dumps(
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }
-        ]
+        ],
     }
 )
 

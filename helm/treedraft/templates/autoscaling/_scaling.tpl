@@ -1,6 +1,12 @@
-{{- /* (dict "root" $ "spec" pool): whether something else than values decides its size. */}}
+{{- /* (dict "root" $ "component" … "pool" … "spec" …): whether something else than values decides
+       its size. Our own autoscaler leaves drafters alone that no pool of targets names. */}}
 {{- define "treedraft.isScaled" -}}
-{{- if and (ne .root.Values.autoscaling.kind "none") .spec.scaling.enabled }}true{{ end }}
+{{- if eq .root.Values.autoscaling.kind "treedraft" }}
+{{- $name := include "treedraft.componentName" . }}
+{{- range include "treedraft.autoscaler.workloads" .root | fromJsonArray }}
+{{- if eq .name $name }}true{{ end }}
+{{- end }}
+{{- else if and (ne .root.Values.autoscaling.kind "none") .spec.scaling.enabled }}true{{ end }}
 {{- end }}
 
 {{- /* (dict "root" $ "component" … "pool" … "spec" …): reference to its workload. */}}

@@ -9,7 +9,7 @@ redis://{{ include "treedraft.componentName" (dict "root" . "component" "redis")
 {{- $door := dict "keys_file" "/etc/treedraft/door/keys.toml" "tenant_secret_file" "/etc/treedraft/door/tenant-secret" }}
 {{- $owned = set $owned "door" $door }}
 {{- end }}
-{{- $http := dict "enabled" .Values.coordinator.http.enabled "host" "0.0.0.0" }}
+{{- $http := dict "enabled" .Values.coordinator.http.enabled "host" .Values.kubernetes.listen }}
 {{- $http = set $http "port" (include "treedraft.port.http" . | int) }}
 {{- $owned = set $owned "http" $http }}
 {{- $secret := dict }}

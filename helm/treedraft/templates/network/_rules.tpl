@@ -75,7 +75,9 @@ spec:
 {{- /* Who may ask coordinators: clients, our own workers and `helm test`. */}}
 {{- define "treedraft.rule.coordinator" -}}
 {{- $grpc := include "treedraft.port.grpc" . }}
-{{- include "treedraft.rule.own" (dict "root" . "side" "from" "components" (list "target" "draft" "test") "port" $grpc) }}
+{{- $ours := list "target" "draft" "test" }}
+{{- if eq .Values.autoscaling.kind "treedraft" }}{{ $ours = append $ours "autoscaler" }}{{ end }}
+{{- include "treedraft.rule.own" (dict "root" . "side" "from" "components" $ours "port" $grpc) }}
 {{- $ports := list $grpc }}
 {{- if .Values.coordinator.http.enabled }}{{ $ports = append $ports (include "treedraft.port.http" .) }}{{ end }}
 {{ include "treedraft.rule.others" (dict "side" "from" "peers" .Values.networkPolicy.clients "ports" $ports) }}

@@ -24,9 +24,11 @@
 {{- end }}
 {{- end }}
 
-{{- /* Who needs a certificate, as JSON. That of `helm test` is a client's. */}}
+{{- /* Who needs a certificate, as JSON. Those of `helm test` and of the autoscaler
+       are clients' ones. */}}
 {{- define "treedraft.tls.components" -}}
 {{- $components := list "coordinator" "target" "test" }}
 {{- if .Values.draftPools }}{{ $components = append $components "draft" }}{{ end }}
+{{- if eq .Values.autoscaling.kind "treedraft" }}{{ $components = append $components "autoscaler" }}{{ end }}
 {{- toJson $components }}
 {{- end }}
