@@ -5,8 +5,8 @@ server side allows for their rate. Only RPCs that read are retried, and only
 when the peer could not be reached: everything else is decided by whoever knows
 what the call meant.
 
-A name that stands for several addresses, as a headless Service's does, is a set
-of peers: calls go to each in turn, and one that is away is left out.
+A name that stands for several addresses, as a headless Service's does, can be a
+set of peers: then calls go to each in turn, and one that is away is left out.
 """
 
 import json
@@ -26,23 +26,21 @@ _IDEMPOTENT = (
     ("treedraft.v1.CoordinatorService", "DescribeCluster"),
     ("treedraft.v1.CoordinatorService", "DescribeRollout"),
 )
-_SERVICE_CONFIG = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{"service": service, "method": method} for service, method in _IDEMPOTENT],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
-    }
-)
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": service, "method": method} for service, method in _IDEMPOTENT],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+_BALANCED = {**_SERVICE_CONFIG, "loadBalancingConfig": [{"round_robin": {}}]}
 
 
 def open_channel(
@@ -51,6 +49,7 @@ def open_channel(
     tls: TlsSettings | None = None,
     max_message_mb: int = 4,
     max_receive_mb: int | None = None,
+    is_balanced: bool = False,
 ) -> grpc.aio.Channel:
     """Return a channel to `host:port`, connected at the first call.
 
@@ -61,6 +60,7 @@ def open_channel(
         tls: certificates, whose files are read now; None or none speaks plaintext.
         max_message_mb: largest message in either direction, in MiB.
         max_receive_mb: a different limit for messages received.
+        is_balanced: whether all addresses of a name are peers that share the calls.
 
     Raises:
         UnavailableError: the files of `tls` cannot be used.
@@ -80,7 +80,7 @@ def open_channel(
         ("grpc.use_local_subchannel_pool", 1),
         # Services of one cluster: no proxy of the environment in between.
         ("grpc.enable_http_proxy", 0),
-        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.service_config", json.dumps(_BALANCED if is_balanced else _SERVICE_CONFIG)),
     ]
     if tls is None or not tls.is_spoken:
         return grpc.aio.insecure_channel(endpoint, options=options)

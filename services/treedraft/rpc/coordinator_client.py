@@ -59,7 +59,7 @@ class CoordinatorClient:
         """
         self._silence_seconds = silence_seconds
         self._channel: grpc.aio.Channel = open_channel(
-            endpoint, tls=tls, max_message_mb=max_message_mb
+            endpoint, tls=tls, max_message_mb=max_message_mb, is_balanced=True
         )
         self._metadata = bearer_metadata(api_key)
         self._stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(self._channel)

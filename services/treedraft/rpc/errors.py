@@ -87,6 +87,7 @@ _CLASS_OF_CODE: dict[grpc.StatusCode, type[TreedraftError]] = {
 _BROKEN_STREAM = ("RST_STREAM", "Stream removed", "Connection reset")
 # What gRPC says of a connection that TLS did not let come about, in our words.
 TLS_HANDSHAKE_FAILED = "TLS_HANDSHAKE_FAILED"
+_NOT_CONNECTED = ("failed to connect", "connections to all backends failing")
 _HANDSHAKE_SIGNS = {
     "WRONG_VERSION_NUMBER": "the peer does not speak TLS",
     "CERTIFICATE_VERIFY_FAILED": "the peer's certificate is not vouched for by our authority",
@@ -241,7 +242,7 @@ def _from_bare_status(error: grpc.aio.AioRpcError) -> TreedraftError:
         return CancelledError("the deadline passed", reason=DEADLINE_EXCEEDED)
     if any(sign in text for sign in _BROKEN_STREAM):
         return UnavailableError(text)
-    if code is grpc.StatusCode.UNAVAILABLE and text.startswith("failed to connect"):
+    if code is grpc.StatusCode.UNAVAILABLE and text.startswith(_NOT_CONNECTED):
         for sign, words in _HANDSHAKE_SIGNS.items():
             if sign in text:
                 return UnavailableError(f"{words} ({text})", reason=TLS_HANDSHAKE_FAILED)
