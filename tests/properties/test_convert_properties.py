@@ -297,7 +297,7 @@ reports = st.builds(
     st.booleans(),
     tuples(uint64),
     tuples(uint64),
-    st.builds(LoadSignals, *[st.floats(0.0, 1e9)] * 8),
+    st.builds(LoadSignals, *[st.floats(0.0, 1e9)] * 9),
 )
 clusters = st.builds(
     ClusterDescription,

@@ -3,7 +3,7 @@
 Each signal names a need; the largest wins and gives the reason. Load (sessions,
 pages) is absolute: so much of it needs so many replicas. Latency is relative and
 lags behind: it scales the replicas that produced it, and never counts while
-others that were ordered for it are still starting.
+others that were ordered for it are still starting, nor while there is room.
 """
 
 import math
@@ -14,6 +14,8 @@ from treedraft.autoscaler.signals import Observation
 
 # One bad reading must not double a pool again and again.
 _MAX_LATENCY_FACTOR = 1.5
+# Share of what the goals of load allow, above which latency is a matter of load.
+_LOADED = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,16 @@ def target_need(goals: TargetGoals, seen: Observation) -> Need:
             load.num_ready * load.kv_use / goals.goal_kv_use,
             f"{load.kv_use:.0%} of KV in use, {goals.goal_kv_use:.0%} wanted",
         ),
+        Need(
+            load.num_ready * signals.prompt_share / goals.goal_prompt_share,
+            f"prompts in passes {signals.prompt_share:.0%} of the time, "
+            f"{goals.goal_prompt_share:.0%} wanted",
+        ),
     ]
-    if load.num_ready >= seen.target_replicas:
+    # Targets that are half empty are slow for other reasons: a long prompt, a slow
+    # machine. More of them would be as slow.
+    is_loaded = max(need.replicas for need in needs) > _LOADED * load.num_ready
+    if is_loaded and load.num_ready >= seen.target_replicas:
         needs += [
             _latency_need(load.num_ready, measured, goal, what)
             for measured, goal, what in (

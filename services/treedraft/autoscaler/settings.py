@@ -66,6 +66,13 @@ class TargetGoals(Frozen):
     goal_kv_use: float = Field(
         default=0.8, gt=0, le=1, description="Share of the KV pages that should be in use."
     )
+    goal_prompt_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the time in which passes carry tokens of prompts. Where it nears 1, "
+        "prompts wait for each other; what is left of it carries bursts while pods start.",
+    )
     goal_queue_wait_seconds: float = Field(
         default=0.5, gt=0, description="Wait for the first work, 95th percentile."
     )

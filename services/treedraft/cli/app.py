@@ -19,6 +19,7 @@ from treedraft.cli.passes import passes
 from treedraft.cli.peers import peers
 from treedraft.cli.rollout import rollout
 from treedraft.cli.services import autoscaler, coordinator, draft, target
+from treedraft.cli.simulate import simulate
 from treedraft.cli.top import top
 from treedraft.cli.tune import tune
 from treedraft.cli.up import up
@@ -26,7 +27,7 @@ from treedraft.cli.up import up
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Use": (demo, up, chat, generate, models, top, trace),
     "Run one service": (coordinator, target, draft, autoscaler, health),
-    "More": (tune, judge, distill, fetch, version),
+    "More": (tune, judge, distill, simulate, fetch, version),
 }
 
 

@@ -38,9 +38,10 @@ class LoadSignals:
     """What a worker measured over its last seconds, for whoever sizes its pool.
 
     Durations are 95th percentiles in seconds; zero where nothing was measured.
-    `utilisation` is the share of the time in which passes ran, `draft_wait_share`
-    the share in which a target waited for drafts, `late_draft_share` the share of
-    the received nodes that came in vain.
+    `utilisation` is the share of the time in which passes ran, `prompt_share` the
+    share in which they carried tokens of prompts, `draft_wait_share` the share in
+    which a target waited for drafts, `late_draft_share` the share of the received
+    nodes that came in vain.
     """
 
     utilisation: float = 0.0
@@ -51,6 +52,7 @@ class LoadSignals:
     tokens_per_round: float = 0.0
     draft_wait_share: float = 0.0
     late_draft_share: float = 0.0
+    prompt_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

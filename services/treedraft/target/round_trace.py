@@ -28,7 +28,12 @@ class RoundTrace:
     def step(self, passes: Sequence[SessionPass], clock: StepClock) -> None:
         """Record the pass as a whole, and how long those waited for it that are new in it."""
         num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
-        self._metrics.pass_finished((clock.forwarded - clock.started) / 1e9, num_rows=num_rows)
+        self._metrics.pass_finished(
+            (clock.forwarded - clock.started) / 1e9,
+            num_rows=num_rows,
+            # A decoding session brings one new token, the bonus token of its last round.
+            has_prompt=any(p.num_new > 1 for p in passes),
+        )
         for session_pass in passes:
             session = session_pass.session
             if not session.first_pass_ns:

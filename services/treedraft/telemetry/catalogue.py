@@ -163,6 +163,11 @@ METRICS: Final = (
     ),
     _histogram(names.METRIC_FORWARD_ROWS, "Rows of a pass, all sessions in it.", _MODELS, SIZES),
     _counter(
+        names.METRIC_PROMPT_PASS_SECONDS,
+        "Time in passes that carried tokens of prompts; where its rate nears 1, prompts wait.",
+        _AT_TARGET,
+    ),
+    _counter(
         names.METRIC_BUSY_SECONDS,
         "Time spent computing; its rate is the share of time in which the engine is at work.",
         _MODELS,

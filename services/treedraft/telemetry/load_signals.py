@@ -30,6 +30,7 @@ _COUNTERS = (
     names.METRIC_NODES_DRAFTED,
     names.METRIC_NODES_DROPPED,
     names.METRIC_ROUNDS,
+    names.METRIC_PROMPT_PASS_SECONDS,
 )
 
 
@@ -129,6 +130,7 @@ def _signals(growth: _Growth, seconds: float) -> LoadSignals:
     drafted = growth.of(names.METRIC_NODES_DRAFTED)
     return LoadSignals(
         utilisation=_share(growth.of(names.METRIC_FORWARD_SECONDS + "_sum"), seconds),
+        prompt_share=_share(growth.of(names.METRIC_PROMPT_PASS_SECONDS), seconds),
         queue_wait_seconds=growth.quantile(names.METRIC_QUEUE_WAIT_SECONDS),
         time_to_first_token_seconds=growth.quantile(names.METRIC_FIRST_TOKEN_SECONDS),
         inter_token_seconds=growth.quantile(names.METRIC_INTER_TOKEN_SECONDS),

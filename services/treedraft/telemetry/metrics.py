@@ -75,6 +75,7 @@ class Metrics:
         self._forward_seconds = self._histogram(names.METRIC_FORWARD_SECONDS)
         self._forward_rows = self._histogram(names.METRIC_FORWARD_ROWS)
         self._busy = self._counter(names.METRIC_BUSY_SECONDS)
+        self._prompt_passes = self._counter(names.METRIC_PROMPT_PASS_SECONDS)
         self._emitted = self._counter(names.METRIC_TOKENS_EMITTED)
         self._prefilled = self._counter(names.METRIC_TOKENS_PREFILLED)
         self._cached = self._counter(names.METRIC_TOKENS_CACHED)
@@ -183,9 +184,17 @@ class Metrics:
         """Observe how long a step waited for drafts before it started."""
         self._draft_wait.observe(seconds)
 
-    def pass_finished(self, seconds: float, *, num_rows: int) -> None:
-        """Count one forward pass of a model over all its sessions."""
+    def pass_finished(self, seconds: float, *, num_rows: int, has_prompt: bool = False) -> None:
+        """Count one forward pass of a model over all its sessions.
+
+        Args:
+            seconds: that it took.
+            num_rows: in it, of all sessions.
+            has_prompt: whether some of them are tokens of prompts.
+        """
         self._forward_seconds.observe(seconds)
+        if has_prompt:
+            self._prompt_passes.inc(seconds)
         self._busy.inc(seconds)
         self._forward_rows.observe(num_rows)
 

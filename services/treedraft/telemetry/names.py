@@ -139,6 +139,7 @@ METRIC_PREEMPTIONS: Final = "treedraft_preemptions_total"
 # Metrics: passes of a model, target's or draft's.
 METRIC_FORWARD_SECONDS: Final = "treedraft_forward_seconds"
 METRIC_FORWARD_ROWS: Final = "treedraft_forward_rows"
+METRIC_PROMPT_PASS_SECONDS: Final = "treedraft_prompt_pass_seconds_total"
 METRIC_BUSY_SECONDS: Final = "treedraft_busy_seconds_total"
 
 # Metrics: what a request feels.

@@ -782,6 +782,7 @@ class LoadSignals(_message.Message):
     TOKENS_PER_ROUND_FIELD_NUMBER: _builtins.int
     DRAFT_WAIT_SHARE_FIELD_NUMBER: _builtins.int
     LATE_DRAFT_SHARE_FIELD_NUMBER: _builtins.int
+    PROMPT_SHARE_FIELD_NUMBER: _builtins.int
     utilisation: _builtins.float
     """Share of the time in which passes of its model ran, 0 to 1."""
     queue_wait_seconds: _builtins.float
@@ -798,6 +799,8 @@ class LoadSignals(_message.Message):
     """Share of the time in which a target waited for drafts, 0 to 1."""
     late_draft_share: _builtins.float
     """Share of the nodes received that came in vain, 0 to 1."""
+    prompt_share: _builtins.float
+    """Share of the time in which passes carried tokens of prompts, 0 to 1."""
     def __init__(
         self,
         *,
@@ -809,10 +812,11 @@ class LoadSignals(_message.Message):
         tokens_per_round: _builtins.float = ...,
         draft_wait_share: _builtins.float = ...,
         late_draft_share: _builtins.float = ...,
+        prompt_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_wait_share", b"draft_wait_share", "inter_token_seconds", b"inter_token_seconds", "late_draft_share", b"late_draft_share", "queue_wait_seconds", b"queue_wait_seconds", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_per_round", b"tokens_per_round", "tokens_per_second", b"tokens_per_second", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_wait_share", b"draft_wait_share", "inter_token_seconds", b"inter_token_seconds", "late_draft_share", b"late_draft_share", "prompt_share", b"prompt_share", "queue_wait_seconds", b"queue_wait_seconds", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_per_round", b"tokens_per_round", "tokens_per_second", b"tokens_per_second", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

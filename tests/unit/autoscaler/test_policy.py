@@ -42,15 +42,28 @@ def test_kv_that_runs_out_asks_for_more():
     ],
 )
 def test_a_missed_goal_of_latency_asks_for_more(signal, word):
-    decision = Run(a_policy())(seen(target=load(4, 8, of=signals(**{signal: 60.0}))))
+    decision = Run(a_policy())(seen(target=load(4, 20, of=signals(**{signal: 60.0}))))
     assert decision.target.replicas == 6  # half as many again at once, no more
     assert word in decision.target.reason
 
 
 def test_latency_does_not_count_while_ordered_replicas_start():
-    slow = load(4, 8, of=signals(time_to_first_token_seconds=60.0))
+    slow = load(4, 20, of=signals(time_to_first_token_seconds=60.0))
     run = Run(a_policy(pace=PaceSettings(up_seconds=0, up_cooldown_seconds=0)))
     assert run(seen(target=slow, replicas=6)).target.replicas == 6
+
+
+def test_latency_does_not_count_where_there_is_room():
+    slow = load(4, 12, of=signals(time_to_first_token_seconds=60.0))
+    run = Run(a_policy())
+    sizes = [run(seen(float(now), target=slow)).target.replicas for now in range(20)]
+    assert max(sizes) <= 4  # a long prompt is as slow on an empty target
+
+
+def test_prompts_that_wait_for_each_other_ask_for_more():
+    decision = Run(a_policy())(seen(target=load(4, 8, of=signals(prompt_share=1.0))))
+    assert decision.target.replicas == 8
+    assert "prompts" in decision.target.reason
 
 
 def test_bounds_win_over_everything():

@@ -1,0 +1,133 @@
+"""The pods: ordered, starting, serving, draining, gone, and what they cost."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from treedraft.simulation.target_queue import Request, RoundTable, TargetQueue
+
+_CHOICES = 3
+
+
+@dataclass(slots=True, eq=False)
+class Pod:
+    """A target's pod."""
+
+    ordered: float
+    ready_at: float
+    queue: TargetQueue
+    is_draining: bool = False
+    is_gone: bool = False
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Target pods one by one; drafter pods as the instants at which they are ready.
+
+    `pod_seconds` and `drafter_seconds` count from the order of a pod to its end.
+    """
+
+    table: RoundTable
+    startup_seconds: float
+    max_sessions: int
+    rng: random.Random
+    pods: list[Pod] = field(default_factory=list)
+    drafters: list[float] = field(default_factory=list)
+    pod_seconds: float = 0.0
+    drafter_seconds: float = 0.0
+    num_expired: int = 0
+
+    def ready(self, now: float) -> list[Pod]:
+        """Return the pods that take sessions."""
+        return [pod for pod in self.pods if pod.ready_at <= now and not pod.is_draining]
+
+    @property
+    def num_wanted(self) -> int:
+        """Pods ordered and not on their way out."""
+        return sum(not pod.is_draining for pod in self.pods)
+
+    def num_ready_drafters(self, now: float) -> int:
+        """Return the drafters that draft."""
+        return sum(ready_at <= now for ready_at in self.drafters)
+
+    def set_targets(self, wanted: int, now: float, *, is_instant: bool = False) -> list[Pod]:
+        """Order or give up pods; return the ones ordered.
+
+        What has not started yet goes first, then the emptiest, which drains.
+        """
+        extra = self.num_wanted - wanted
+        for pod in self._first_to_go(now)[: max(0, extra)]:
+            pod.is_draining = True
+            if not pod.queue.num_sessions:
+                self.remove(pod, now)
+        delay = 0.0 if is_instant else self.startup_seconds
+        new = [Pod(now, now + delay, TargetQueue(self.table, now + delay)) for _ in range(-extra)]
+        self.pods.extend(new)
+        return new
+
+    def set_drafters(self, wanted: int, now: float, *, is_instant: bool = False) -> None:
+        """Order or give up drafters; they hold nothing that would be lost."""
+        while len(self.drafters) > wanted:
+            latest = max(self.drafters)
+            self.drafters.remove(latest)
+        delay = 0.0 if is_instant else self.startup_seconds
+        self.drafters.extend([now + delay] * (wanted - len(self.drafters)))
+
+    def remove(self, pod: Pod, now: float) -> None:
+        """Let a pod end."""
+        pod.is_gone = True
+        pod.queue.version += 1
+        self.pods.remove(pod)
+        self.num_expired += pod.queue.num_expired
+        self.pod_seconds += now - pod.ordered
+
+    def lose(self, now: float) -> tuple[list[Request], Pod | None]:
+        """Let a ready pod's node fail, and order another; return what it held, and the new one."""
+        ready = self.ready(now)
+        if not ready:
+            return [], None
+        pod = self.rng.choice(ready)
+        pod.queue.advance(now)
+        moved = pod.queue.empty()
+        self.remove(pod, now)
+        [new] = self.set_targets(self.num_wanted + 1, now)
+        return moved, new
+
+    def place(self, now: float) -> Pod | None:
+        """Return a pod for a session: the emptiest of a few; None if all are full."""
+        ready = self.ready(now)
+        some = self.rng.sample(ready, min(_CHOICES, len(ready)))
+        for candidates in (some, ready):
+            free = [pod for pod in candidates if pod.queue.num_sessions < self.max_sessions]
+            if free:
+                return min(free, key=lambda pod: pod.queue.num_sessions)
+        return None
+
+    def cover(self, now: float, sessions_per_drafter: float) -> float:
+        """Share the drafters out over all sessions; return the share of these with drafts."""
+        pods = list(self._serving(now))
+        sessions = sum(len(pod.queue.decoding) for pod in pods)
+        supply = self.num_ready_drafters(now) * sessions_per_drafter
+        coverage = min(1.0, supply / sessions) if sessions else 1.0
+        for pod in pods:
+            pod.queue.advance(now)
+            pod.queue.coverage = coverage
+        return coverage
+
+    def charge_drafters(self, seconds: float) -> None:
+        """Count the drafters' time."""
+        self.drafter_seconds += seconds * len(self.drafters)
+
+    def close(self, now: float) -> None:
+        """Count what still runs."""
+        self.num_expired += sum(pod.queue.num_expired for pod in self.pods)
+        self.pod_seconds += sum(now - pod.ordered for pod in self.pods)
+
+    def _serving(self, now: float) -> Iterator[Pod]:
+        return (pod for pod in self.pods if pod.ready_at <= now)
+
+    def _first_to_go(self, now: float) -> list[Pod]:
+        staying = [pod for pod in self.pods if not pod.is_draining]
+        return sorted(
+            staying, key=lambda pod: (pod.ready_at <= now, pod.queue.num_sessions, -pod.ordered)
+        )

@@ -1,0 +1,155 @@
+"""Who decides on sizes: the autoscaler's policy, and what it is compared with."""
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from treedraft.autoscaler.policy import Memory, Policy, decide
+from treedraft.autoscaler.settings import (
+    DraftGoals,
+    PaceSettings,
+    PoolSettings,
+    TargetGoals,
+    WorkloadSettings,
+)
+from treedraft.simulation.gauges import View
+from treedraft.simulation.run import Objective
+
+_MAX_REPLICAS = 5000
+
+
+def policy_for(objective: Objective, *, draft_cost: float = 0.25) -> Policy:
+    """Return the policy whose goals are those of the objective, with some room."""
+    return Policy(
+        PoolSettings(
+            target=WorkloadSettings(name="target", max_replicas=_MAX_REPLICAS),
+            draft=WorkloadSettings(name="draft", min_replicas=0, max_replicas=_MAX_REPLICAS),
+        ),
+        TargetGoals(
+            goal_first_token_seconds=objective.first_token_seconds,
+            goal_inter_token_seconds=objective.inter_token_seconds,
+            goal_queue_wait_seconds=objective.first_token_seconds / 4.0,
+        ),
+        DraftGoals(cost=draft_cost),
+        PaceSettings(),
+    )
+
+
+@dataclass(slots=True)
+class PolicyStrategy:
+    """The autoscaler itself: both pools, each by its own signals."""
+
+    policy: Policy
+    initial: tuple[int, int]
+    name: str = "treedraft"
+    memory: Memory = field(default_factory=Memory)
+    seconds: list[float] = field(default_factory=list)
+
+    def start(self) -> tuple[int, int]:
+        """Return the sizes at the beginning."""
+        return self.initial
+
+    def decide(self, view: View) -> tuple[int, int]:
+        """Ask the policy; note how long it took."""
+        started = time.perf_counter()
+        decision, self.memory = decide(self.policy, self.memory, view.observation)
+        self.seconds.append(time.perf_counter() - started)
+        return decision.target.replicas, decision.draft.replicas if decision.draft else 0
+
+
+@dataclass(slots=True)
+class UnitStrategy:
+    """One pool of pairs: the same policy for targets, and so many drafters with each of them."""
+
+    policy: Policy
+    initial: int
+    drafters_per_target: float
+    name: str = "one pool"
+    memory: Memory = field(default_factory=Memory)
+
+    def start(self) -> tuple[int, int]:
+        """Return the sizes at the beginning."""
+        return self._unit(self.initial)
+
+    def decide(self, view: View) -> tuple[int, int]:
+        """Ask the policy for targets, and take drafters along."""
+        decision, self.memory = decide(self.policy, self.memory, view.observation)
+        return self._unit(decision.target.replicas)
+
+    def _unit(self, targets: int) -> tuple[int, int]:
+        return targets, math.ceil(targets * self.drafters_per_target)
+
+
+@dataclass(frozen=True, slots=True)
+class StaticStrategy:
+    """The same sizes all day."""
+
+    targets: int
+    drafters: int
+    name: str = "static"
+
+    def start(self) -> tuple[int, int]:
+        """Return the sizes."""
+        return self.targets, self.drafters
+
+    def decide(self, view: View) -> tuple[int, int]:
+        """Return the same sizes whatever is seen."""
+        return self.targets, self.drafters
+
+
+@dataclass(slots=True)
+class CpuStrategy:
+    """Kubernetes' HorizontalPodAutoscaler on CPU at 70 %, with its defaults, drafters in a ratio.
+
+    Its rule: ceil(replicas * use / goal) outside a tolerance of 10 %; the least
+    of what was wanted in five minutes is never undercut.
+    """
+
+    initial: int
+    drafters_per_target: float
+    goal: float = 0.7
+    name: str = "HPA on CPU"
+    wanted: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def start(self) -> tuple[int, int]:
+        """Return the sizes at the beginning."""
+        return self.initial, math.ceil(self.initial * self.drafters_per_target)
+
+    def decide(self, view: View) -> tuple[int, int]:
+        """Apply the rule."""
+        now, current = view.observation.now, view.observation.target_replicas
+        ratio = view.cpu_use / self.goal
+        ready = view.observation.target.num_ready
+        wanted = current if abs(ratio - 1.0) <= 0.1 else max(1, math.ceil(ready * ratio))
+        # Pods that start count as idle when growing.
+        wanted = max(current, wanted) if ratio > 1.0 else wanted
+        self.wanted.append((now, wanted))
+        while self.wanted[0][0] < now - 300.0:
+            self.wanted.popleft()
+        targets = wanted if wanted > current else min(current, max(one for _, one in self.wanted))
+        return targets, math.ceil(targets * self.drafters_per_target)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleStrategy:
+    """Sizes known beforehand for every minute; ordered early enough to be ready in time."""
+
+    schedule: tuple[tuple[int, int], ...]
+    slot_seconds: float
+    lead_seconds: float
+    name: str = "oracle"
+
+    def start(self) -> tuple[int, int]:
+        """Return the sizes of the first minutes."""
+        return self._at(0.0)
+
+    def decide(self, view: View) -> tuple[int, int]:
+        """Return the sizes that are wanted once what is ordered now is ready, or until then."""
+        return self._at(view.observation.now)
+
+    def _at(self, now: float) -> tuple[int, int]:
+        first = int(now / self.slot_seconds)
+        last = int((now + self.lead_seconds) / self.slot_seconds) + 1
+        ahead = self.schedule[first : last + 1] or self.schedule[-1:]
+        return max(one for one, _ in ahead), max(one for _, one in ahead)

@@ -1,0 +1,177 @@
+"""One target: prompts in line, sessions that decode beside each other.
+
+Between two events nothing changes but time: every decoding session gains tokens
+at one rate, and the first prompt in line is worked off at another. So the state
+is two clocks, in tokens, and the next event is where one of them reaches its
+mark. Steps carry a chunk of the first prompt while there is one, as the real
+engine's do.
+"""
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from treedraft.simulation.service_times import Round, ServiceTimes
+
+CHUNK_TOKENS = 64
+
+
+@dataclass(slots=True)
+class Request:
+    """One request on its way; instants in seconds, -1 while they have not come."""
+
+    number: int
+    arrival: float
+    prompt: float
+    output: float
+    latest: float = math.inf  # when its first token is due
+    first_token: float = -1.0
+    finished: float = -1.0
+    num_moves: int = 0
+
+
+class RoundTable:
+    """Rates by number of decoding sessions, share of them with drafts, chunk or none."""
+
+    def __init__(self, times: ServiceTimes) -> None:
+        """Tabulate as asked for."""
+        self._times = times
+        self._rates: dict[tuple[int, int, bool], tuple[float, float]] = {}
+        self._best: dict[tuple[int, bool], Round] = {}
+
+    def seconds_alone(self, prompt: float) -> float:
+        """Return what a prompt takes on an empty target."""
+        return prompt / self.rates(0, 0.0, has_chunk=True)[1]
+
+    def best(self, num_decoding: int, *, has_chunk: bool) -> Round:
+        """Return the best round of sessions that all have drafts."""
+        key = (num_decoding, has_chunk)
+        if key not in self._best:
+            chunk = CHUNK_TOKENS if has_chunk else 0
+            self._best[key] = self._times.best_round(num_decoding, chunk)
+        return self._best[key]
+
+    def rates(self, num_decoding: int, coverage: float, *, has_chunk: bool) -> tuple[float, float]:
+        """Return tokens a second of each session, and prompt tokens a second.
+
+        Args:
+            num_decoding: sessions in the pass.
+            coverage: share of them whose trees come in time, 0 to 1.
+            has_chunk: whether a prompt is in line.
+        """
+        key = (num_decoding, round(coverage * 20), has_chunk)
+        found = self._rates.get(key)
+        if found is None:
+            found = self._rates[key] = self._work_out(num_decoding, key[1] / 20, has_chunk)
+        return found
+
+    def _work_out(self, num_decoding: int, coverage: float, has_chunk: bool) -> tuple[float, float]:
+        chunk = CHUNK_TOKENS if has_chunk else 0
+        if not num_decoding:
+            return 0.0, chunk / self._times.pass_of(chunk) if chunk else 0.0
+        drafted = self.best(num_decoding, has_chunk=has_chunk)
+        nodes, tokens = coverage * drafted.nodes, 1.0 + coverage * (drafted.tokens - 1.0)
+        seconds = self._times.pass_of(num_decoding * (1.0 + nodes) + chunk)
+        return tokens / seconds, chunk / seconds
+
+
+@dataclass(slots=True)
+class TargetQueue:
+    """The work of one target."""
+
+    table: RoundTable
+    now: float
+    coverage: float = 0.0
+    version: int = 0
+    line: deque[Request] = field(default_factory=deque)
+    prompt_left: float = 0.0
+    progress: float = 0.0
+    decoding: list[tuple[float, int, Request]] = field(default_factory=list)
+    kv_tokens: float = 0.0
+    prompt_seconds: float = 0.0
+    num_expired: int = 0
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions held."""
+        return len(self.line) + len(self.decoding)
+
+    def add(self, request: Request, now: float) -> None:
+        """Take in a request."""
+        self.advance(now)
+        if not self.line:
+            self.prompt_left = request.prompt
+        self.line.append(request)
+        self.kv_tokens += request.prompt + request.output
+
+    def advance(self, now: float) -> None:
+        """Let time pass; no event may lie in between."""
+        elapsed = now - self.now
+        self.now = now
+        if elapsed <= 0:
+            return
+        tokens, prompt = self._rates()
+        self.progress += elapsed * tokens
+        self.prompt_seconds += elapsed * bool(self.line)
+        self.prompt_left -= elapsed * prompt
+
+    def next_event(self) -> float:
+        """Return when a prompt is done or a session ends; infinite if nothing is held."""
+        tokens, prompt = self._rates()
+        when = math.inf
+        if self.line:
+            when = self.now + max(0.0, self.prompt_left) / prompt
+        if self.decoding:
+            left = max(0.0, self.decoding[0][0] - self.progress)
+            when = min(when, self.now + left / tokens)
+        return when
+
+    def settle(self, now: float) -> list[Request]:
+        """Do what is due at `now`; return the requests that ended."""
+        self.advance(now)
+        if self.line and self.prompt_left <= 1e-6:
+            request = self.line.popleft()
+            if request.first_token < 0:
+                request.first_token = now
+            self._next_prompt(now)
+            mark = self.progress + request.output - 1.0
+            heapq.heappush(self.decoding, (mark, request.number, request))
+        ended = []
+        while self.decoding and self.decoding[0][0] <= self.progress + 1e-6:
+            request = heapq.heappop(self.decoding)[2]
+            request.finished = now
+            self.kv_tokens -= request.prompt + request.output
+            ended.append(request)
+        return ended
+
+    def _next_prompt(self, now: float) -> None:
+        """Begin with the next prompt; what has no time left is dropped before its first pass."""
+        while self.line:
+            request = self.line[0]
+            alone = self.table.seconds_alone(request.prompt)
+            if request.first_token >= 0 or now + alone <= request.latest:
+                self.prompt_left = request.prompt
+                return
+            self.line.popleft()
+            self.kv_tokens -= request.prompt + request.output
+            self.num_expired += 1
+        self.prompt_left = 0.0
+
+    def empty(self) -> list[Request]:
+        """Give up everything held, as a dying node does; prompts grow by what was said."""
+        moved = list(self.line)
+        for mark, _, request in self.decoding:
+            said = min(request.output - 1.0, max(0.0, request.output - 1.0 - mark + self.progress))
+            request.prompt += said
+            request.output -= said
+            moved.append(request)
+        for request in moved:
+            request.num_moves += 1
+        self.line.clear()
+        self.decoding.clear()
+        self.prompt_left = self.kv_tokens = 0.0
+        return moved
+
+    def _rates(self) -> tuple[float, float]:
+        return self.table.rates(len(self.decoding), self.coverage, has_chunk=bool(self.line))

@@ -1,0 +1,95 @@
+"""One simulated target."""
+
+import math
+
+import pytest
+
+from treedraft.simulation.service_times import ServiceTimes
+from treedraft.simulation.target_queue import CHUNK_TOKENS, Request, RoundTable, TargetQueue
+
+# A pass takes 10 ms and 1 ms a row; trees of one node make 1.5 tokens.
+TIMES = ServiceTimes(
+    source="made up",
+    rows=(1.0, 1001.0),
+    pass_seconds=(0.011, 1.011),
+    budgets=(0, 1),
+    tokens_per_round=(1.0, 1.5),
+    draft_step_seconds=(0.001, 0.0001),
+)
+CHUNK_SECONDS = 0.010 + CHUNK_TOKENS / 1000.0
+
+
+def a_queue():
+    return TargetQueue(RoundTable(TIMES), 0.0)
+
+
+def run(queue):
+    """Settle every event; return the requests that ended, with their times."""
+    ended = []
+    while (when := queue.next_event()) < math.inf:
+        ended += queue.settle(when)
+    return ended
+
+
+def test_a_request_alone_takes_its_chunks_and_its_rounds():
+    queue = a_queue()
+    queue.add(Request(1, 0.0, prompt=2 * CHUNK_TOKENS, output=11), 0.0)
+    [request] = run(queue)
+    assert request.first_token == pytest.approx(2 * CHUNK_SECONDS)
+    assert request.finished - request.first_token == pytest.approx(10 * 0.011)
+    assert queue.num_sessions == 0
+    assert queue.kv_tokens == 0
+
+
+def test_drafts_speed_up_what_is_decoded_alone():
+    queue = a_queue()
+    queue.coverage = 1.0
+    queue.add(Request(1, 0.0, prompt=CHUNK_TOKENS, output=16), 0.0)
+    [request] = run(queue)
+    assert request.finished - request.first_token == pytest.approx(15 / 1.5 * 0.012)
+
+
+def test_prompts_wait_for_each_other_in_line():
+    queue = a_queue()
+    for number in (1, 2):
+        queue.add(Request(number, 0.0, prompt=CHUNK_TOKENS, output=1), 0.0)
+    first, second = sorted(run(queue), key=lambda request: request.number)
+    assert first.first_token == pytest.approx(CHUNK_SECONDS)
+    assert second.first_token == pytest.approx(2 * CHUNK_SECONDS, rel=0.2)
+
+
+def test_decoding_slows_down_beside_a_prompt():
+    def duration(*, with_prompt):
+        queue = a_queue()
+        queue.add(Request(1, 0.0, prompt=CHUNK_TOKENS, output=50), 0.0)
+        queue.settle(queue.next_event())
+        if with_prompt:
+            queue.add(Request(2, 0.0, prompt=100 * CHUNK_TOKENS, output=1), queue.now)
+        return next(request for request in run(queue) if request.number == 1).finished
+
+    assert duration(with_prompt=True) > 3 * duration(with_prompt=False)
+
+
+def test_what_cannot_be_in_time_is_dropped_before_its_first_pass():
+    queue = a_queue()
+    queue.add(Request(1, 0.0, prompt=10 * CHUNK_TOKENS, output=1), 0.0)
+    queue.add(Request(2, 0.0, prompt=CHUNK_TOKENS, output=1, latest=5 * CHUNK_SECONDS), 0.0)
+    assert [request.number for request in run(queue)] == [1]
+    assert queue.num_expired == 1
+
+
+def test_a_dying_target_gives_up_what_it_holds_with_what_was_said():
+    queue = a_queue()
+    queue.add(Request(1, 0.0, prompt=CHUNK_TOKENS, output=101), 0.0)
+    queue.settle(queue.next_event())
+    queue.advance(queue.now + 50 * 0.011)
+    [moved] = queue.empty()
+    assert moved.prompt == pytest.approx(CHUNK_TOKENS + 50)
+    assert moved.output == pytest.approx(51)
+    assert queue.num_sessions == 0
+
+
+def test_nodes_that_hold_up_prompts_do_not_pay():
+    assert TIMES.best_round(1).nodes == 1
+    dear = ServiceTimes("x", (1.0, 2.0), (0.011, 0.021), (0, 1), (1.0, 1.5), (0.001, 0.0001))
+    assert dear.best_round(1, CHUNK_TOKENS).nodes == 0
