@@ -57,6 +57,10 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("treedraft tune", "the shipped drafter and lookup, on prompts of ours"),
         ("treedraft tune --prompts mine.txt --draft my-drafter", "on yours"),
     ),
+    "simulate": (
+        ("treedraft simulate", "a made-up day against the autoscaler's policy and its rivals"),
+        ("treedraft simulate --trace mine.csv --plot day.svg", "your own traffic, drawn"),
+    ),
     "judge": (("treedraft judge --draft auto", "how often it is right, and what it costs"),),
     "distill": (
         ("treedraft distill --target my-model --out my-drafter", "goes on where it was broken off"),
