@@ -6,6 +6,9 @@ PYTEST := $(BIN)/python -m pytest
 CODE := services tests scripts deploy
 # Arguments for pytest, for the demo and for the bench: make test ARGS="-k tree"
 ARGS ?=
+# How long `make chaos` lasts, and which schedule it follows.
+SECONDS ?= 600
+SEED ?= 1
 
 .DEFAULT_GOAL := help
 
@@ -38,6 +41,10 @@ weights: setup ## Fetch the default model into the cache folder (98 MB)
 .PHONY: test
 test: setup ## Run the test suite (no weights needed)
 	$(PYTEST) -m "not real_model and not statistical and not browser" $(ARGS)
+
+.PHONY: chaos
+chaos: setup ## Kill, freeze, cut and restart everything under load: make chaos SECONDS=600 SEED=1
+	$(BIN)/python -m tests.chaos.run --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 .PHONY: test-statistical
 test-statistical: setup ## Compare 200,000 draws a case with the law they should follow (minutes)

@@ -14,6 +14,7 @@ from treedraft.core.errors import (
     CancelledError,
     InvalidRequestError,
     SessionConflictError,
+    SessionNotFoundError,
     TreedraftError,
 )
 from treedraft.core.generation import Finished, Started
@@ -137,6 +138,23 @@ async def test_what_a_store_lost_is_put_back_for_a_client_that_comes_back(tmp_pa
             answer = await resume(cluster.client, holding(started.session_id, "one"))
             assert text_of(answer) == " two"
             assert answer[-1].reason is FinishReason.STOP
+
+
+async def test_a_store_that_was_emptied_gets_back_what_ended_a_moment_ago(tmp_path):
+    async with two_coordinators(tmp_path, disconnect_grace_seconds=5.0) as (one, two):
+        target = FakeTarget(script=says("one two"))
+        await two.add_target(target)
+        await one.until_serves("toy")
+        started, *_ = await ask(one.client, HELLO)
+        await empty(f"unix://{tmp_path / 'redis.sock'}")
+        async with asyncio.timeout(5):
+            while True:  # the first coordinator notices; the other one is asked
+                try:
+                    answer = await resume(two.client, holding(started.session_id, "one"))
+                    break
+                except SessionNotFoundError:
+                    await asyncio.sleep(0.02)
+        assert text_of(answer) == " two"
 
 
 async def empty(url):

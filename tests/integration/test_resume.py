@@ -236,11 +236,11 @@ async def test_a_later_reader_takes_the_session_from_an_earlier_one(cluster):
 
 
 @asynccontextmanager
-async def two_coordinators(tmp_path):
+async def two_coordinators(tmp_path, **settings):
     with redis_server(tmp_path) as url:
         async with (
-            a_cluster(redis=url, store=STORE) as one,
-            a_cluster(redis=url, store=STORE, coordinator_id="c2") as two,
+            a_cluster(redis=url, store=STORE, **settings) as one,
+            a_cluster(redis=url, store=STORE, coordinator_id="c2", **settings) as two,
         ):
             yield one, two
 

@@ -149,6 +149,45 @@ async def test_a_lost_session_is_put_back_at_its_epoch(harness):
     assert await harness.store.append_tokens("s1", 4, 4, [9]) == 5
 
 
+async def test_what_an_earlier_owner_put_back_gives_way_to_the_later_ones(harness):
+    store = harness.store
+    await store.create(a_request(), owner="c1", epoch=1, output_token_ids=(7,))
+    for late in (
+        store.append_tokens("s1", 2, 3, [7, 8]),
+        store.renew("s1", 2),
+        store.finish("s1", 2, FinishReason.STOP),
+    ):
+        with pytest.raises(SessionNotFoundError):
+            await late
+    await store.create(a_request(), owner="c2", epoch=2, output_token_ids=(7, 8))
+    record = await store.load("s1")
+    assert (record.epoch, record.owner, record.output_token_ids) == (2, "c2", (7, 8))
+    with pytest.raises(SessionConflictError) as caught:
+        await store.create(a_request(), owner="c1", epoch=1, output_token_ids=(7,))
+    assert caught.value.reason == protocol.SESSION_EXISTS
+
+
+async def test_a_reader_steals_the_session_from_its_owner(harness):
+    store = harness.store
+    await store.create(a_request(), owner="c1")
+    record = await store.claim("s1", owner="c2", steals=True)
+    assert (record.epoch, record.owner) == (2, "c2")
+    with pytest.raises(SessionConflictError) as caught:
+        await store.append_tokens("s1", 1, 3, [7])
+    assert caught.value.reason == protocol.STALE_EPOCH
+
+
+async def test_a_store_is_known_by_its_mark_until_it_is_emptied(harness, request):
+    mark = await harness.store.birth_mark()
+    assert mark
+    assert await harness.store.birth_mark() == mark
+    if isinstance(harness.store, RedisSessionStore):
+        client = connect(request.getfixturevalue("redis_url"))
+        await client.flushall()
+        await client.aclose()
+        assert await harness.store.birth_mark() not in ("", mark)
+
+
 async def test_unknown_sessions_are_said_to_be_unknown(harness):
     store = harness.store
     for call in (

@@ -21,6 +21,7 @@ class HeldAnswer:
 
     session_id: str = ""
     token_ids: list[int] = field(default_factory=list)
+    has_closing_text: bool = False
     is_finished: bool = False
 
     @property
@@ -50,7 +51,14 @@ class HeldAnswer:
                         f"tokens after {base_length}, {len(self.token_ids)} are held",
                         reason=ANSWER_GAP,
                     )
+                if not token_ids:
+                    return self._take_closing_text(event)
                 self.token_ids.extend(token_ids)
             case Finished():
                 self.is_finished = True
         return event
+
+    def _take_closing_text(self, event: GenerateEvent) -> GenerateEvent | None:
+        """Take text that was kept back until the end; a later stream says it again."""
+        is_first, self.has_closing_text = not self.has_closing_text, True
+        return event if is_first else None

@@ -11,9 +11,6 @@ from treedraft.core.errors import (
     UnavailableError,
 )
 
-# They break a rule of the transport, at every coordinator alike.
-_HOPELESS = frozenset({"TLS_HANDSHAKE_FAILED", "MESSAGE_TOO_LARGE"})
-
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -40,8 +37,6 @@ def is_worth_a_retry(error: TreedraftError, *, has_begun: bool) -> bool:
     A session that another reader took is wanted back only by one who has begun
     to read it: it was this one's own earlier call, most likely.
     """
-    if error.reason in _HOPELESS:
-        return False
     if isinstance(error, SessionConflictError | SessionNotFoundError):
         return has_begun
     return isinstance(error, UnavailableError | OverloadedError)

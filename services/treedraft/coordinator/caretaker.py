@@ -2,8 +2,9 @@
 
 A stream that breaks is not a wish to stop: the session goes on for a grace
 time, in which its client may resume it here or at any other coordinator. A
-session that ended stays at hand for as long, since the client may not have got
-the end of it and the store may forget. What the coordinator cannot go on with
+session that ended stays at hand for a while, since the client may not have got
+the end of it and the store may forget. A store that was emptied gets back what is
+in memory here. What the coordinator cannot go on with
 itself, because it goes away or because nothing serves the session, is left open
 in the log. Only what nobody came back for, and what failed for good, is closed.
 """
@@ -13,14 +14,22 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 
+import structlog
+
 from treedraft.coordinator.request import GenerationRequest
 from treedraft.coordinator.running_session import RunningSession
+from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.core.errors import (
     OverloadedError,
     SessionConflictError,
     TreedraftError,
     UnavailableError,
 )
+
+_log = structlog.get_logger("treedraft.coordinator.caretaker")
+
+# Longer than a client looks for a session that no coordinator knows.
+_ENDED_SECONDS = 60.0
 
 
 class Caretaker:
@@ -36,6 +45,7 @@ class Caretaker:
         self._ended: OrderedDict[str, tuple[RunningSession, asyncio.TimerHandle]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_parked = 0
+        self._birth_mark = ""
         self._is_leaving = asyncio.Event()
 
     @property
@@ -62,6 +72,22 @@ class Caretaker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: on_end())
+
+    async def look_after(self, store: SessionStore) -> None:
+        """Put everything back if the store was emptied since the last time.
+
+        Raises:
+            UnavailableError: STORE_UNAVAILABLE.
+        """
+        mark = await store.birth_mark()
+        known, self._birth_mark = self._birth_mark, mark
+        if known in ("", mark):
+            return
+        ended = [session for session, _ in self._ended.values()]
+        _log.warning("the store was emptied", num_running=len(self._running), num_ended=len(ended))
+        for session in (*self._running.values(), *ended):
+            with suppress(SessionConflictError):  # a later owner was quicker
+                await session.put_back()
 
     def leave(self) -> None:
         """Leave all sessions that nobody reads to other coordinators, from now on."""
@@ -118,7 +144,7 @@ class Caretaker:
             return
         session_id = session.spec.session_id
         timer = asyncio.get_running_loop().call_later(
-            self._grace_seconds, self._ended.pop, session_id, None
+            max(self._grace_seconds, _ENDED_SECONDS), self._ended.pop, session_id, None
         )
         before = self._ended.pop(session_id, None)
         if before is not None:

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import structlog
 
@@ -36,6 +36,7 @@ from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
 from treedraft.coordinator.unserved import UnservedModels
+from treedraft.core.errors import UnavailableError
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.worker import ClusterDescription, WorkerReport
 from treedraft.telemetry import names
@@ -206,6 +207,8 @@ class Coordinator:
     async def _refresh(self) -> None:
         await self._registry.refresh()
         await self.rollout.refresh()
+        with suppress(UnavailableError):  # the registry has said so
+            await self._caretaker.look_after(self._store)
         await self._accounts.renew()
         await self._links.retain(worker.registration for worker in self._registry.workers())
         self._metrics.workers_known(

@@ -211,9 +211,10 @@ class SessionRelay:
         start, end = self._num_shown, self._num_visible
         text = self._text.push(self._token_ids[start:end])
         self._num_shown = end
-        if self._finish is not None and end == len(self._token_ids) and not self._is_text_done:
+        if start == end == len(self._token_ids) and self._finish and not self._is_text_done:
+            # By itself, without tokens: a reader that resumes and has it knows it again.
             self._is_text_done = True
-            text += self._text.finish()
+            text = self._text.finish()
         if start == end and not text:
             return None
         self._acknowledge_log()

@@ -159,6 +159,8 @@ class RunningSession:
                 event = await self._relay.read(time_left())
             except TreedraftError as error:
                 self._moving = asyncio.create_task(self._move(error, time_left))
+                # Nobody may be left to hear why it failed.
+                self._moving.add_done_callback(lambda task: task.cancelled() or task.exception())
                 continue
             if isinstance(event, SessionFinish):
                 await self._log.finish(event.reason)

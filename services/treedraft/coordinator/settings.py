@@ -138,7 +138,7 @@ class FailoverSettings(Frozen):
     """What becomes of a session whose target is gone, frozen or going away."""
 
     silence_seconds: float = Field(
-        default=10.0,
+        default=2.5,
         gt=0,
         description="A target whose stream brings no frame for this long, signs of life included, "
         "is given up and its sessions move. Keep it well above the targets' `heartbeat_seconds`.",

@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from treedraft.core.errors import IncompatiblePeerError, InvalidGrowthError, TreedraftError
+from treedraft.core.errors import (
+    IncompatiblePeerError,
+    InvalidGrowthError,
+    TreedraftError,
+    UnavailableError,
+)
 from treedraft.core.exchange import Hello, TargetFrame
 from treedraft.core.worker import DrafterAddress, WorkerRole
 from treedraft.rpc.draft_client import TreeExchange
@@ -22,7 +27,10 @@ from treedraft.target.events import FrameArrived, LinkDown, LinkUp
 from treedraft.target.settings import DraftLinkSettings
 from treedraft.telemetry.metrics import Metrics
 
+DRAFTER_SILENT = "DRAFTER_SILENT"
+
 _FIRST_BACKOFF_SECONDS = 0.1
+_LOOKS = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -44,6 +52,39 @@ class _UnreadFrames:
         self.num_taken += 1
 
 
+class _Question:
+    """Whether a drafter owes an answer: it has one to every open and commit, if only that it rests.
+
+    A frozen drafter keeps its connection, so nothing else tells it from a slow one.
+    """
+
+    def __init__(self) -> None:
+        self._asked_at: float | None = None
+        self._is_open = asyncio.Event()
+
+    def asked(self) -> None:
+        """Note that something was sent that wants an answer."""
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+            self._is_open.set()
+
+    def answered(self) -> None:
+        """Note that something came."""
+        self._asked_at = None
+        self._is_open.clear()
+
+    async def watch(self, seconds: float) -> None:
+        """Raise UnavailableError, reason DRAFTER_SILENT, when an answer is overdue."""
+        num_late = 0
+        while num_late < _LOOKS:
+            await self._is_open.wait()
+            asked_at = self._asked_at
+            await asyncio.sleep(seconds / _LOOKS)
+            # Looked for several times over: a freeze of our own counts for one look only.
+            num_late = num_late + 1 if self._asked_at == asked_at else 0
+        raise UnavailableError(f"no answer for {seconds:g} s", reason=DRAFTER_SILENT)
+
+
 LinkEvent = LinkUp | LinkDown | FrameArrived
 Dial = Callable[..., Awaitable[TreeExchange]]
 """Opens an exchange, as `TreeExchange.dial` does."""
@@ -56,6 +97,7 @@ class _Link:
     endpoint: str
     num_sessions: int = 0
     is_up: bool = False
+    question: _Question = field(default_factory=_Question)
     frames: asyncio.Queue[TargetFrame] = field(default_factory=asyncio.Queue)
     refused: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -185,9 +227,11 @@ class DraftLinks:
         return self._settings.refusal_seconds if link.refused.is_set() else 0.0
 
     async def _pass_frames(self, link: _Link, exchange: TreeExchange) -> None:
+        link.question.answered()
         tasks = [
             asyncio.create_task(self._send_frames(link, exchange)),
             asyncio.create_task(self._receive_frames(link, exchange)),
+            asyncio.create_task(link.question.watch(self._settings.silence_seconds)),
             asyncio.create_task(link.refused.wait()),
         ]
         try:
@@ -206,11 +250,15 @@ class DraftLinks:
     @staticmethod
     async def _send_frames(link: _Link, exchange: TreeExchange) -> None:
         while True:
-            await exchange.send(await link.frames.get())
+            frame = await link.frames.get()
+            if frame.opens or frame.commits:
+                link.question.asked()
+            await exchange.send(frame)
 
     async def _receive_frames(self, link: _Link, exchange: TreeExchange) -> None:
         unread = _UnreadFrames()
         while (frame := await exchange.receive()) is not None:
+            link.question.answered()
             unread.num_posted += 1
             self._post(FrameArrived(link.endpoint, frame, time.monotonic_ns(), unread.take))
             while unread.count > self._settings.max_unread_frames:  # noqa: ASYNC110 - set by a thread

@@ -108,6 +108,12 @@ class DraftLinkSettings(Frozen):
     max_backoff_seconds: float = Field(
         default=5.0, gt=0, description="Longest pause before a drafter is dialled again."
     )
+    silence_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="A drafter that was told of sessions or tokens and sends nothing for this long "
+        "is left; its sessions go on with another one, or with plain steps.",
+    )
     refusal_seconds: float = Field(
         default=60.0,
         gt=0,
@@ -185,7 +191,7 @@ class TargetSettings(ServiceSettings):
         default=30.0, ge=0, description="Time that running sessions get when the service stops."
     )
     heartbeat_seconds: float = Field(
-        default=1.0,
+        default=0.5,
         gt=0,
         description="Longest silence on a coordinator's stream; then an empty frame goes out. Keep "
         "it well below the coordinator's `failover.silence_seconds`.",

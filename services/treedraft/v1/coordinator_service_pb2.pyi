@@ -291,7 +291,8 @@ class GenerateDelta(_message.Message):
     """Number of output tokens before these."""
     text: _builtins.str
     """The text that they add; what may still become part of a stop string or
-    of a character is kept back.
+    of a character is kept back. What is left of that at the end comes in a
+    delta without tokens, which a resumed answer repeats.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

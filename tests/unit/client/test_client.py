@@ -131,6 +131,25 @@ async def test_an_answer_over_many_broken_streams_is_one_answer():
     assert all(door.calls for door in doors)  # it turns to the other one each time
 
 
+async def test_text_that_was_kept_back_until_the_end_comes_once():
+    class Closing(Door):
+        async def _answer(self, num_held, context):
+            self.calls.append(num_held)
+            yield generate_event_to_proto(STARTED)
+            if num_held == 0:
+                yield generate_event_to_proto(delta(0, TOKENS))
+            yield generate_event_to_proto(Delta(len(TOKENS), (), (), "."))
+            if len(self.calls) < 3:
+                await abort(context, LOST)
+            yield generate_event_to_proto(FINISHED)
+
+    door = Closing(lambda n: [])
+    async with serving(door) as endpoints, Client(endpoints, policy=QUICK) as client:
+        events = await read(client)
+    assert door.calls == [0, len(TOKENS), len(TOKENS)]
+    assert [event.text for event in events if isinstance(event, Delta)][1:] == ["."]
+
+
 async def test_a_query_that_never_began_is_asked_again_under_one_key():
     class Closed(Door):
         async def Generate(self, request, context):  # noqa: N802
@@ -230,7 +249,8 @@ async def test_who_stops_reading_cancels_the_session():
         (SessionNotFoundError("unknown"), False, True),
         (CancelledError("cancelled"), False, False),
         (InvalidRequestError("no"), False, False),
-        (UnavailableError("no", reason="TLS_HANDSHAKE_FAILED"), False, False),
+        # What a proxy that hangs up looks like, too.
+        (UnavailableError("no", reason="TLS_HANDSHAKE_FAILED"), True, True),
     ],
 )
 def test_what_is_worth_another_try(error, before, after):

@@ -6,6 +6,10 @@ write names it, and a write with an older one loses, however late it comes. The
 when that coordinator dies, and then another one may claim the session. A reader
 who comes to another coordinator need not wait for that: its claim steals.
 
+A store may be emptied. Whoever owns a session then puts it back, under its epoch,
+and so may an earlier owner that was cut off: the higher epoch takes the place of
+the lower one, and to a writer whose epoch is higher the session is not known.
+
 Every method is atomic, and safe to repeat after a lost answer. Every method
 raises UnavailableError with reason STORE_UNAVAILABLE when the store is away.
 """
@@ -51,7 +55,7 @@ class SessionStore(Protocol):
         """Keep a new session with a lease for `owner`.
 
         `epoch` and `output_token_ids` differ from their defaults when a
-        session that the store has lost is put back.
+        session that the store has lost is put back. One of a lower epoch is replaced.
 
         Raises:
             SessionConflictError: SESSION_EXISTS.
@@ -116,6 +120,13 @@ class SessionStore(Protocol):
 
         Raises:
             SessionNotFoundError: it is not known, or was forgotten.
+        """
+        ...
+
+    async def birth_mark(self) -> str:
+        """Return a mark that the store has had since it was first used.
+
+        Another one than before means that everything in it was lost meanwhile.
         """
         ...
 

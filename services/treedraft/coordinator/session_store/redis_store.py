@@ -7,6 +7,7 @@ Whatever touches more than one key is one Lua script, so no crash and no
 second coordinator can come between.
 """
 
+import secrets
 from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any, cast
@@ -164,6 +165,15 @@ class RedisSessionStore:
     async def load(self, session_id: str) -> SessionRecord:
         """Return a session."""
         return codec.decode_session(*await self._run_session("session_load", session_id))
+
+    async def birth_mark(self) -> str:
+        """Return the mark in the store; one without a mark is new, or was emptied."""
+        key = f"{self._prefix}:born"
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.set(key, secrets.token_hex(8), nx=True)
+        pipeline.get(key)
+        _, mark = await guarded(pipeline.execute())
+        return str(mark.decode())
 
     async def remove_expired(self) -> int:
         """Remove nothing: Redis does so by itself."""

@@ -5,6 +5,9 @@ local kept = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'finish_reason')
 if not kept[1] then
   return {'SESSION_NOT_FOUND'}
 end
+if tonumber(kept[1]) < tonumber(ARGV[1]) then
+  return {'SESSION_NOT_FOUND'}
+end
 if kept[1] ~= ARGV[1] then
   return {'STALE_EPOCH', kept[1]}
 end

@@ -5,6 +5,9 @@ local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
   return {'SESSION_NOT_FOUND'}
 end
+if tonumber(epoch) < tonumber(ARGV[1]) then
+  return {'SESSION_NOT_FOUND'}
+end
 if epoch ~= ARGV[1] then
   return {'STALE_EPOCH', epoch}
 end

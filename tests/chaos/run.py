@@ -1,0 +1,106 @@
+"""Runs the chaos suite: `python -m tests.chaos.run --seconds 600 --seed 1`.
+
+A toy model is served by real processes while a schedule kills, freezes, cuts and
+restarts them; every answer is compared with the undisturbed one. The report goes
+to the terminal and, as JSON, to a file. The status is 1 if any answer was not
+right; the same seed makes the same schedule.
+"""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.drills import run_drills
+from tests.chaos.faults import plan_faults
+from tests.chaos.fleet import Fleet, FleetPlan
+from tests.chaos.load import Load, make_queries
+from tests.chaos.report import Report, make_report
+from tests.chaos.storm import Storm
+
+from treedraft.inference.toy import make_toy_model
+
+_NUM_QUERIES = 48
+_CALM_SECONDS = 3.0
+
+
+async def run(
+    *,
+    seconds: float,
+    seed: int,
+    folder: Path,
+    at_once: int = 32,
+    faults_per_second: float = 1.2,
+    most_at_once: int = 4,
+    has_drills: bool = True,
+) -> Report:
+    """Run load and storm for so long, and return what it came to."""
+    target = make_toy_model(folder / "target", layers=2, hidden=64, seed=1)
+    draft = make_toy_model(folder / "draft", layers=1, hidden=64, seed=1)
+    plan = FleetPlan(target_model=str(target), draft_model=str(draft))
+    async with Fleet(plan, folder) as fleet:
+        load = Load(fleet.endpoints, make_queries(_NUM_QUERIES, seed=seed))
+        storm = Storm(fleet)
+        try:
+            await load.learn(at_once=8)
+            drills = await run_drills(fleet, storm) if has_drills else {}
+            faults = plan_faults(
+                seed,
+                seconds,
+                fleet.subjects,
+                per_second=faults_per_second,
+                most_at_once=most_at_once,
+            )
+            is_over = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(load.run(at_once, is_over, seed=seed))
+                await storm.rage(faults)
+                await asyncio.sleep(_CALM_SECONDS)
+                is_over.set()
+        finally:
+            await load.close()
+    return make_report(
+        load.outcome,
+        storm.suffered,
+        seed=seed,
+        seconds=seconds,
+        at_once=at_once,
+        drills=drills,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sessions", type=int, default=32, help="sessions at once")
+    parser.add_argument("--json", type=Path, default=Path("chaos.json"))
+    parser.add_argument("--no-drills", action="store_true", help="leave out the single faults")
+    parser.add_argument("--logs", type=Path, help="keep the services' logs in this folder")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="treedraft-chaos-"))
+    try:
+        report = asyncio.run(
+            run(
+                seconds=options.seconds,
+                seed=options.seed,
+                folder=folder,
+                at_once=options.sessions,
+                has_drills=not options.no_drills,
+            )
+        )
+    finally:
+        if options.logs:
+            options.logs.mkdir(parents=True, exist_ok=True)
+            for log in folder.glob("*.log"):
+                shutil.copy(log, options.logs)
+        shutil.rmtree(folder, ignore_errors=True)
+    print(report.table())
+    report.write(options.json)
+    return 0 if report.is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

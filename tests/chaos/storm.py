@@ -1,0 +1,82 @@
+"""Does to the fleet what the schedule says, and undoes it when it is over."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos.faults import BLACK_HOLE, CUT, EMPTY, FREEZE, KILL, REDIS, STOP, Fault
+from tests.chaos.fleet import Fleet
+
+# A service that is told to stop gets so long before it is killed.
+_STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suffered:
+    """A fault as it really was, on the clock of the run."""
+
+    fault: Fault
+    began: float
+    ended: float
+
+
+@dataclass(slots=True)
+class Storm:
+    """The faults of a run under way."""
+
+    fleet: Fleet
+    suffered: list[Suffered] = field(default_factory=list)
+
+    async def rage(self, faults: Sequence[Fault]) -> None:
+        """Let all faults happen, at their times, and return when all is whole again."""
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for fault in faults:
+                await asyncio.sleep(max(0.0, started + fault.at - time.monotonic()))
+                group.create_task(self.suffer(fault))
+
+    async def suffer(self, fault: Fault) -> None:
+        """Let one fault happen, from its beginning until it is over."""
+        began = time.monotonic()
+        if fault.kind in (CUT, BLACK_HOLE):
+            await self._hurt_link(fault)
+        elif fault.kind == EMPTY:
+            await self.fleet.redis.empty()
+        else:
+            await self._hurt_process(fault)
+        self.suffered.append(Suffered(fault, began, time.monotonic()))
+
+    async def _hurt_link(self, fault: Fault) -> None:
+        proxy = self.fleet.proxies[fault.subject.name]
+        if fault.kind == CUT:
+            proxy.cut()
+        else:
+            proxy.swallow()
+        await asyncio.sleep(fault.seconds)
+        proxy.heal()
+
+    async def _hurt_process(self, fault: Fault) -> None:
+        is_redis = fault.subject.role == REDIS
+        process = self.fleet.redis if is_redis else self.fleet.services[fault.subject.name]
+        if fault.kind == FREEZE:
+            process.send(signal.SIGSTOP)
+            await asyncio.sleep(fault.seconds)
+            process.send(signal.SIGCONT)
+            return
+        if fault.kind == STOP:
+            process.send(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.send(signal.SIGKILL)
+        else:
+            assert fault.kind == KILL
+            process.send(signal.SIGKILL)
+        await process.wait()
+        await asyncio.sleep(fault.seconds)
+        await process.start()
+        if not is_redis:
+            await self.fleet.services[fault.subject.name].until_up()
