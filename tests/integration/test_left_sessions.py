@@ -8,7 +8,15 @@ import pytest
 from tests.integration.test_resume import STORE, begin, holding, resume, store, two_coordinators
 from tests.unit.coordinator.cluster import HELLO, a_cluster, ask, failure_of, text_of
 from tests.unit.coordinator.redis_server import redis_server
-from tests.unit.coordinator.support import FakeTarget, encode, output, says, until
+from tests.unit.coordinator.support import (
+    FakeTarget,
+    a_target,
+    encode,
+    output,
+    says,
+    serving,
+    until,
+)
 
 from treedraft.core.errors import (
     CancelledError,
@@ -16,6 +24,7 @@ from treedraft.core.errors import (
     SessionConflictError,
     SessionNotFoundError,
     TreedraftError,
+    UnavailableError,
 )
 from treedraft.core.generation import Finished, Started
 from treedraft.core.session import FinishReason
@@ -163,6 +172,40 @@ async def empty(url):
     redis = connect(url)
     await redis.flushall()
     await redis.aclose()
+
+
+async def test_who_resumes_a_session_in_the_middle_of_a_move_has_it(store):
+    failover = {"silence_seconds": 5.0, "wait_seconds": 30.0}
+    async with a_patient_cluster(failover=failover, **store) as cluster:
+        first, second = FakeTarget(), FakeTarget()
+        leave = await cluster.add_target(first)
+        events, spec = await begin(cluster, first, HELLO, "one")
+        leave.cancel()
+        await cluster.until_known("t1", is_known=False)
+        first.hang_up()  # there is no other target: the session waits to move
+        other = await cluster.stack.enter_async_context(serving(second))
+        earlier = asyncio.create_task(anext(events))
+        await asyncio.sleep(0.1)
+        resuming = asyncio.create_task(resume_when_served(cluster, spec.session_id))
+        await cluster.announce(a_target("t2", endpoint=other))
+        with pytest.raises(SessionConflictError):
+            await earlier
+        async with asyncio.timeout(10):
+            while not resuming.done():  # whichever start of the session is the reader's own
+                for latest in list(second.started.values()):
+                    second.say(output(latest, 3, encode(" two"), FinishReason.STOP))
+                await asyncio.sleep(0.02)
+        assert text_of(await resuming) == " two"
+
+
+async def resume_when_served(cluster, session_id):
+    """Resume, again and again until a target serves the model."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await resume(cluster.client, holding(session_id, "one"))
+            except UnavailableError:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_coordinator_that_goes_away_leaves_its_sessions_to_the_others(tmp_path):

@@ -28,7 +28,7 @@ from treedraft.core.sampling import (
 )
 from treedraft.core.session import FinishReason
 from treedraft.inference.toy import make_toy_model
-from treedraft.target.events import AcknowledgeLog
+from treedraft.target.events import AcknowledgeLog, StartSession
 from treedraft.target.settings import BudgetSettings, GateSettings, KVSettings, TargetSettings
 
 GREEDY = SamplingParameters(temperature=0.0, seed=1)
@@ -472,6 +472,18 @@ def test_an_older_owner_loses_against_a_newer_one(llama):
     assert late.failure.reason == "SESSION_CONFLICT"
 
 
+def test_an_owner_whose_session_a_newer_one_starts_is_told_so(llama):
+    tokens = prompt(10, llama)
+    with EngineHarness(llama, target_settings()) as harness:
+        harness.start(spec(tokens, max_tokens=500, epoch=4))
+        harness.pump(lambda: len(harness.results["s"].token_ids) > 2)
+        older = harness.results["s"]
+        harness.engine.post(StartSession(2, spec(tokens, max_tokens=5, epoch=5)))
+        harness.pump(lambda: older.is_over)
+    assert older.finish is None  # cut off is not finished
+    assert older.failure.reason == "SESSION_CONFLICT"
+
+
 @pytest.mark.parametrize("speculate", [False, True])
 def test_stop_tokens_and_limits_end_the_walk(llama, speculate):
     one = spec(prompt(11, llama), max_tokens=30)
@@ -498,7 +510,7 @@ def test_a_forward_that_fails_ends_its_sessions_and_frees_their_pages(llama, mon
         monkeypatch.setattr(runner, "forward", broken)
         [failed] = harness.run(spec(prompt(12, llama), session_id="bad"))
         [fine] = harness.run(spec(prompt(12, llama), session_id="good", max_tokens=4))
-        assert failed.failure.reason == "INTERNAL"
+        assert failed.failure.reason == "PASS_FAILED"
         assert len(fine.token_ids) == 4
         assert harness.pool.num_free == harness.pool.num_blocks
 

@@ -77,11 +77,11 @@ async def _up(plan: ClusterPlan) -> None:
 
 
 async def _until_told(cluster: LocalCluster) -> None:
-    """Return at SIGINT or SIGTERM; raise when a process dies by itself."""
+    """Return at SIGINT or SIGTERM; raise when a process dies by itself again and again."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.set)
-    watch = asyncio.create_task(cluster.wait_for_failure())
+    watch = asyncio.create_task(cluster.keep_up())
     wait = asyncio.create_task(told.wait())
     try:
         await asyncio.wait((watch, wait), return_when=asyncio.FIRST_COMPLETED)

@@ -15,6 +15,8 @@ from treedraft.core.errors import (
 )
 from treedraft.core.session import SessionFailure
 
+PASS_FAILED = "PASS_FAILED"
+
 _CLASSES: dict[str, type[TreedraftError]] = {
     "PROMPT_TOO_LONG": PromptTooLongError,
     "INVALID_REQUEST": InvalidRequestError,
@@ -26,6 +28,7 @@ _CLASSES: dict[str, type[TreedraftError]] = {
     "TOO_MANY_SESSIONS": OverloadedError,
     "SESSION_CONFLICT": SessionConflictError,
     "UNAVAILABLE": UnavailableError,
+    PASS_FAILED: UnavailableError,
     "DRAINING": UnavailableError,
     "CANCELLED": CancelledError,
     "DEADLINE_EXCEEDED": CancelledError,
@@ -33,8 +36,8 @@ _CLASSES: dict[str, type[TreedraftError]] = {
 
 
 # They say something about the target, nothing about the request: another
-# target can go on with it. INTERNAL is not among them: a text that breaks a
-# pass would break it everywhere.
+# target can go on with it. A pass that failed may be the device's fault, or that
+# of a text that would break it everywhere: it moves a session once.
 MOVABLE_REASONS = frozenset(
     {
         "TARGET_LOST",
@@ -42,6 +45,7 @@ MOVABLE_REASONS = frozenset(
         "DRAINING",
         "UNAVAILABLE",
         "OUTPUT_GAP",
+        PASS_FAILED,
         "COORDINATOR_LOST",
     }
 )

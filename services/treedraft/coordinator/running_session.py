@@ -3,10 +3,9 @@
 When its target is lost the session moves: the store claims it under a higher
 epoch, another target gets prompt and tokens so far, and the reader never
 learns of it. A move that has begun goes on when its reader leaves; the next one
-waits for it. Everything about a session ends with `close`, whichever way it
-ended: the target stops and frees its memory, and the store learns that the
-session is over; or with `leave_open`, when somebody is to go on with it
-elsewhere.
+waits for it. Everything about a session ends with `close`: the target frees its
+memory, and the store learns that it is over; or with `leave_open`, when somebody
+is to go on with it elsewhere.
 """
 
 import asyncio
@@ -14,15 +13,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from treedraft.coordinator.catalog import KnownModel
-from treedraft.coordinator.failover import MOVES_EXHAUSTED, Departure, Failover, ProcessId, Turn
-from treedraft.coordinator.failures import is_movable
+from treedraft.coordinator.failover import Departure, Failover, ProcessId, Turn
 from treedraft.coordinator.log_entries import stored_placement
+from treedraft.coordinator.move_budget import MoveBudget
 from treedraft.coordinator.pieces import TextPieces
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.relay import SessionRelay
-from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog
+from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog, resumed_elsewhere
 from treedraft.coordinator.session_store.protocol import (
-    STALE_EPOCH,
     STORE_UNAVAILABLE,
     SessionStore,
 )
@@ -31,7 +29,6 @@ from treedraft.coordinator.text_output import TextOutput
 from treedraft.core.errors import (
     CancelledError,
     OverloadedError,
-    SessionConflictError,
     TreedraftError,
     UnavailableError,
 )
@@ -88,7 +85,7 @@ class RunningSession:
         self._link: TargetLink | None = None
         self._turn: Turn | None = None
         self._left: set[ProcessId] = set()
-        self._num_moves = 0
+        self._moves = MoveBudget(services.failover.settings.max_moves)
         self._moving: asyncio.Task[None] | None = None
         self._relay = SessionRelay(
             spec,
@@ -118,16 +115,15 @@ class RunningSession:
         self._relay.restore(output_token_ids, held)
         self._log.restore(output_token_ids)
         self._begin()
-        self._relay.fail(
-            UnavailableError("the session's coordinator was lost", reason="COORDINATOR_LOST")
-        )
+        lost = UnavailableError("its coordinator was lost", reason="COORDINATOR_LOST")
+        self._relay.fail(lost)
 
     async def abandon(self) -> None:
         """Leave the session to a later reader, who is to claim it; this one's stream fails."""
         await self._stop()
         self._link = None
         self._relay.leave()
-        self._relay.fail(_resumed())
+        self._relay.fail(resumed_elsewhere())
         await self._log.abandon()
 
     async def cancel(self) -> None:
@@ -137,11 +133,7 @@ class RunningSession:
         await self.close()
 
     async def put_back(self) -> None:
-        """Write the session to a store that has lost it.
-
-        Raises:
-            UnavailableError: STORE_UNAVAILABLE.
-        """
+        """Write the session to a store that has lost it."""
         await self._log.put_back()
 
     async def events(
@@ -192,7 +184,7 @@ class RunningSession:
         if self._moving is not None:
             await asyncio.wait({self._moving})
             if self._moving.cancelled():
-                raise _resumed()
+                raise resumed_elsewhere()
             self._moving.result()
             self._moving = None
 
@@ -204,7 +196,12 @@ class RunningSession:
     @property
     def whereabouts(self) -> tuple[str, int]:
         """The target that runs the session now, and how often it moved."""
-        return self._link.target.worker_id if self._link else "", self._num_moves
+        return self._link.target.worker_id if self._link else "", self._moves.num_moves
+
+    @property
+    def _process(self) -> ProcessId:
+        target = self._link.target if self._link is not None else None
+        return (target.worker_id, target.incarnation) if target else ("", "")
 
     def _begin(self) -> None:
         self._services.running[self.spec.session_id] = self
@@ -220,10 +217,10 @@ class RunningSession:
         Raises:
             TreedraftError: the cause, if it is no reason to move, or why it cannot be done.
         """
-        origin = self._check_movable(cause)
+        self._moves.spend(cause)
+        origin = self._process
         self._leave()
         self._relay.leave()
-        self._num_moves += 1
         attributes = {names.ATTR_FAILOVER_CAUSE: cause.reason, names.ATTR_FAILOVER_FROM: origin[0]}
         tracing = self._services.tracing
         with tracing.start(names.SPAN_FAILOVER, self._span.traceparent, attributes) as span:
@@ -239,22 +236,6 @@ class RunningSession:
                     "the time for this session is up", reason="DEADLINE_EXCEEDED"
                 ) from cause
         self._services.metrics.session_moved(cause.reason)
-
-    def _check_movable(self, cause: TreedraftError) -> ProcessId:
-        """Return which process the session leaves, if any, or raise what ends it."""
-        # A survivor may have no room for a moment; a session that never ran is refused.
-        is_crowded = self._num_moves > 0 and isinstance(cause, OverloadedError)
-        max_moves = self._services.failover.settings.max_moves
-        if not max_moves or not (is_movable(cause) or is_crowded):
-            raise cause
-        if self._num_moves >= max_moves:
-            raise UnavailableError(
-                f"moved {self._num_moves} times, and again: {cause.message}",
-                reason=MOVES_EXHAUSTED,
-            ) from cause
-        if self._link is None:
-            return "", ""
-        return self._link.target.worker_id, self._link.target.incarnation
 
     def _note_loss(self, origin: ProcessId, cause: TreedraftError) -> None:
         self._left.add(origin)
@@ -315,7 +296,3 @@ class RunningSession:
         if self._turn is not None:
             self._turn.end()
             self._turn = None
-
-
-def _resumed() -> SessionConflictError:
-    return SessionConflictError("the session was resumed", reason=STALE_EPOCH)

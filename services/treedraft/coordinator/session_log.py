@@ -249,7 +249,7 @@ class SessionLog:
         is_lost = False
         while True:
             if self._is_abandoned:
-                raise SessionConflictError("the session was resumed", reason=STALE_EPOCH)
+                raise resumed_elsewhere()
             try:
                 async with turn:
                     if is_lost:
@@ -273,6 +273,11 @@ class SessionLog:
             entry.request, owner=entry.owner, epoch=entry.epoch, output_token_ids=output
         )
         await self._store.place(self._session_id, entry.epoch, entry.placement)
+
+
+def resumed_elsewhere() -> SessionConflictError:
+    """Return what an owner is told whose session a later reader has."""
+    return SessionConflictError("the session was resumed", reason=STALE_EPOCH)
 
 
 async def _wait(event: asyncio.Event, timeout_seconds: float) -> None:

@@ -12,6 +12,7 @@ import structlog
 
 from treedraft.core.errors import InvalidRequestError, UnavailableError
 from treedraft.core.exchange import Hello
+from treedraft.core.watchdog import stuck_error, until_stuck
 from treedraft.core.worker import WorkerRegistration, WorkerRole
 from treedraft.draft.drafter import Drafter
 from treedraft.draft.links import Stop
@@ -90,7 +91,14 @@ async def serve(settings: DraftSettings, stop: asyncio.Event | None = None) -> N
                 telemetry.metrics,
                 settings.tls,
             )
-            await _serve(server, servicer, drafter, announced, stop or asyncio.Event())
+            await _serve(
+                server,
+                servicer,
+                drafter,
+                announced,
+                stop or asyncio.Event(),
+                watchdog_seconds=settings.watchdog_seconds,
+            )
         finally:
             await server.stop()
 
@@ -108,6 +116,8 @@ async def _serve(
     drafter: Drafter,
     announced: AbstractAsyncContextManager[None],
     stop: asyncio.Event,
+    *,
+    watchdog_seconds: float,
 ) -> None:
     """Draft and announce until told to stop, then take leave of everyone."""
     loop = asyncio.get_running_loop()
@@ -118,18 +128,26 @@ async def _serve(
         loop.call_soon_threadsafe(stop.set)
 
     drafter.start(on_end)
+    stuck = asyncio.create_task(until_stuck(drafter.clock, watchdog_seconds))
+    stuck.add_done_callback(lambda _: stop.set())
     await server.set_serving(True)
     try:
         async with announced:
             await wait_for_signal(stop)
             if has_ended.is_set():
                 raise UnavailableError("the drafter broke down", reason="DRAFTER_FAILED")
+            if stuck.done():
+                await server.set_serving(False)
+                raise stuck_error("drafter", watchdog_seconds)
             drafter.drain()
     finally:
+        is_stuck = stuck.done()
+        stuck.cancel()
         await server.set_serving(False)
         servicer.end_streams()
         drafter.post(Stop())
-        await asyncio.to_thread(drafter.join, _JOIN_SECONDS)
+        if not is_stuck:
+            await asyncio.to_thread(drafter.join, _JOIN_SECONDS)
 
 
 def _hello(settings: DraftSettings, worker: _Worker, model: "DraftModel | None") -> Hello:

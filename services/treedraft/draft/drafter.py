@@ -18,6 +18,7 @@ from typing import Protocol
 import structlog
 
 from treedraft.core.exchange import Economics
+from treedraft.core.watchdog import StepClock
 from treedraft.core.worker import WorkerReport
 from treedraft.draft.links import DrafterEvent, DraftLink, Stop
 from treedraft.draft.lookup_grower import grow_by_lookup
@@ -112,6 +113,7 @@ class Drafter:
         self._inbox: queue.SimpleQueue[DrafterEvent] = queue.SimpleQueue()
         self._is_awaited = settings.growth.shares_device and grower is not None
         self._num_held = 0
+        self.clock = StepClock()
         self._is_stopped = False
         self._on_end: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name="drafter", daemon=True)
@@ -177,7 +179,8 @@ class Drafter:
                     self.take(self._inbox.get())
                 while not self._inbox.empty():
                     self.take(self._inbox.get_nowait())
-                is_busy = self.step()
+                with self.clock.step():
+                    is_busy = self.step()
         except Exception:
             _log.exception("the drafter ends")
         finally:

@@ -183,6 +183,12 @@ class DraftSettings(ServiceSettings):
     max_sessions: int = Field(
         default=256, ge=1, description="Sessions drafted for at once; more are refused."
     )
+    watchdog_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="A step that takes longer hangs: the drafter says that it does not serve and "
+        "ends, to be started again.",
+    )
     growth: GrowthSettings = GrowthSettings()
     lookup: LookupSettings = LookupSettings()
     grpc: GrpcSettings = GrpcSettings()

@@ -41,6 +41,9 @@ Progress = Callable[[str], None]
 # Long, for weights that come over a slow line; what dies is noticed at once.
 START_SECONDS = 7200.0
 STOP_SECONDS = 15.0
+# A process that ends by itself more often than this within the window has a reason to.
+_MAX_RESTARTS = 5
+_RESTART_WINDOW_SECONDS = 300.0
 
 
 def _ignore(_text: str) -> None:
@@ -153,10 +156,23 @@ class LocalCluster:
         self._processes[name].send(signal.SIGKILL)
         await self._processes[name].wait()
 
-    async def wait_for_failure(self) -> None:
-        """Wait until a process ends that was not told to; raises UnavailableError then."""
+    async def keep_up(self) -> None:
+        """Start processes again that end by themselves, for as long as that helps.
+
+        Raises:
+            UnavailableError: reason SERVICE_DIED, one of them ends again and again.
+        """
+        ends: dict[str, list[float]] = {name: [] for name in self._processes}
         while True:
-            self.check()
+            for name, process in list(self._processes.items()):
+                if process.has_failed:
+                    now = self._clock()
+                    recent = [end for end in ends[name] if now - end < _RESTART_WINDOW_SECONDS]
+                    if len(recent) >= _MAX_RESTARTS:
+                        process.check()
+                    ends[name] = [*recent, now]
+                    self._progress(f"{name} ended by itself; it is started again")
+                    await self._launch(process.plan_again())
             await asyncio.sleep(POLL_SECONDS)
 
     def check(self) -> None:

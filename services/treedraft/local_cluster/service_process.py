@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from treedraft.core.errors import UnavailableError
@@ -24,6 +25,7 @@ class ServiceProcess:
         self, plan: ServicePlan, process: asyncio.subprocess.Process, folder: Path
     ) -> None:
         """Wrap a process; use `start`."""
+        self._plan = plan
         self.name = plan.name
         self.role = plan.role
         self.log_path = plan.log_file(folder)
@@ -35,7 +37,7 @@ class ServiceProcess:
     @classmethod
     async def start(cls, plan: ServicePlan, folder: Path) -> "ServiceProcess":
         """Start the process, in a session of its own so that Ctrl-C does not hit it."""
-        with plan.log_file(folder).open("wb") as log:
+        with plan.log_file(folder).open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -68,9 +70,22 @@ class ServiceProcess:
                 self._endpoint = self._endpoint_path.read_text().strip()
         return self._endpoint
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the process has ended by itself."""
+        return not self.is_running and not self._is_expected_to_end
+
+    def plan_again(self) -> ServicePlan:
+        """Return the plan of a new start, at the same port: others know that one."""
+        environment = dict(self._plan.environment)
+        if self.endpoint:
+            port = self.endpoint.rsplit(":", 1)[1]
+            environment[f"TREEDRAFT_{self.role.upper()}__GRPC__PORT"] = port
+        return replace(self._plan, environment=environment)
+
     def check(self) -> None:
         """Raise UnavailableError, reason SERVICE_DIED, if the process has ended by itself."""
-        if not self.is_running and not self._is_expected_to_end:
+        if self.has_failed:
             raise UnavailableError(
                 f"{self.name} ended with status {self._process.returncode}; its last lines:\n"
                 + self._last_words(),

@@ -12,6 +12,7 @@ import torch
 from treedraft.core.errors import UnavailableError
 from treedraft.core.exchange import Hello
 from treedraft.core.model_description import ModelDescription
+from treedraft.core.watchdog import stuck_error, until_stuck
 from treedraft.core.worker import WorkerRegistration, WorkerRole
 from treedraft.inference.models import load_model
 from treedraft.rpc.process import (
@@ -90,6 +91,8 @@ async def _serve(
 
     engine = backend.engine
     engine.start(on_end)
+    stuck = asyncio.create_task(until_stuck(engine.clock, settings.watchdog_seconds))
+    stuck.add_done_callback(lambda _: stop.set())
     await server.set_serving(True)
     try:
         async with announcing(
@@ -103,8 +106,11 @@ async def _serve(
             if has_ended.is_set():
                 raise UnavailableError("the engine broke down", reason="ENGINE_FAILED")
             await server.set_serving(False)
+            if stuck.done():
+                raise stuck_error("engine", settings.watchdog_seconds)
             await _drain(engine, settings.drain_seconds)
     finally:
+        stuck.cancel()
         await server.set_serving(False)
         await backend.links.close()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from treedraft.core.watchdog import StepClock
 from treedraft.core.worker import WorkerReport
 from treedraft.target.drafting import DraftBook
 from treedraft.target.events import (
@@ -86,6 +87,7 @@ class Engine:
         self._metrics = metrics
         self._publish = publish
         self._make_report = report
+        self.clock = StepClock()
         self._inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
         self._deferred: list[ControlEvent] = []
         self._is_stopped = False
@@ -131,6 +133,10 @@ class Engine:
     def _step(self) -> None:
         """Take in what has arrived, run a pass if there is one to run, tell."""
         self._take_events()
+        with self.clock.step():
+            self._do_step()
+
+    def _do_step(self) -> None:
         self._roster.end_expired()
         self._book.set_open(self._gate.is_open(self._scheduler.num_sessions))
         self._wait_for_drafts()
@@ -153,7 +159,7 @@ class Engine:
                 _log.exception("pass failed", sessions=len(passes))
                 self._num_failed += 1
                 for session_pass in passes:
-                    self._roster.fail(session_pass.session, "INTERNAL", "the pass failed")
+                    self._roster.fail(session_pass.session, "PASS_FAILED", "the pass failed")
             else:
                 self._num_failed = 0
         self._tell()

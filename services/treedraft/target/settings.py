@@ -190,6 +190,12 @@ class TargetSettings(ServiceSettings):
     drain_seconds: float = Field(
         default=30.0, ge=0, description="Time that running sessions get when the service stops."
     )
+    watchdog_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="A step that takes longer hangs: the target says that it does not serve and "
+        "ends, to be started again; its sessions go on elsewhere. Well above the longest pass.",
+    )
     heartbeat_seconds: float = Field(
         default=0.5,
         gt=0,

@@ -294,6 +294,19 @@ async def test_a_failure_of_the_request_ends_it(run, reason):
     assert list(world.links.links) == ["t1"]
 
 
+async def test_a_pass_that_failed_moves_a_session_once(run):
+    world = await run()
+    for number, name in enumerate(("t1", "t2"), 1):
+        target = await world.until_at(name)
+        failure = SessionFailure("PASS_FAILED", "the device fell off the bus")
+        target.sink.deliver(SessionOutput("s1", target.specs[0].epoch, 3, failure=failure))
+        assert number == 1 or "t3" not in world.links.links
+    with pytest.raises(TreedraftError) as caught:
+        await world.reading
+    assert caught.value.reason == "INTERNAL"
+    assert world.num_moves("PASS_FAILED") == 1
+
+
 async def test_a_survivor_without_room_is_asked_again(run):
     world = await run(targets=("t1", "t2"))
     first = await world.until_at("t1")
