@@ -80,14 +80,15 @@ class Caretaker:
             UnavailableError: STORE_UNAVAILABLE.
         """
         mark = await store.birth_mark()
-        known, self._birth_mark = self._birth_mark, mark
-        if known in ("", mark):
+        if self._birth_mark in ("", mark):
+            self._birth_mark = mark
             return
         ended = [session for session, _ in self._ended.values()]
         _log.warning("the store was emptied", num_running=len(self._running), num_ended=len(ended))
         for session in (*self._running.values(), *ended):
             with suppress(SessionConflictError):  # a later owner was quicker
                 await session.put_back()
+        self._birth_mark = mark
 
     def leave(self) -> None:
         """Leave all sessions that nobody reads to other coordinators, from now on."""

@@ -152,8 +152,10 @@ class SessionLog:
     async def put_back(self) -> None:
         """Write the session anew, as far as it went, if the store has lost it."""
         async with self._writing:
-            self._num_logged = len(self._token_ids)
             await self._put_back()
+            # Another write may have put it back already, with fewer tokens.
+            if self._num_logged < len(self._token_ids):
+                self._num_logged = await self._append()
         self._on_logged(self._num_logged)
         if self._reason is not None:
             await self._close()

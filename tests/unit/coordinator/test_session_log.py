@@ -233,3 +233,45 @@ async def test_a_session_of_another_owner_is_not_taken_over(store):
         await log.take_over(MOVED)
     assert caught.value.reason == "LEASE_HELD"
     await log.finish(FinishReason.STOP)
+
+
+async def test_a_log_that_was_lost_is_put_back_whole(store):
+    seen = Seen()
+    log = start(store, seen)
+    log.append([10])
+    await until(lambda: seen.lengths == [4])
+    store.is_away = True
+    log.append([11])
+    await until(lambda: store.num_tries >= 2)
+    store._sessions.clear()
+    store.is_away = False
+    await log.put_back()
+    await log.put_back()  # twice is no harm
+    assert (await store.load("s1")).output_token_ids == (10, 11)
+    log.append([12])
+    assert await log.finish(FinishReason.STOP)
+    assert (await store.load("s1")).output_token_ids == (10, 11, 12)
+    store._sessions.clear()
+    await log.put_back()
+    record = await store.load("s1")
+    assert (record.output_token_ids, record.finish_reason) == ((10, 11, 12), FinishReason.STOP)
+    assert seen.errors == []
+
+
+async def test_a_session_that_is_left_open_can_be_claimed(store):
+    log = start(store, Seen(), LogPace(60.0, 30.0, 5.0))
+    log.append([10])
+    await log.leave_open()
+    record = await store.claim("s1", owner="c2", steals=True)
+    assert (record.output_token_ids, record.finish_reason) == ((10,), None)
+
+
+async def test_an_abandoned_log_writes_nothing_more(store):
+    log = start(store, Seen())
+    await log.abandon()
+    log.append([10])
+    assert not await log.finish(FinishReason.STOP)
+    with pytest.raises(SessionConflictError):
+        await log.take_over(SessionPlacement("t2", "i", "t2:1"))
+    record = await store.load("s1")
+    assert (record.output_token_ids, record.finish_reason, record.epoch) == ((), None, 1)
