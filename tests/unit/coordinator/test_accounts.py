@@ -4,9 +4,11 @@ from types import SimpleNamespace
 import pytest
 
 from treedraft.coordinator.accounts import Accounts
+from treedraft.coordinator.audit import RequestSummary
 from treedraft.coordinator.session_store.tenant_ledger import Charge, Refusal
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant, TenantLimits
 from treedraft.core.errors import OverloadedError, UnavailableError
+from treedraft.core.session import SessionStatistics
 
 LIMITED = Tenant("acme", b"salt", TenantLimits(requests_at_once=1))
 
@@ -38,7 +40,25 @@ class ScriptedLedger:
 class Request(SimpleNamespace):
     """A request that has used some tokens."""
 
+    session = None
+    counts = SessionStatistics()
     __hash__ = object.__hash__
+
+    def summary(self):
+        return RequestSummary(
+            tenant=self.tenant.name,
+            session_id="",
+            trace_id="",
+            model="toy",
+            drafters=(),
+            outcome="stop",
+            prompt_tokens=0,
+            output_tokens=self.num_tokens,
+            drafted_tokens=None,
+            accepted_tokens=None,
+            rejected_tokens=None,
+            seconds=0.0,
+        )
 
 
 @pytest.fixture
