@@ -218,3 +218,13 @@ async def test_a_ledger_that_is_away_says_so(tmp_path):
         await ledger.admit("acme", TenantLimits(1), "a")
     assert caught.value.reason == "STORE_UNAVAILABLE"
     await client.aclose()
+
+
+async def test_what_came_after_the_end_is_charged_by_a_request_of_its_own(harness):
+    day = {"tokens_per_day": 10}
+    assert await harness.reason("a", **day) == ""
+    await harness.charge(Charge("a", 0, 6, is_final=True), **day)
+    assert await harness.reason("b", **day) == ""
+    await harness.charge(Charge("b", 0, 0, is_final=True), **day)
+    await harness.charge(Charge("c", 6, 10), Charge("c", 10, 10, is_final=True), **day)
+    assert await harness.reason("d", **day) == "TENANT_TOKENS_PER_DAY"

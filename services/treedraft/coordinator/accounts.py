@@ -102,6 +102,13 @@ class Accounts:
         if self._audit is not None:
             self._audit.write(request.summary())
 
+    def settle(self, request: GenerationRequest, num_charged: int) -> None:
+        """Charge what came of a session after its request had left; the client may resume it."""
+        if request.num_tokens > num_charged and not request.tenant.limits.is_unlimited:
+            task = asyncio.create_task(self._charge_late(request, num_charged))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
     async def renew(self) -> None:
         """Charge what was used since the last time and keep the places of running requests.
 
@@ -127,6 +134,17 @@ class Accounts:
             await self._charge_all(lambda: self._ended)
         except TreedraftError as error:
             _log.warning("charged later", num_requests=len(self._ended), why=error.message)
+
+    async def _charge_late(self, request: GenerationRequest, num_charged: int) -> None:
+        tenant, request_id, total = request.tenant, self._new_id(), request.num_tokens
+        charges = (
+            Charge(request_id, num_charged, total),
+            Charge(request_id, total, total, is_final=True),
+        )
+        try:
+            await self._ledger.charge(tenant.name, tenant.limits, charges)
+        except TreedraftError as error:
+            _log.warning("not charged", num_tokens=total - num_charged, why=error.message)
 
     async def _charge_all(self, due: Callable[[], Sequence[_Place]]) -> None:
         async with self._turn:

@@ -243,4 +243,5 @@ class Coordinator:
     def _close(self, request: GenerationRequest) -> None:
         request.end()
         self._accounts.leave(request)
-        self._caretaker.take(request)
+        num_charged = request.num_tokens
+        self._caretaker.take(request, lambda: self._accounts.settle(request, num_charged))

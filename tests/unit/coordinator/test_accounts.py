@@ -2,6 +2,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from tests.unit.coordinator.support import until
 
 from treedraft.coordinator.accounts import Accounts
 from treedraft.coordinator.audit import RequestSummary
@@ -117,3 +118,15 @@ async def test_whose_client_leaves_before_the_answer_gives_the_place_back(ledger
     ledger.answers.set()
     await accounts.close()
     assert ledger.charges == [(Charge("a", 0, 0, is_final=True),)]
+
+
+async def test_what_a_session_says_after_its_client_left_is_charged_in_the_end(ledger, accounts):
+    request = Request(tenant=LIMITED, num_tokens=3)
+    await accounts.enter(request)
+    accounts.leave(request)
+    await until(lambda: len(ledger.charges) == 1)
+    request.num_tokens = 8
+    accounts.settle(request, 3)
+    accounts.settle(request, 8)  # nothing came
+    await accounts.close()
+    assert ledger.charges[1:] == [(Charge("b", 3, 8), Charge("b", 8, 8, is_final=True))]
