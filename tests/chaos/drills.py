@@ -33,7 +33,7 @@ async def run_drills(fleet: Fleet, storm: Storm) -> dict[str, float]:
         for role, kind in ((DRAFT, KILL), (DRAFT, FREEZE), (TARGET, KILL), (TARGET, FREEZE)):
             gaps = await _gaps(client, hurt=(fleet, storm, role, kind))
             figures[f"longest stall, {role} {kind}"] = max(gaps)
-            await asyncio.sleep(1.0)
+            await fleet.until_served()
         figures["first token of as long a prompt"] = await _prefill_seconds(client)
     return {name: round(value, 4) for name, value in figures.items()}
 

@@ -20,8 +20,13 @@ from tests.chaos.faults import COORDINATOR, DRAFT, REDIS, TARGET, Subject
 from tests.chaos.proxy import Proxy
 from tests.unit.coordinator.redis_server import find_redis_server
 
+from treedraft.core.errors import TreedraftError
 from treedraft.local_cluster.plan import ServicePlan
 from treedraft.local_cluster.service_process import ServiceProcess
+from treedraft.rpc.coordinator_client import CoordinatorClient
+
+# On a machine where the native decoder is compiled first, and others want its cores.
+_LOAD_SECONDS = 240.0
 
 _COMMON = {
     "OMP_NUM_THREADS": "1",
@@ -165,6 +170,16 @@ class Fleet:
             )
         for service in self.services.values():
             await service.until_up()
+        await self.until_served()
+
+    async def until_served(self) -> None:
+        """Wait until every coordinator knows all targets, loaded and warm."""
+        async with asyncio.timeout(_LOAD_SECONDS):
+            for endpoint in self.endpoints:
+                client = CoordinatorClient(endpoint)
+                while await _num_targets(client) < self._plan.num_targets:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+                await client.close()
 
     async def _add(self, role: str, index: int, settings: dict[str, str]) -> None:
         name, port = f"{role}-{index}", free_port()
@@ -217,6 +232,13 @@ class Fleet:
             await process.wait()
         for proxy in self.proxies.values():
             await proxy.close()
+
+
+async def _num_targets(client: CoordinatorClient) -> int:
+    try:
+        return sum(model.num_targets for model in await client.list_models())
+    except TreedraftError:
+        return 0
 
 
 def free_port() -> int:

@@ -27,7 +27,7 @@ async def test_a_rolling_restart_loses_nothing(tmp_path):
                 for subject in fleet.subjects:
                     if subject.role != REDIS:
                         await storm.suffer(Fault(0.0, STOP, subject, seconds=0.2))
-                        await asyncio.sleep(2.0)  # a new start is announced and warm
+                        await fleet.until_served()
                 is_over.set()
         finally:
             await load.close()
