@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.chaos.faults import COORDINATOR, DRAFT, REDIS, TARGET, Subject
 from tests.chaos.proxy import Proxy
 from tests.unit.coordinator.redis_server import find_redis_server
@@ -23,6 +25,7 @@ from tests.unit.coordinator.redis_server import find_redis_server
 from treedraft.core.errors import TreedraftError
 from treedraft.local_cluster.plan import ServicePlan
 from treedraft.local_cluster.service_process import ServiceProcess
+from treedraft.rpc.channel import open_channel
 from treedraft.rpc.coordinator_client import CoordinatorClient
 
 # On a machine where the native decoder is compiled first, and others want its cores.
@@ -110,6 +113,18 @@ class Service:
                 self._process.check()
                 await asyncio.sleep(0.05)
 
+    async def until_serving(self, seconds: float) -> None:
+        async with asyncio.timeout(seconds), open_channel(f"127.0.0.1:{self._port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while True:
+                with suppress(grpc.aio.AioRpcError):
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                assert self._process is not None
+                self._process.check()
+                await asyncio.sleep(0.1)
+
     def send(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send(number)
@@ -180,6 +195,10 @@ class Fleet:
                 while await _num_targets(client) < self._plan.num_targets:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
                 await client.close()
+
+    async def until_serving(self, name: str) -> None:
+        """Wait until a process says that it can do its work, asked past its proxy."""
+        await self.services[name].until_serving(_LOAD_SECONDS)
 
     async def _add(self, role: str, index: int, settings: dict[str, str]) -> None:
         name, port = f"{role}-{index}", free_port()

@@ -23,7 +23,7 @@ LAWS = (
 # A gap in an answer that is worth being explained.
 _NOTABLE_SECONDS = 0.2
 _TIMEOUT_SECONDS = 120.0
-POLICY = RetryPolicy(silence_seconds=2.0, longest_pause_seconds=0.5)
+POLICY = RetryPolicy(silence_seconds=2.0, longest_pause_seconds=0.5, lost_seconds=20.0)
 
 
 def make_queries(count: int, *, seed: int, shortest: int = 32, longest: int = 96):

@@ -6,7 +6,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.faults import BLACK_HOLE, CUT, EMPTY, FREEZE, KILL, REDIS, STOP, Fault
+from tests.chaos.faults import (
+    BLACK_HOLE,
+    COORDINATOR,
+    CUT,
+    EMPTY,
+    FREEZE,
+    KILL,
+    REDIS,
+    STOP,
+    TARGET,
+    Fault,
+    Subject,
+)
 from tests.chaos.fleet import Fleet
 
 # A service that is told to stop gets so long before it is killed.
@@ -28,6 +40,7 @@ class Storm:
 
     fleet: Fleet
     suffered: list[Suffered] = field(default_factory=list)
+    _down: set[Subject] = field(default_factory=set)
 
     async def rage(self, faults: Sequence[Fault]) -> None:
         """Let all faults happen, at their times, and return when all is whole again."""
@@ -37,16 +50,39 @@ class Storm:
                 await asyncio.sleep(max(0.0, started + fault.at - time.monotonic()))
                 group.create_task(self.suffer(fault))
 
+    def _is_spared(self, fault: Fault) -> bool:
+        """Return whether a fault must not be: a new start takes longer than any schedule knows.
+
+        Nothing happens to a process that is just starting, and the last of a role that runs is
+        not ended: without any, clients would wait for a model to load, and prove nothing.
+        """
+        if fault.subject in self._down:
+            return True
+        is_ending = fault.kind in (KILL, STOP) and fault.subject.role in (COORDINATOR, TARGET)
+        others = [one for one in self.fleet.subjects if one.role == fault.subject.role]
+        return is_ending and all(one in self._down for one in others if one != fault.subject)
+
     async def suffer(self, fault: Fault) -> None:
         """Let one fault happen, from its beginning until it is over."""
+        if self._is_spared(fault):
+            return
+        is_ending = fault.kind in (KILL, STOP)
         began = time.monotonic()
+        if is_ending:
+            self._down.add(fault.subject)
+        try:
+            await self._inflict(fault)
+        finally:
+            self._down.discard(fault.subject)
+        self.suffered.append(Suffered(fault, began, time.monotonic()))
+
+    async def _inflict(self, fault: Fault) -> None:
         if fault.kind in (CUT, BLACK_HOLE):
             await self._hurt_link(fault)
         elif fault.kind == EMPTY:
             await self.fleet.redis.empty()
         else:
             await self._hurt_process(fault)
-        self.suffered.append(Suffered(fault, began, time.monotonic()))
 
     async def _hurt_link(self, fault: Fault) -> None:
         proxy = self.fleet.proxies[fault.subject.name]
@@ -80,3 +116,5 @@ class Storm:
         await process.start()
         if not is_redis:
             await self.fleet.services[fault.subject.name].until_up()
+            if fault.subject.role == TARGET:
+                await self.fleet.until_serving(fault.subject.name)
