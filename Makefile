@@ -66,8 +66,14 @@ simulate: setup ## Run clusters on virtual time through faults, SEEDS of them (a
 
 .PHONY: fuzz
 INPUTS ?= 100000
-fuzz: setup ## Feed hostile inputs to every reader, INPUTS of them (about 5,000 a second)
-	$(BIN)/python -m tests.fuzz.run --inputs $(INPUTS) $(ARGS)
+CALLS ?= 4000
+fuzz: setup ## Feed hostile INPUTS to every reader (about 5,000 a second) and CALLS to every endpoint
+	$(BIN)/python -m tests.fuzz.run --inputs $(INPUTS) --calls $(CALLS) $(ARGS)
+
+.PHONY: soak
+MINUTES ?= 30
+soak: setup ## Run toy processes under light mixed traffic for MINUTES; does memory stay flat?
+	$(BIN)/python -m tests.soak.run --minutes $(MINUTES) $(ARGS)
 
 .PHONY: test-all
 test-all: test test-browser test-statistical test-real ## Run everything

@@ -5,6 +5,7 @@ after each target, once it has been warmed up.
 """
 
 import argparse
+import asyncio
 import collections
 import faulthandler
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import structlog
+from tests.fuzz.endpoints import fuzz_endpoints
 from tests.fuzz.targets import FuzzTarget, all_targets, reason_of
 
 from treedraft.core.errors import TreedraftError
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="over all targets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", action="append", help="these alone")
+    parser.add_argument("--calls", type=int, default=0, help="calls of endpoints besides")
     parser.add_argument("--replay", help="an input in hexadecimal digits, for one target")
     parser.add_argument("--json", help="write the counts here")
     chosen = parser.parse_args(arguments)
@@ -49,11 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(targets[0].run(bytes.fromhex(chosen.replay)))
             return 0
         results = fuzz(targets, chosen.inputs, chosen.seed)
+        calls = fuzz_endpoints(chosen.calls, chosen.seed, Path(folder)) if chosen.calls else None
+        endpoints = asyncio.run(calls) if calls else {}
     sums = {
         "inputs": sum(result["inputs"] for result in results.values()),
         "crashes": sum(len(result["crashes"]) for result in results.values()),
         "grown": [name for name, result in results.items() if result["grown_mb"] > MAX_GROWTH_MB],
         "targets": results,
+        "endpoints": endpoints,
     }
     print(json.dumps(sums, indent=1))
     if chosen.json:

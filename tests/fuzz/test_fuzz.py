@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from tests.fuzz.endpoints import fuzz_endpoints
 from tests.fuzz.run import MAX_GROWTH_MB, fuzz, fuzz_target
 from tests.fuzz.targets import OK, all_targets
 
@@ -16,6 +17,14 @@ def test_no_reader_crashes_hangs_or_keeps_what_it_read(tmp_path):
 
 
 _DEEP = {"convert.target_frame", "convert.draft_frame", "core.token_tree", "store.session"}
+
+
+async def test_no_endpoint_breaks_or_ends_a_call_without_a_reason(tmp_path):
+    counts = await fuzz_endpoints(1600, 1, tmp_path)
+    assert len(counts) == 8
+    # Some got through, most did not.
+    assert all(outcomes.get(OK, 0) < 200 for outcomes in counts.values())
+    assert counts["/treedraft.v1.DraftService/ExchangeTrees"][OK]
 
 
 def test_a_reader_that_crashes_is_found(tmp_path, capsys):
