@@ -105,11 +105,12 @@ class EngineHarness:
         drafter: Drafter | None = None,
         *,
         is_lockstep: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         self.model = model
         self.metrics = Metrics("target")
         self._news: queue.SimpleQueue[EngineNews] = queue.SimpleQueue()
-        self._tracing = Tracing("target", TelemetrySettings(sample_ratio=0.0))
+        self._tracing = tracing or Tracing("target", TelemetrySettings(sample_ratio=0.0))
         self.drafter = drafter
         self.is_lockstep = is_lockstep
         self.parts = assemble(

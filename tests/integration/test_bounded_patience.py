@@ -76,6 +76,7 @@ class KnowingDrafter:
             token_ids=tokens,
             scores=tuple(-0.02 * (i + 1) for i in range(len(tokens))),
             sources=(TokenSource.DRAFT_MODEL,) * len(tokens),
+            held_us=int(self.delay_ms * 1e3),
         )
         return DraftFrame(growths=[growth] if tokens else [], rests=[Rest(number, self.length)])
 
@@ -109,7 +110,7 @@ def test_a_chain_that_comes_a_little_late_is_waited_for(slow_llama):
     for enabled in (False, True):
         drafter = KnowingDrafter([*PROMPT, *text], delay_ms=0.25 * PASS_MS)
         with EngineHarness(
-            llama, settings(enabled=enabled, max_pass_share=10.0), drafter
+            llama, settings(enabled=enabled, takes_turns=True, max_pass_share=10.0), drafter
         ) as harness:
             drafter.harness = harness
             [result] = harness.run(spec(PROMPT, max_tokens=80))

@@ -23,7 +23,8 @@ class BenchPlan:
     `concurrencies` are the numbers of requests at once; one request at a time
     is repeated over prompts of all kinds. `num_tokens` is the length of every
     answer: ends of texts are ignored, so that all systems do the same work.
-    `settings` are environment variables of the services.
+    `settings` are environment variables of the services. Without transformers the engine is
+    compared with itself alone, which takes a fraction of the time.
     """
 
     target: str = "default"
@@ -35,4 +36,10 @@ class BenchPlan:
     concurrencies: tuple[int, ...] = (1, 8, 32)
     num_tokens: int = 64
     num_repeats: int = 3
+    with_transformers: bool = True
     settings: Mapping[str, str] = field(default_factory=lambda: dict(WITHOUT_RECENT_TRAFFIC))
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """What is measured."""
+        return SYSTEMS if self.with_transformers else (PLAIN, SPECULATIVE)

@@ -17,7 +17,7 @@ from treedraft.bench.plan import (
     WITHOUT_RECENT_TRAFFIC,
     BenchPlan,
 )
-from treedraft.bench.result import BenchResult
+from treedraft.bench.result import BenchResult, Check
 from treedraft.core.errors import InvalidRequestError
 from treedraft.inference.drafters import describe_drafter
 
@@ -107,6 +107,8 @@ def _cells(result: BenchResult, concurrency: int) -> list[str]:
 
 
 def _speed(result: BenchResult, system: str, concurrency: int) -> str:
+    if not result.of(system, concurrency):
+        return ""
     low, high = result.spread(system, concurrency)
     return f"{result.speed(system, concurrency):.1f} ({low:.1f}-{high:.1f})"
 
@@ -120,11 +122,18 @@ def _conditions(result: BenchResult) -> str:
         f"prompts included in the time; model {plan.target}, {drafts}{_recent_traffic(plan)}, "
         f"{plan.dtype}{_weights(plan)}, "
         f"{result.num_threads} threads. The same text with speculation as without: "
-        f"{check.speculative_equals_plain} of {check.num_prompts}; as transformers' `generate`: "
-        f"{check.plain_equals_transformers} of {check.num_prompts}. {stamp.machine}, "
+        f"{check.speculative_equals_plain} of {check.num_prompts}{_reference(check)}. "
+        f"{stamp.machine}, "
         f"load {stamp.load_before:.1f} before the run; "
         f"Python {stamp.python}, {versions}; commit {stamp.commit or 'unknown'}, {stamp.time[:10]}."
     )
+
+
+def _reference(check: Check) -> str:
+    if check.plain_equals_transformers is None:
+        return ""
+    same = f"{check.plain_equals_transformers} of {check.num_prompts}"
+    return f"; as transformers' `generate`: {same}"
 
 
 def _weights(plan: BenchPlan) -> str:

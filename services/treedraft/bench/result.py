@@ -31,13 +31,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How many answers to the same prompts were the same, token for token."""
+    """How many answers to the same prompts were the same, token for token; None: not asked."""
 
     num_prompts: int
     num_tokens: int
     speculative_equals_plain: int
-    plain_equals_transformers: int
-    same_prompt_ids: int
+    plain_equals_transformers: int | None
+    same_prompt_ids: int | None
 
 
 @dataclass(frozen=True, slots=True)

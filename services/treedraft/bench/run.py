@@ -18,7 +18,7 @@ from pathlib import Path
 
 from treedraft.bench.answer import Answer, ask
 from treedraft.bench.baseline import BaselineResult, TransformersBaseline
-from treedraft.bench.plan import PLAIN, SPECULATIVE, SYSTEMS, TRANSFORMERS, BenchPlan
+from treedraft.bench.plan import PLAIN, SPECULATIVE, TRANSFORMERS, BenchPlan
 from treedraft.bench.prompts import conversations
 from treedraft.bench.result import BenchResult, Check, Sample
 from treedraft.core.generation import ChatMessage, GenerateQuery
@@ -43,7 +43,7 @@ class Bench:
         self,
         plan: BenchPlan,
         client: CoordinatorClient,
-        baseline: TransformersBaseline,
+        baseline: TransformersBaseline | None,
         *,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -58,10 +58,12 @@ class Bench:
         prompts = conversations(_CHECKED_PROMPTS, salt="check ")
         plain = await self._ask_all(prompts, is_speculative=False)
         speculative = await self._ask_all(prompts, is_speculative=True)
-        # One by one: padding is an approximation of its own.
-        reference = [
-            await self._baseline.generate([prompt], self._plan.num_tokens) for prompt in prompts
-        ]
+        reference: list[BaselineResult] = []
+        if self._baseline is not None:
+            # One by one: padding is an approximation of its own.
+            reference = [
+                await self._baseline.generate([prompt], self._plan.num_tokens) for prompt in prompts
+            ]
         return Check(
             num_prompts=len(prompts),
             num_tokens=self._plan.num_tokens,
@@ -70,11 +72,15 @@ class Bench:
             ),
             plain_equals_transformers=_num_equal(
                 [answer.token_ids for answer in plain], [one.token_ids[0] for one in reference]
-            ),
+            )
+            if reference
+            else None,
             same_prompt_ids=_num_equal(
                 [answer.started.prompt_token_ids for answer in plain],
                 [one.prompt_token_ids[0] for one in reference],
-            ),
+            )
+            if reference
+            else None,
         )
 
     async def measure(self, system: str, concurrency: int, repeat: int) -> Sample:
@@ -86,6 +92,7 @@ class Bench:
         return await self._measure_engine(prompts, concurrency, system)
 
     async def _measure_baseline(self, prompts: Conversations, concurrency: int) -> Sample:
+        assert self._baseline is not None
         results: list[BaselineResult] = []
         for first in range(0, len(prompts), concurrency):
             batch = prompts[first : first + concurrency]
@@ -145,7 +152,7 @@ async def run_bench(plan: BenchPlan, folder: Path, progress: Progress) -> BenchR
             (repeat, concurrency, system)
             for repeat in range(plan.num_repeats)
             for concurrency in plan.concurrencies
-            for system in SYSTEMS
+            for system in plan.systems
         ]
         for number, (repeat, concurrency, system) in enumerate(steps):
             progress(f"measuring {number + 1}/{len(steps)}: {system}, {concurrency} at once")
@@ -174,9 +181,12 @@ async def _systems(
         folder, dtype=plan.dtype, device=plan.device, num_threads=num_threads
     )
     async with LocalCluster(cluster_plan, progress=progress) as cluster:
-        progress("loading the model into transformers")
         client = cluster.connect()
         try:
+            if not plan.with_transformers:
+                yield Bench(plan, client, None)
+                return
+            progress("loading the model into transformers")
             async with baseline:
                 yield Bench(plan, client, baseline)
         finally:

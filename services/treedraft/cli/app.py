@@ -12,9 +12,12 @@ from treedraft.cli.distill import distill
 from treedraft.cli.examples import epilog
 from treedraft.cli.generate import generate
 from treedraft.cli.health import health
+from treedraft.cli.hits import hits
+from treedraft.cli.host import host
 from treedraft.cli.inspect import fetch, models, trace, version
 from treedraft.cli.judge import judge
 from treedraft.cli.keys import keys
+from treedraft.cli.links import links
 from treedraft.cli.passes import passes
 from treedraft.cli.peers import peers
 from treedraft.cli.rollout import rollout
@@ -59,6 +62,9 @@ def _bench_app() -> typer.Typer:
     """Return `bench`, which measures when called alone and has commands below it."""
     app = typer.Typer(name="bench", invoke_without_command=True, rich_markup_mode=None)
     app.callback(invoke_without_command=True)(bench)
+    app.command()(hits)
+    app.command()(host)
+    app.command()(links)
     app.command()(peers)
     app.command()(passes)
     app.command()(tracing)

@@ -15,6 +15,7 @@ from treedraft.bench.plan import BenchPlan
 from treedraft.bench.run import run_bench
 from treedraft.cli import options, terminal
 from treedraft.inference.drafters import AUTO, choose_drafter
+from treedraft.local_cluster.plan import synchronous_settings
 
 
 def bench(
@@ -33,6 +34,13 @@ def bench(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all cores.")] = 0,
     tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each kind.")] = 3,
+    without_transformers: Annotated[
+        bool, typer.Option(help="Compare the engine with itself alone, in a fraction of the time.")
+    ] = False,
+    sync: Annotated[
+        int,
+        typer.Option(min=0, max=256, help="Wait in each step for a whole tree of so many nodes."),
+    ] = 0,
     at_once: Annotated[
         list[int] | None, typer.Option(min=1, help="Requests at once; may be given repeatedly.")
     ] = None,
@@ -49,6 +57,8 @@ def bench(
         num_threads=threads,
         num_tokens=tokens,
         num_repeats=repeats,
+        with_transformers=not without_transformers,
+        settings={**BenchPlan().settings, **(synchronous_settings(sync) if sync else {})},
         concurrencies=tuple(at_once or BenchPlan().concurrencies),
     )
     with terminal.errors_shown():

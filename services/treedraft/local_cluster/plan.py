@@ -46,6 +46,8 @@ class ClusterPlan:
     device: str = ""
     target_threads: int = 0
     draft_threads: int = 0
+    # Port of the drafter, where there is one and others must know it beforehand.
+    draft_port: int = 0
     coordinator_host: str = ""
     coordinator_port: int = 0
     http_port: int = 0
@@ -107,6 +109,21 @@ def share_threads(num_cores: int, plan: ClusterPlan) -> tuple[int, int]:
         plan.target_threads or max(1, for_targets // max(1, plan.num_targets)),
         plan.draft_threads or max(1, for_drafts // max(1, num_models)),
     )
+
+
+def synchronous_settings(num_nodes: int) -> dict[str, str]:
+    """Return the environment of the synchronous exchange.
+
+    Each step asks the drafter for a tree of so many nodes and waits for all of it; the
+    drafter computes for nobody who does not wait.
+    """
+    return {
+        "TREEDRAFT_TARGET__PATIENCE__IS_SYNCHRONOUS": "true",
+        "TREEDRAFT_TARGET__GATE__ENABLED": "false",
+        "TREEDRAFT_TARGET__BUDGET__MAX_NODES": str(num_nodes),
+        "TREEDRAFT_DRAFT__GROWTH__MAX_LIVE_NODES": str(num_nodes),
+        "TREEDRAFT_DRAFT__GROWTH__SHARES_DEVICE": "true",
+    }
 
 
 def thread_environment(num_threads: int) -> dict[str, str]:
@@ -187,6 +204,7 @@ def plan_workers(
             f"{DRAFT}-{index}",
             {
                 **held,
+                "GRPC__PORT": str(plan.draft_port),
                 "MODEL": plan.draft,
                 "WORKER__WORKER_ID": worker_id(f"{DRAFT}-{index}", folder),
                 **_metrics(plan, 1 + plan.num_targets + index),

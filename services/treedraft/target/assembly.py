@@ -86,6 +86,7 @@ def assemble(
             max_sessions=settings.max_sessions,
             max_waiting=settings.max_waiting,
             prefill_chunk=settings.prefill_chunk,
+            max_stall_steps=settings.max_stall_steps,
             max_nodes=settings.budget.max_nodes,
             max_depth=settings.budget.max_depth,
             max_unlogged_tokens=settings.max_unlogged_tokens,

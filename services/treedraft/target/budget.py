@@ -162,6 +162,17 @@ class Budget:
             for request, node_ids in zip(requests, admitted, strict=True)
         ]
 
+    def prompt_rows(self, num_decoding: int, *, max_stall_steps: float) -> int:
+        """Return how many rows of prompts may share a pass with so many decoding sessions.
+
+        Args:
+            num_decoding: sessions that wait for a token.
+            max_stall_steps: how much longer than a step without prompts it may take, in
+                such steps.
+        """
+        plain_ms = self._costs.estimate(num_decoding)
+        return self._costs.rows_within((1.0 + max_stall_steps) * plain_ms) - num_decoding
+
     def _candidates(self, index: int, request: BudgetRequest) -> list[_Candidate]:
         if request.sibling_laws is not None:
             return self._sibling_groups(index, request)

@@ -31,7 +31,7 @@ from treedraft.target.events import (
     StreamEnded,
 )
 from treedraft.target.gate import DraftGate, FinishedStep
-from treedraft.target.patience import DraftingSession, Patience
+from treedraft.target.patience import DraftingSession, Patience, held_ms
 from treedraft.target.round import RoundOutcome
 from treedraft.target.scheduler import Scheduler, SessionPass
 from treedraft.target.session_roster import SessionRoster
@@ -247,7 +247,7 @@ class Engine:
         match event:
             case FrameArrived(endpoint, frame, arrived_ns, on_taken):
                 self._book.take_frame(endpoint, frame, arrived_ns=arrived_ns)
-                self._patience.frame_taken(endpoint, arrived_ns)
+                self._patience.frame_taken(endpoint, arrived_ns, held_ms=held_ms(frame))
                 on_taken()
             case LinkUp(endpoint):
                 self._book.link_up(endpoint)

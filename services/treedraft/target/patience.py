@@ -12,9 +12,10 @@ engine makes in the long run. What a frame adds is learned for each drafter as a
 share of the survival that its tree has at its leaves, and when it comes as a
 time after the commit or the frame before. Where drafters compute on the target's
 own cores a pass beside them would take about as much longer as they take, so the
-two take turns: the wait goes on until the drafters rest, and these weigh what
-their steps bring (`draft/thrift`). Speculative decoding as a stopping
-problem: SpecDec++ (arXiv 2405.19715), there for the length of a chain.
+two take turns: only the way there and back counts as lost, the wait goes on
+until the drafters rest, and these weigh what their steps bring (`draft/thrift`).
+Speculative decoding as a stopping problem: SpecDec++ (arXiv 2405.19715), there
+for the length of a chain.
 
 Invariants: no step waits longer than a stated share of a pass; a frame that is
 overdue ends the wait, and each wait that brought nothing doubles the number of
@@ -27,7 +28,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from treedraft.core.exchange import Economics
+from treedraft.core.exchange import DraftFrame, Economics
 from treedraft.target.budget import SurvivalCalibrator
 from treedraft.target.outlook import Goodput, Outlook
 from treedraft.target.session import TargetSession
@@ -40,6 +41,7 @@ _TYPICAL_NODES = 8
 _PRIOR_YIELD = 0.8
 _PRIOR_WEIGHT = 2.0
 _YIELD_DECAY = 0.98
+_YIELD_FORGETTING = 0.0003
 _PRIOR_GAP_MS = 5.0
 # A frame is overdue when it is later than expected by so many mean deviations (as
 # TCP times out, Jacobson 1988), and a bit.
@@ -48,6 +50,8 @@ _OVERDUE_MS = 1.0
 # A frame that is late is expected after this share of the usual time.
 _MIN_REMAINING_SHARE = 0.25
 _MAX_SKIPPED_STEPS = 1023
+# A drafter that answers not at all does not stop the baseline for ever.
+_SYNCHRONOUS_LIMIT_NS = 10_000_000_000
 
 
 @dataclass(slots=True)
@@ -77,6 +81,7 @@ class _LinkPace:
     opening_gap: _Gap = field(default_factory=_Gap)
     answer_gap: _Gap = field(default_factory=_Gap)
     frame_gap: _Gap = field(default_factory=_Gap)
+    travel_ms: float = 0.0  # of a commit and its answer together
     gained: float = _PRIOR_WEIGHT * _PRIOR_YIELD
     promised: float = _PRIOR_WEIGHT
     num_fruitless: int = 0
@@ -93,6 +98,10 @@ class _LinkPace:
         """Tokens that a frame adds for each token that the leaves promise."""
         return self.gained / self.promised
 
+    def observe_travel(self, gap_ms: float, held_ms: float) -> None:
+        travel_ms = max(0.0, min(gap_ms, self.gap.overdue_ms) - held_ms)
+        self.travel_ms += _SMOOTHING * (travel_ms - self.travel_ms)
+
     def observe_yield(self, gained: float, promised: float) -> None:
         kept = 1.0 - _YIELD_DECAY
         self.gained = self.gained * _YIELD_DECAY + gained + kept * _PRIOR_WEIGHT * _PRIOR_YIELD
@@ -100,7 +109,7 @@ class _LinkPace:
 
     def forget(self) -> None:
         """Let the yield drift to what is usual: what is not waited for teaches nothing."""
-        self.observe_yield(0.0, 0.0)
+        self.gained += _YIELD_FORGETTING * (self.promised * _PRIOR_YIELD - self.gained)
 
     def overdue_ns(self) -> int:
         return self.since_ns + int(self.gap.overdue_ms * 1e6)
@@ -109,6 +118,11 @@ class _LinkPace:
         mean_ms = self.gap.mean_ms
         elapsed_ms = (now_ns - self.since_ns) / 1e6
         return max(mean_ms - elapsed_ms, _MIN_REMAINING_SHARE * mean_ms)
+
+
+def held_ms(frame: DraftFrame) -> float | None:
+    """Return how long a drafter held this since the last commit; None if it does not say."""
+    return max((growth.held_us / 1e3 for growth in frame.growths), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +171,8 @@ class Patience:
 
     def economics(self) -> Economics:
         """Return what drafts are worth at present."""
-        token_us = self.goodput.token_us
+        # A tree that is waited for is grown to its limits.
+        token_us = 0 if self._settings.is_synchronous else self.goodput.token_us
         return Economics(token_us, int(self._price * token_us))
 
     def commits_announced(self, endpoints: Iterable[str], opened: Collection[str] = ()) -> None:
@@ -171,10 +186,19 @@ class Patience:
         """Forget a drafter that is gone."""
         self._links.pop(endpoint, None)
 
-    def frame_taken(self, endpoint: str, arrived_ns: int) -> None:
-        """Learn from a frame whose nodes are in the trees by now."""
+    def frame_taken(self, endpoint: str, arrived_ns: int, *, held_ms: float | None = None) -> None:
+        """Learn from a frame whose nodes are in the trees by now.
+
+        Args:
+            endpoint: the drafter.
+            arrived_ns: when it came.
+            held_ms: how long the drafter had the last commit before it sent the
+                frame; None if it does not say.
+        """
         pace = self._links.setdefault(endpoint, _LinkPace(since_ns=arrived_ns))
         gap_ms = max(0, arrived_ns - pace.since_ns) / 1e6
+        if held_ms is not None and pace.is_answer and not pace.is_opening:
+            pace.observe_travel(gap_ms, held_ms)
         # A late frame may have been held up by the pass that nobody waited with.
         pace.gap.observe(min(gap_ms, pace.gap.overdue_ms))
         pace.since_ns, pace.is_answer, pace.is_opening = arrived_ns, False, False
@@ -213,6 +237,9 @@ class Patience:
         """
         now_ns = self._clock_ns()
         assert self._wait_since_ns is not None
+        if self._settings.is_synchronous:
+            is_answered = not self._promises()
+            return None if is_answered else self._wait_since_ns + _SYNCHRONOUS_LIMIT_NS
         waited_ms = (now_ns - self._wait_since_ns) / 1e6
         plain_ms = self._costs.estimate(num_sessions)
         left_ms = self._settings.max_pass_share * plain_ms - waited_ms
@@ -224,7 +251,11 @@ class Patience:
             pace = self._links[endpoint]
             gain += pace.yield_ * promise
             endpoints.append(endpoint)
-            if gain > (0.0 if self._settings.takes_turns else worth * remaining_ms):
+            # What a drafter computes on our cores would hold the pass up just as long.
+            lost_ms = (
+                min(remaining_ms, pace.travel_ms) if self._settings.takes_turns else remaining_ms
+            )
+            if gain > worth * lost_ms:
                 bound_ns = now_ns + int(left_ms * 1e6)
                 until_ns = min(max(self._links[e].overdue_ns() for e in endpoints), bound_ns)
                 self._waited_for = tuple(endpoints)
@@ -243,16 +274,21 @@ class Patience:
 
     def _expected(self, now_ns: int) -> list[tuple[float, str, float]]:
         """Return (time left in ms, drafter, promise of its leaves), the soonest first."""
-        promises: dict[str, float] = {}
-        for drafting, outlook in self._outlooks.items():
-            if drafting.endpoint and not drafting.session.is_resting:
-                promises[drafting.endpoint] = promises.get(drafting.endpoint, 0.0) + outlook.promise
         expected = []
-        for endpoint, promise in promises.items():
+        for endpoint, promise in self._promises().items():
             pace = self._links.get(endpoint)
             if pace and now_ns < pace.overdue_ns():
                 expected.append((pace.remaining_ms(now_ns), endpoint, promise))
         return sorted(expected)
+
+    def _promises(self) -> dict[str, float]:
+        """Return what the leaves of its trees promise, by drafter that does not rest."""
+        promises: dict[str, float] = {}
+        for drafting, outlook in self._outlooks.items():
+            endpoint = drafting.endpoint
+            if endpoint in self._links and not drafting.session.is_resting:
+                promises[endpoint] = promises.get(endpoint, 0.0) + outlook.promise
+        return promises
 
     def _look(self, session: TargetSession) -> Outlook:
         # What a pass could not hold, or the session not emit, is not waited for.

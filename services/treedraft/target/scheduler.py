@@ -3,7 +3,8 @@
 Continuous batching: every pass serves all decoding sessions, and prompt chunks
 of new ones share it. A prompt chunk and a decoding step are the same thing
 here: committed tokens whose KV is missing, and, once they reach the end of the
-text, the drafted nodes below it.
+text, the drafted nodes below it. A chunk is no larger than keeps the decoding
+sessions waiting for a step or two, by what rows are measured to take.
 
 When pages run out, drafted nodes go first; then the session that came last is
 put back to be prefilled again. Its tokens are all it needs.
@@ -22,6 +23,8 @@ from treedraft.target.budget import Budget, BudgetRequest
 from treedraft.target.session import TargetSession
 
 _NO_NODES = FlatTree()
+# However long the others' step gets: a prompt must get on.
+_LEAST_PROMPT_ROWS = 8
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class SchedulerLimits:
     max_sessions: int
     max_waiting: int
     prefill_chunk: int
+    max_stall_steps: float
     max_nodes: int
     max_depth: int
     max_unlogged_tokens: int
@@ -151,10 +155,9 @@ class Scheduler:
 
     def _choose_rows(self) -> list[SessionPass]:
         passes = []
-        prompt_rows_left = self._limits.prefill_chunk
-        for session in self._running:
-            if self._is_paused(session):
-                continue
+        ready = [session for session in self._running if not self._is_paused(session)]
+        prompt_rows_left = self._prompt_rows(sum(one.num_pending == 1 for one in ready))
+        for session in ready:
             num_new = session.num_pending
             if num_new > 1:
                 num_new = min(num_new, prompt_rows_left)
@@ -163,6 +166,13 @@ class Scheduler:
                 reaches_end = num_new == session.num_pending
                 passes.append(SessionPass(session, num_new, reaches_end, session.tree))
         return passes
+
+    def _prompt_rows(self, num_decoding: int) -> int:
+        limits = self._limits
+        if not num_decoding:
+            return limits.prefill_chunk
+        rows = self._budget.prompt_rows(num_decoding, max_stall_steps=limits.max_stall_steps)
+        return min(limits.prefill_chunk, max(_LEAST_PROMPT_ROWS, rows))
 
     def _is_paused(self, session: TargetSession) -> bool:
         """Return whether the session waits for its log."""

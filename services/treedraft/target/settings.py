@@ -64,6 +64,11 @@ class PatienceSettings(Frozen):
         description="Whether drafters compute on the cores or the accelerator of the target: it "
         "then waits until they rest, and they weigh for it what another step of theirs brings.",
     )
+    is_synchronous: bool = Field(
+        default=False,
+        description="Whether each step asks the drafters and waits until all of them rest, "
+        "whatever it takes: the classic exchange, kept to measure against.",
+    )
     max_pass_share: float = Field(
         default=2.0,
         ge=0.0,
@@ -178,8 +183,13 @@ class TargetSettings(ServiceSettings):
     prefill_chunk: int = Field(
         default=256,
         ge=1,
-        description="Prompt tokens in one pass, over all sessions; bounds how long a new prompt "
-        "holds up the tokens of the others.",
+        description="Prompt tokens in one pass, over all sessions, at most.",
+    )
+    max_stall_steps: float = Field(
+        default=2.0,
+        gt=0,
+        description="How much longer a pass may take for the prompts in it while others wait for "
+        "their next token, in passes without prompts, by what rows are measured to take.",
     )
     max_unlogged_tokens: int = Field(
         default=4096,

@@ -86,6 +86,10 @@ class StepCosts:
                 time_ms = self._times[index] * change ** (_SMOOTHING * likeness)
                 self._times[index] = time_ms + _FORGETTING * (first - time_ms)
 
+    def rows_within(self, limit_ms: float) -> int:
+        """Return the most rows, of the sizes told apart, that a pass of this time holds."""
+        return max((size for size in _SIZES if self.estimate(size) <= limit_ms), default=0)
+
     def estimate(self, num_rows: int) -> float:
         """Return the expected time of a pass, interpolated between known sizes."""
         if not self._rows:

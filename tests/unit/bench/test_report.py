@@ -104,3 +104,13 @@ def test_a_document_without_marks_is_left_alone(tmp_path):
 
 def test_an_accelerator_is_named():
     assert replace(STAMP, accelerator="GPU X").machine == "A processor, 2 cores, 8 GiB, GPU X"
+
+
+def test_what_was_not_measured_is_left_blank(result):
+    alone = replace(
+        result,
+        samples=tuple(s for s in result.samples if s.system != TRANSFORMERS),
+        check=Check(6, 64, 6, None, None),
+    )
+    assert "generate" not in markdown(alone)
+    assert markdown(alone).splitlines()[2].startswith("| 1 |  | 20.0")

@@ -149,3 +149,11 @@ def answer_parts(num_rounds, forward):
     )
     ids = tuple(delta.token_ids[0] for delta in deltas)
     return started, finished, ids, (TokenSource.TARGET,) * 4, "text"
+
+
+async def test_the_engine_can_be_compared_with_itself_alone():
+    plan = BenchPlan(num_tokens=5, with_transformers=False)
+    assert plan.systems == (PLAIN, SPECULATIVE)
+    check = await Bench(plan, FakeClient(), None).check()
+    assert check.speculative_equals_plain == 6
+    assert check.plain_equals_transformers is None

@@ -45,6 +45,7 @@ class World:
         self.gap_ms = gap_ms
         self.probability = probability
         self.answers = True
+        self.held_ms = None
         costs = self.costs = StepCosts()
         for rows in (1, 2, 4, 8, 16):
             costs.observe(rows, PASS_MS)
@@ -77,7 +78,7 @@ class World:
             session.tree = TokenTree(5)
             session.add_chain(*[self.probability] * num_frames)
             session.is_resting = num_frames >= max_frames
-            self.patience.frame_taken("d", int(self.now_ms * 1e6))
+            self.patience.frame_taken("d", int(self.now_ms * 1e6), held_ms=self.held_ms)
         self.patience.end_wait()
         self.waited_ms.append(self.now_ms - started)
         self.now_ms += PASS_MS
@@ -251,3 +252,28 @@ def test_goodput_leaves_idle_time_and_prompts_out():
     goodput.step_finished(2, 5_000_000_000, counts=True)
     goodput.step_finished(2, 5_040_000_000, counts=True)
     assert goodput.token_us == 20_000
+
+
+def test_the_synchronous_exchange_waits_for_all_of_a_tree_however_long_it_takes():
+    world = World(gap_ms=300.0, probability=0.1, is_synchronous=True)
+    assert set(world.steps(5, max_frames=3)) == {3}
+    assert world.patience.economics().token_us == 0
+    world.answers = False
+    assert world.step() == 0  # and not for ever
+
+
+def test_the_synchronous_exchange_does_not_wait_for_a_drafter_that_is_lost():
+    world = World(is_synchronous=True)
+    world.steps(3, max_frames=1)
+    world.patience.begin_step([DraftingSession(Session(), "d")])
+    world.patience.link_down("d")
+    assert world.patience.wait_until_ns(1) is None
+
+
+def test_the_way_to_a_drafter_that_takes_turns_is_no_gain():
+    world = World(gap_ms=10.0, probability=0.1, takes_turns=True)
+    world.held_ms = 9.0  # computing, on our cores
+    assert set(world.steps(200, max_frames=1)) == {1}
+    world = World(gap_ms=10.0, probability=0.1, takes_turns=True)
+    world.held_ms = 0.5  # nearly all of it on the way
+    assert sum(world.steps(300, max_frames=1)[200:]) < 15

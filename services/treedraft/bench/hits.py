@@ -1,0 +1,146 @@
+"""How often the outcome of a pass was foreseen, by the nodes kept beyond the verified ones.
+
+What a pass draws where its walk ends is in the tree (a hit) or costs the drafter a
+fresh start. Nodes that are grown and not verified are there for that alone: deeper
+ones below the verified, or wider ones beside them. To see what they are worth,
+whatever the machine's speed, each step here waits for the whole tree, and a pass
+verifies its best nodes, always as many.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from treedraft.bench.answer import Asking, ask
+from treedraft.bench.plan import WITHOUT_RECENT_TRAFFIC
+from treedraft.bench.prompts import conversations
+from treedraft.core.generation import GenerateQuery
+from treedraft.core.sampling import SamplingParameters, StoppingCriteria
+from treedraft.inference.stamp import Stamp, take_stamp
+from treedraft.local_cluster.cluster import LocalCluster, Progress
+from treedraft.local_cluster.plan import ClusterPlan, synchronous_settings
+
+_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class HitsPlan:
+    """Trees to compare: nodes grown, and children that the model proposes for a node."""
+
+    target: str = "default"
+    draft: str = ""
+    num_verified: int = 8
+    num_grown: tuple[int, ...] = (8, 16, 32, 64)
+    num_children: tuple[int, ...] = (1, 2, 4)
+    temperatures: tuple[float, ...] = (0.0,)
+    num_prompts: int = 4
+    num_tokens: int = 48
+    settings: Mapping[str, str] = field(default_factory=lambda: dict(WITHOUT_RECENT_TRAFFIC))
+
+
+@dataclass(frozen=True, slots=True)
+class HitsPoint:
+    """What one kind of tree foresaw."""
+
+    temperature: float
+    num_grown: int
+    num_children: int
+    hit_rate: float
+    tokens_per_round: float
+
+
+@dataclass(frozen=True, slots=True)
+class HitsResult:
+    """A whole run."""
+
+    stamp: Stamp
+    plan: HitsPlan
+    points: tuple[HitsPoint, ...]
+
+
+async def run_hits(plan: HitsPlan, folder: Path, progress: Progress) -> HitsResult:
+    """Measure each kind of tree on the same prompts.
+
+    Args:
+        plan: what to measure; `target` is only a name here.
+        folder: of the target's weights.
+        progress: told in words what is measured.
+    """
+    stamp, points = take_stamp(), []
+    for num_children in plan.num_children:
+        for num_grown in plan.num_grown:
+            progress(f"trees of {num_grown} nodes, {num_children} children")
+            cluster_plan = ClusterPlan(
+                target=str(folder),
+                draft=plan.draft,
+                settings=_settings(plan, num_grown, num_children),
+            )
+            async with LocalCluster(cluster_plan) as cluster:
+                client = cluster.connect()
+                try:
+                    for temperature in plan.temperatures:
+                        found = await measure(client, plan, temperature)
+                        points.append(HitsPoint(temperature, num_grown, num_children, *found))
+                finally:
+                    await client.close()
+    return HitsResult(stamp, plan, tuple(points))
+
+
+def _settings(plan: HitsPlan, num_grown: int, num_children: int) -> dict[str, str]:
+    return {
+        **plan.settings,
+        **synchronous_settings(num_grown),
+        "TREEDRAFT_TARGET__BUDGET__MODE": "fixed",
+        "TREEDRAFT_TARGET__BUDGET__MAX_NODES": str(plan.num_verified),
+        "TREEDRAFT_DRAFT__GROWTH__NUM_CHILDREN": str(num_children),
+        # Whatever its score: the number of nodes is what is compared.
+        "TREEDRAFT_DRAFT__GROWTH__MIN_SCORE": "-20",
+        "TREEDRAFT_DRAFT__LOOKUP__ENABLED": "false",
+    }
+
+
+async def measure(client: Asking, plan: HitsPlan, temperature: float) -> tuple[float, float]:
+    """Return hit rate and tokens a round over all prompts, one after the other."""
+    hits = misses = num_rounds = num_emitted = 0
+    for conversation in conversations(plan.num_prompts, salt="hits "):
+        query = GenerateQuery(
+            conversation=conversation,
+            sampling=SamplingParameters(temperature=temperature, seed=_SEED),
+            stopping=StoppingCriteria(max_tokens=plan.num_tokens, ignore_eos=True),
+        )
+        one = (await ask(client, query)).finished.statistics
+        hits, misses = hits + one.hits, misses + one.misses
+        num_rounds, num_emitted = num_rounds + one.rounds, num_emitted + one.emitted_tokens
+    return hits / max(1, hits + misses), num_emitted / max(1, num_rounds)
+
+
+def markdown(result: HitsResult) -> str:
+    """Return a table for each temperature: a row for each width, a column for each size."""
+    plan = result.plan
+    lines: list[str] = []
+    for temperature in plan.temperatures:
+        kept = [f"{number - plan.num_verified} beyond" for number in plan.num_grown]
+        lines += [_row([f"T = {temperature:g}", *kept]), _row(["---"] * (len(kept) + 1))]
+        for num_children in plan.num_children:
+            cells = [
+                f"{point.hit_rate:.0%}, τ {point.tokens_per_round:.2f}"
+                for point in result.points
+                if (point.temperature, point.num_children) == (temperature, num_children)
+            ]
+            lines.append(_row([f"{num_children} children", *cells]))
+        lines.append("")
+    lines.append(
+        f"{plan.num_verified} nodes verified in each pass; {plan.num_prompts} prompts × "
+        f"{plan.num_tokens} tokens, without lookup. Commit {result.stamp.commit}."
+    )
+    return "\n".join(lines)
+
+
+def to_json(result: HitsResult) -> str:
+    """Return all of it."""
+    return json.dumps({**asdict(result), "table": markdown(result)}, indent=1, ensure_ascii=False)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,1 @@
+"""What a network between target and drafter costs: delays put between their processes."""

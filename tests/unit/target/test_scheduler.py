@@ -1,0 +1,140 @@
+"""Who takes part in a pass: decoding goes on while prompts come, and nobody is passed over."""
+
+import pytest
+from tests.engine_harness import spec
+
+from treedraft.inference.block_pool import BlockPool
+from treedraft.settings import TelemetrySettings
+from treedraft.target.budget import Budget, SurvivalCalibrator
+from treedraft.target.scheduler import Scheduler, SchedulerLimits
+from treedraft.target.session import TargetSession
+from treedraft.target.step_costs import StepCosts
+from treedraft.target.stopping import StopChecker
+from treedraft.telemetry.tracing import Tracing
+
+FIXED_MS, ROW_MS = 20.0, 2.0
+TRACING = Tracing("target", TelemetrySettings(sample_ratio=0.0))
+
+
+def pass_ms(num_rows):
+    return FIXED_MS + ROW_MS * num_rows
+
+
+def make_scheduler(*, num_tokens=16_384, **limits):
+    costs = StepCosts()
+    for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        costs.observe(rows, pass_ms(rows))
+    known = {
+        "max_sessions": 64,
+        "max_waiting": 64,
+        "prefill_chunk": 256,
+        "max_stall_steps": 2.0,
+        "max_nodes": 0,
+        "max_depth": 0,
+        "max_unlogged_tokens": 10_000,
+    }
+    return Scheduler(
+        BlockPool(num_tokens // 16, 16),
+        Budget(costs, SurvivalCalibrator(), max_step_nodes=0),
+        SchedulerLimits(**{**known, **limits}),
+        fingerprint="f",
+        on_preempted=lambda: None,
+    )
+
+
+def make_session(name, num_tokens):
+    session = spec([hash(name) % 500 + 1, *range(1, num_tokens)], session_id=name, max_tokens=9999)
+    checker = StopChecker(
+        session.stopping, eos_token_ids=frozenset(), max_output_tokens=9999, tokenizer=None
+    )
+    return TargetSession(
+        session,
+        stop_checker=checker,
+        fingerprint="f",
+        span=TRACING.start("session", ""),
+        now_ns=0,
+        max_live_nodes=8,
+        vocab_size=10_000,
+    )
+
+
+def run(passes):
+    """Do to the sessions what a pass does; return how many rows it had."""
+    for one in passes:
+        one.session.num_computed += one.num_new
+        if one.reaches_end:
+            one.session.commit((7,))
+    return sum(one.num_new for one in passes)
+
+
+@pytest.fixture
+def decoding():
+    """A scheduler with three sessions that decode."""
+    scheduler = make_scheduler()
+    sessions = [make_session(f"d{i}", 10) for i in range(3)]
+    for session in sessions:
+        scheduler.add(session)
+    while any(session.num_pending != 1 for session in sessions):
+        run(scheduler.plan())
+    return scheduler, sessions
+
+
+def test_a_long_prompt_stalls_nobody_by_more_than_two_steps(decoding):
+    scheduler, sessions = decoding
+    newcomer = make_session("long", 4000)
+    scheduler.add(newcomer)
+    num_passes = 0
+    while newcomer.num_tokens == 4000:
+        before = [session.num_tokens for session in sessions]
+        num_rows = run(scheduler.plan())
+        # Everyone gets a token from each pass, and none takes three steps' time.
+        assert [session.num_tokens for session in sessions] == [n + 1 for n in before]
+        assert pass_ms(num_rows) <= 3.0 * pass_ms(len(sessions))
+        num_passes += 1
+    assert num_passes < 4000 / 16  # and it gets on
+
+
+def test_a_prompt_alone_takes_whole_chunks():
+    scheduler = make_scheduler()
+    scheduler.add(make_session("long", 4000))
+    assert run(scheduler.plan()) == 256
+
+
+def test_a_prompt_gets_on_where_every_row_is_too_dear():
+    scheduler = make_scheduler(max_stall_steps=0.001)
+    first, second = make_session("a", 10), make_session("b", 400)
+    scheduler.add(first)
+    run(scheduler.plan())
+    scheduler.add(second)
+    for _ in range(400 // 8):
+        run(scheduler.plan())
+    assert second.num_tokens > 400
+
+
+def test_sessions_get_as_many_tokens_as_each_other():
+    scheduler = make_scheduler()
+    sessions = [make_session(f"s{i}", 20 + 7 * i) for i in range(24)]
+    for session in sessions:
+        scheduler.add(session)
+    while any(session.num_pending != 1 for session in sessions):
+        run(scheduler.plan())
+    before = [session.num_tokens for session in sessions]
+    for _ in range(50):
+        run(scheduler.plan())
+    assert [session.num_tokens for session in sessions] == [n + 50 for n in before]
+
+
+def test_the_first_to_come_is_never_put_back_for_a_later_one():
+    scheduler = make_scheduler(num_tokens=320)
+    sessions = [make_session(f"s{i}", 60) for i in range(5)]
+    for session in sessions:
+        scheduler.add(session)
+    while sessions[0].num_tokens < 200:
+        run(scheduler.plan())
+    assert sessions[0].counts.preemptions == 0
+    assert sum(session.counts.preemptions for session in sessions) > 0
+    scheduler.remove(sessions[0])
+    start = sessions[1].num_tokens
+    run(scheduler.plan())
+    run(scheduler.plan())
+    assert sessions[1].num_tokens > start
