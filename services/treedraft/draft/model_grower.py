@@ -152,6 +152,7 @@ class ModelGrower:
     def step(self, sessions: Sequence[DraftSession]) -> StepReport:
         """Run one pass for some of the sessions and add children to their trees."""
         self._num_steps += 1
+        started = time.perf_counter()
         starved = tuple(s for s in sessions if s.num_tokens > self._pool.num_slots)
         fitting = [session for session in sessions if session not in starved]
         ordered = sorted(fitting, key=lambda session: session.last_step)
@@ -168,7 +169,7 @@ class ModelGrower:
             self._pool, self._sessions, [(ordered[share.index], share) for share in shares]
         )
         if works:
-            self._run_measured(works)
+            self._run_measured(works, started)
         for work in works:
             work.session.last_step = self._num_steps
         return StepReport(
@@ -179,8 +180,7 @@ class ModelGrower:
         """Note what drafts are worth to the target."""
         self._thrift.target_says(economics)
 
-    def _run_measured(self, works: Sequence[Work]) -> None:
-        started = time.perf_counter()
+    def _run_measured(self, works: Sequence[Work], started: float) -> None:
         self._run(works)
         elapsed_ms = (time.perf_counter() - started) * 1e3
         if all(work.node_ids for work in works):

@@ -19,7 +19,7 @@ _SMOOTHING = 0.1
 # What a step takes is learned quickly when it falls and slowly when it rises: a
 # step beside a pass of the target takes several times as long as one alone, and
 # it is the latter that has to pay.
-_FALLING, _RISING = 0.3, 0.03
+_FALLING, _RISING = 0.1, 0.03
 # Until steps were measured: what the children of a node survive with, given it.
 _PRIOR_PROFILE = (0.6, 0.12, 0.05, 0.03)
 

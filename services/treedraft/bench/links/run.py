@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from treedraft.bench.answer import Answer, Asking, ask
@@ -26,7 +27,7 @@ from treedraft.local_cluster.plan import ClusterPlan, synchronous_settings
 Conversation = Sequence[ChatMessage]
 
 _LOOPBACK = "127.0.0.1"
-# After a link got longer, what was learned over the shorter one is unlearned by this text.
+# What a link and its drafter take is learned by this text.
 _SETTLING_TOKENS = 32
 
 
@@ -98,16 +99,16 @@ async def run_links(plan: LinksPlan, folder: Path, progress: Progress) -> LinksR
     stamp = take_stamp()
     samples: list[LinkSample] = []
     pass_ms = 0.0
-    for exchange in exchanges(plan):
+    for exchange, wanted_ms in product(exchanges(plan), plan.round_trips_ms):
+        # What was learned of one link says nothing of the next.
         async with _cluster(plan, exchange, folder, progress) as bench:
             # The first pass after a start is slower than those to come.
             await bench.pass_ms()
             pass_ms = pass_ms or await bench.pass_ms()
+            round_trip_ms = pass_ms if wanted_ms == ONE_PASS else wanted_ms
+            progress(f"{exchange.name}, a round trip of {round_trip_ms:.0f} ms")
             for _ in range(plan.num_repeats):
-                for wanted_ms in plan.round_trips_ms:
-                    round_trip_ms = pass_ms if wanted_ms == ONE_PASS else wanted_ms
-                    progress(f"{exchange.name}, a round trip of {round_trip_ms:.0f} ms")
-                    samples += await bench.measure(exchange, round_trip_ms)
+                samples += await bench.measure(exchange, round_trip_ms)
     return LinksResult(stamp, plan, pass_ms, tuple(samples))
 
 
