@@ -61,7 +61,7 @@ class NoLinks:
 @asynccontextmanager
 async def toy_cluster(folder: Path) -> AsyncIterator[Cluster]:
     """Run the cluster for the time of the context; spans go to a store in the folder."""
-    telemetry = TelemetrySettings(store_path=str(folder / "spans.sqlite"))
+    telemetry = TelemetrySettings(store_path=str(folder / "spans.sqlite"), sample_ratio=1.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     async with AsyncExitStack() as stack:
