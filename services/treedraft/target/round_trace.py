@@ -7,6 +7,7 @@ Moments arrive on the monotonic clock and are shifted to wall time here.
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from treedraft.core.session import FinishReason, RoundTimes, SessionStatistics
 from treedraft.target.round import Round, StepClock
@@ -14,6 +15,8 @@ from treedraft.target.scheduler import SessionPass
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import AttributeValue, ChildSpan, Tracing
+
+_PARTS = (names.SPAN_QUEUE, names.SPAN_FORWARD, names.SPAN_WALK, names.SPAN_COMMIT)
 
 
 class RoundTrace:
@@ -69,32 +72,21 @@ class RoundTrace:
         self._observe_latency(round_, clock)
         if not session.span.is_recorded:
             return
-        started_ns = min(session.clock.ready_ns, clock.started)
-        attributes: dict[str, AttributeValue] = {
-            names.ATTR_ROUND_NUMBER: session.counts.rounds,
-            names.ATTR_BASE_LENGTH: round_.base_length,
-            names.ATTR_ROUND_DRAFTED: session.clock.drafted_nodes,
-            names.ATTR_ROUND_ADMITTED: tree.num_nodes,
-            names.ATTR_ROUND_ACCEPTED: len(accepted),
-            names.ATTR_ROUND_EMITTED: len(verdict.token_ids),
-            names.ATTR_ROUND_BATCH: batch_sessions,
-            names.ATTR_ROUND_DRAFT_MS: times.draft,
-            names.ATTR_ROUND_WIRE_MS: times.wire,
-        }
-        if round_.is_hit is not None:
-            attributes[names.ATTR_ROUND_IS_HIT] = round_.is_hit
-        moments = (started_ns, clock.started, clock.forwarded, clock.walked, clock.committed)
-        parts = (names.SPAN_QUEUE, names.SPAN_FORWARD, names.SPAN_WALK, names.SPAN_COMMIT)
-        self._tracing.record(
-            names.SPAN_ROUND,
-            session.span.traceparent,
-            started_ns + self._to_wall_ns,
-            clock.committed + self._to_wall_ns,
-            attributes,
-            [
-                ChildSpan(part, start + self._to_wall_ns, end + self._to_wall_ns)
-                for part, (start, end) in zip(parts, pairwise(moments), strict=True)
-            ],
+        # Numbers only: what is held back must keep no tree and no session alive.
+        facts = _RoundFacts(
+            session.counts.rounds,
+            round_.base_length,
+            session.clock.drafted_nodes,
+            tree.num_nodes,
+            len(accepted),
+            len(verdict.token_ids),
+            batch_sessions,
+            round_.is_hit,
+            min(session.clock.ready_ns, clock.started) - clock.started,
+        )
+        shift_ns = self._to_wall_ns
+        self._tracing.record_lazily(
+            session.span.traceparent, lambda: _round_span(facts, times, clock, shift_ns)
         )
 
     def _observe_latency(self, round_: Round, clock: StepClock) -> None:
@@ -109,6 +101,51 @@ class RoundTrace:
         else:
             since = clock.committed - session.clock.ready_ns
             self._metrics.tokens_emitted(num_tokens, since / 1e9)
+
+
+class _RoundFacts(NamedTuple):
+    """What the span of a round tells besides its times."""
+
+    number: int
+    base_length: int
+    drafted: int
+    admitted: int
+    accepted: int
+    emitted: int
+    batch_sessions: int
+    is_hit: bool | None
+    ready_ns: int  # before the start of the step, at most 0
+
+
+def _round_span(
+    facts: _RoundFacts, times: RoundTimes, clock: StepClock, shift_ns: int
+) -> ChildSpan:
+    """Return the span of a round with its parts; moments are shifted to wall time."""
+    attributes: dict[str, AttributeValue] = {
+        names.ATTR_ROUND_NUMBER: facts.number,
+        names.ATTR_BASE_LENGTH: facts.base_length,
+        names.ATTR_ROUND_DRAFTED: facts.drafted,
+        names.ATTR_ROUND_ADMITTED: facts.admitted,
+        names.ATTR_ROUND_ACCEPTED: facts.accepted,
+        names.ATTR_ROUND_EMITTED: facts.emitted,
+        names.ATTR_ROUND_BATCH: facts.batch_sessions,
+        names.ATTR_ROUND_DRAFT_MS: times.draft,
+        names.ATTR_ROUND_WIRE_MS: times.wire,
+    }
+    if facts.is_hit is not None:
+        attributes[names.ATTR_ROUND_IS_HIT] = facts.is_hit
+    started_ns = clock.started + facts.ready_ns
+    moments = (started_ns, clock.started, clock.forwarded, clock.walked, clock.committed)
+    return ChildSpan(
+        names.SPAN_ROUND,
+        started_ns + shift_ns,
+        clock.committed + shift_ns,
+        attributes,
+        [
+            ChildSpan(part, start + shift_ns, end + shift_ns)
+            for part, (start, end) in zip(_PARTS, pairwise(moments), strict=True)
+        ],
+    )
 
 
 def finish_attributes(

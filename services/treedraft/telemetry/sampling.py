@@ -15,6 +15,7 @@ from opentelemetry.util.types import Attributes
 from treedraft.telemetry.tail import PROVISIONAL
 
 _FLAGS_PLACE = -2
+_SPAN_ID_PLACE = slice(36, 52)
 _TRACEPARENT_LENGTH = 55
 _ODD_DIGITS = frozenset("13579bdf")
 _HIGH_DIGITS = frozenset("89abcdef")
@@ -32,6 +33,14 @@ def is_held_back(traceparent: str) -> bool:
         and traceparent[_FLAGS_PLACE] in _HIGH_DIGITS
         and traceparent[-1] not in _ODD_DIGITS
     )
+
+
+def span_id_of(traceparent: str) -> int:
+    """Return the id of the span that a trace context names; 0, which no span has, for none."""
+    try:
+        return int(traceparent[_SPAN_ID_PLACE], 16)
+    except ValueError:
+        return 0
 
 
 class LotThenTail(Sampler):

@@ -2,7 +2,7 @@
 
 Whether a request is worth a trace is known at its end. So what would be its spans
 is held back, in each service its own part, until the span ends under which they
-are; then they are exported or forgotten. A round that is held back costs a tuple;
+are; then they are exported or forgotten. A round that is held back costs a closure;
 spans are made of it only if it is kept.
 
 Memory is bounded: of a request the first and the last spans are held, of all

@@ -20,7 +20,7 @@ there never reaches the request.
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -46,7 +46,12 @@ from treedraft.core.errors import TreedraftError
 from treedraft.settings import TelemetrySettings
 from treedraft.telemetry import names
 from treedraft.telemetry.exporters import EXPORT_TIMEOUT_SECONDS, make_exporter
-from treedraft.telemetry.sampling import LotThenTail, is_held_back, is_sampled
+from treedraft.telemetry.sampling import (
+    LotThenTail,
+    is_held_back,
+    is_sampled,
+    span_id_of,
+)
 from treedraft.telemetry.tail import PROVISIONAL, TailBuffer
 
 AttributeValue = str | bool | int | float | Sequence[str]
@@ -229,16 +234,26 @@ class Tracing:
             attributes: taken over, not copied: not to be changed afterwards.
             children: its parts.
         """
-        if not self.is_recorded(traceparent):
-            return
+        if self.is_recorded(traceparent):
+            span = ChildSpan(name, start_ns, end_ns, attributes, children)
+            self.record_lazily(traceparent, lambda: span)
+
+    def record_lazily(self, traceparent: str, make: Callable[[], ChildSpan]) -> None:
+        """As `record`, with a span that is made when it is sure to be kept.
+
+        For what happens in every round of every session: of a request that is held
+        back it costs a microsecond or two. `make` may be called much later, on
+        another thread, so it should hold numbers and no sessions.
+        """
+        if is_sampled(traceparent):
+            self._emit_under(traceparent, make)
+        elif is_held_back(traceparent):
+            self._tail.hold(span_id_of(traceparent), lambda: self._emit_under(traceparent, make))
+
+    def _emit_under(self, traceparent: str, make: Callable[[], ChildSpan]) -> None:
         parent = _parse(traceparent)
-        if parent is None:
-            return
-        span = ChildSpan(name, start_ns, end_ns, attributes, children)
-        if parent.trace_flags.sampled:
-            self._emit(span, parent)
-        else:
-            self._tail.hold(parent.span_id, lambda: self._emit(span, parent))
+        if parent is not None:
+            self._emit(make(), parent)
 
     def _emit(self, span: ChildSpan, parent: SpanContext) -> None:
         context = SpanContext(

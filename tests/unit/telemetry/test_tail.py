@@ -173,3 +173,28 @@ def test_holding_a_round_back_is_cheap(tracing):
     best = min(timeit.repeat(record, number=500, repeat=20)) / 500
     assert best < 2e-5  # about 4 µs on a quiet machine
     span.end()
+
+
+@pytest.mark.parametrize(("seconds", "num_made"), [(3, 2), (1, 0)])
+def test_a_span_is_made_only_if_it_is_kept(tracing, exporter, seconds, num_made):
+    made = []
+
+    def make():
+        made.append(1)
+        return ChildSpan(names.SPAN_ROUND, 1, 2)
+
+    span = tracing.start(names.SPAN_SESSION, start_ns=time.time_ns() - seconds * SECOND)
+    for _ in range(2):
+        tracing.record_lazily(span.traceparent, make)
+    assert made == []
+    span.end()
+    spans = exported(tracing, exporter)
+    assert len(made) == num_made
+    assert [one.name for one in spans].count(names.SPAN_ROUND) == num_made
+
+
+@pytest.mark.parametrize("traceparent", ["", "x" * 53 + "80", f"00-{'a1' * 16}-{'zz' * 8}-80"])
+def test_what_is_no_context_holds_nothing_back(tracing, exporter, traceparent):
+    tracing.record(names.SPAN_ROUND, traceparent, 1, 2)
+    assert tracing._tail.num_spans == 0
+    assert exported(tracing, exporter) == []
