@@ -232,8 +232,8 @@ class World:
             coordinator = process.coordinator
             self._expect(process, "running sessions", len(coordinator._services.running), 0)
             self._expect(process, "requests inside", coordinator._gate.num_running, 0)
-            caretaker = coordinator._caretaker
-            parked = len(caretaker._tasks) + len(caretaker._ended)
+            # Those that ended stay at hand for a while, bounded in number.
+            parked = len(coordinator._caretaker._tasks)
             self._expect(process, "sessions looked after", parked, 0)
             sinks = sum(link.num_sessions for link in coordinator._links._links.values())
             self._expect(process, "sessions on links", sinks, 0)
