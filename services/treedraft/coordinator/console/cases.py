@@ -80,15 +80,15 @@ class ConsoleCases:
         """Return the tokenizer of a model that serves."""
         return find_targets(model, self._registry.targets())[0][1].tokenizer
 
-    async def overview(self, caller: Caller) -> Overview:
-        """Return how the cluster is, with the caller's own requests."""
+    async def overview(self, caller: Caller, since: float = 0.0) -> Overview:
+        """Return how the cluster is, with its history since then and the caller's own requests."""
         name = self._tenants.tenant_of(caller.api_key).name
         return Overview(
             models=await self._coordinator.list_models(),
             cluster=await self._coordinator.describe_cluster(),
             running=self._book.running(name),
             recent=self._book.recent(name),
-            history=self._history.columns(),
+            history=self._history.columns(since),
         )
 
     async def traces(self, caller: Caller) -> TraceList:

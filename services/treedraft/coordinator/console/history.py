@@ -86,7 +86,7 @@ class ClusterHistory:
             await self.sample()
             await asyncio.sleep(_INTERVAL_SECONDS)
 
-    def columns(self) -> dict[str, list[float]]:
-        """Return each quantity as a list, oldest first."""
-        names = ClusterPoint.__slots__
-        return {name: [round(getattr(p, name), 4) for p in self._points] for name in names}
+    def columns(self, since: float = 0.0) -> dict[str, list[float]]:
+        """Return each quantity after a time as a list, oldest first."""
+        names, points = ClusterPoint.__slots__, [p for p in self._points if p.time > since]
+        return {name: [round(getattr(p, name), 4) for p in points] for name in names}

@@ -42,8 +42,8 @@ def console_routes(cases: ConsoleCases) -> APIRouter:
         return _watched(cases, completion_queries(body), request)
 
     @router.get("/api/overview")
-    async def overview(request: Request) -> dict[str, Any]:
-        return _overview(await cases.overview(caller_of(request)))
+    async def overview(request: Request, since: float = 0.0) -> dict[str, Any]:
+        return _overview(await cases.overview(caller_of(request), since))
 
     @router.get("/api/traces")
     async def traces(request: Request) -> dict[str, Any]:

@@ -46,3 +46,4 @@ async def test_points_are_columns_and_the_oldest_go():
     assert columns["time"] == [2.0, 3.0, 4.0]
     assert columns["sessions"] == [1, 1, 1]
     assert {len(column) for column in columns.values()} == {3}
+    assert history.columns(since=3.0)["time"] == [4.0]

@@ -7,6 +7,7 @@ import { clock, count, fixed, percent } from "./format.js";
 import { problem } from "./problem.js";
 
 const EVERY_MS = 1000;
+const MAX_POINTS = 900;
 
 export function clusterPage() {
   const page = new Cluster();
@@ -35,6 +36,7 @@ class Cluster {
         this._running),
     );
     this._isOpen = true;
+    this._history = { time: [] };
     this._poll();
   }
 
@@ -51,7 +53,7 @@ class Cluster {
   async _poll() {
     let wait = EVERY_MS;
     try {
-      this._show(await ask("overview"));
+      this._show(await ask(`overview?since=${this._history.time.at(-1) ?? 0}`));
     } catch (error) {
       if (this._isOpen) problem(error);
       wait = 5 * EVERY_MS;
@@ -63,7 +65,10 @@ class Cluster {
     if (!this._isOpen) return;
     const names = seen.models.map((m) => `${m.model} (${count(m.num_targets, "target")}, ${count(m.num_drafters, "drafter")})`);
     put(this._models, names.length ? names.join(", ") : "No target serves a model yet.");
-    for (const [name, chart] of Object.entries(this._charts)) chart.show([seen.history.time, seen.history[name]]);
+    for (const [name, values] of Object.entries(seen.history)) {
+      this._history[name] = [...(this._history[name] || []), ...values].slice(-MAX_POINTS);
+    }
+    for (const [name, chart] of Object.entries(this._charts)) chart.show([this._history.time, this._history[name]]);
     put(this._workers, table(
       ["Worker", "Role", "Model", "Sessions", "Waiting", "KV memory", "Tokens/s", "Tokens per pass", "Late guesses"],
       seen.workers.map(workerRow), "No worker has announced itself."));

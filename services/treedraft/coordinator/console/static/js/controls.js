@@ -1,9 +1,11 @@
 // The prompt box with its sampling controls; what Watch and Race share. It remembers
 // what was set for as long as the page is open.
 
-import { freshId, h } from "./dom.js";
+import { freshId, h, put } from "./dom.js";
 
+const models = [];
 const kept = {
+  model: "",
   prompt: "Explain to a child why the sky is blue. Use short sentences.",
   system: "",
   raw: false,
@@ -23,6 +25,13 @@ const kept = {
   max_depth: "",
   verification: "coupled",
 };
+
+// Says which models there are; a box asks for one where there are several.
+export function offerModels(names) {
+  models.splice(0, models.length, ...names);
+  if (!models.includes(kept.model)) kept.model = models[0] || "";
+  document.dispatchEvent(new Event("models"));
+}
 
 const FINE = [
   ["top_k", "Top-k", "Keep the k best tokens; 0 keeps all.", { min: 0, step: 1 }],
@@ -57,6 +66,7 @@ export function promptBox({ onRun, onStop, runLabel, withSpeculation = true }) {
       slider("temperature", "Temperature", { min: 0, max: 2, step: 0.05 }, "0 takes the most likely token"),
       slider("top_p", "Top-p", { min: 0.05, max: 1, step: 0.01 }, "keep the best tokens up to this mass"),
       slider("max_tokens", "Length", { min: 8, max: 512, step: 8 }, "tokens, at most"),
+      modelChoice(),
       field("seed", "Seed", "drawn if empty", { inputmode: "numeric", pattern: "[0-9]*", placeholder: "any" }),
     ),
     h("div", { class: "row" },
@@ -68,6 +78,20 @@ export function promptBox({ onRun, onStop, runLabel, withSpeculation = true }) {
   );
   const setRunning = (isRunning) => { run.disabled = isRunning; stop.disabled = !isRunning; };
   return { element: form, setRunning, focus: () => prompt.focus() };
+}
+
+function modelChoice() {
+  const id = freshId("model");
+  const select = h("select", { id, name: "model", onchange: (event) => { kept.model = event.target.value; } });
+  const element = h("div", { class: "field" }, h("label", { for: id }, "Model"), select);
+  const fill = () => {
+    element.hidden = models.length < 2;
+    put(select, ...models.map((name) => h("option", { value: name }, name)));
+    select.value = kept.model;
+  };
+  document.addEventListener("models", () => { if (element.isConnected) fill(); });
+  fill();
+  return element;
 }
 
 function slider(name, label, range, about) {
@@ -135,6 +159,7 @@ export function asked({ speculate = kept.speculate, seed = kept.seed } = {}) {
     verification: kept.verification,
     speculation: { enabled: speculate, max_nodes: whole(kept.max_nodes), max_depth: whole(kept.max_depth) },
     ...(kept.stop ? { stop: [kept.stop] } : {}),
+    ...(models.length > 1 ? { model: kept.model } : {}),
   };
   const text = bodyText(body, seed);
   return kept.raw

@@ -2,6 +2,7 @@
 
 import { ask, getKey, setKey } from "./api.js";
 import { clusterPage } from "./cluster.js";
+import { offerModels } from "./controls.js";
 import { put } from "./dom.js";
 import { problem } from "./problem.js";
 import { racePage } from "./race.js";
@@ -74,7 +75,8 @@ function showKey() {
 async function showModel() {
   const chip = document.getElementById("model-chip");
   try {
-    const { models } = await ask("overview");
+    const { models } = await ask(`overview?since=${Number.MAX_SAFE_INTEGER}`);
+    offerModels(models.map((model) => model.model));
     put(chip, models.length ? models.map((model) => model.model).join(", ") : "no model yet");
     chip.hidden = false;
   } catch (error) {

@@ -16,7 +16,7 @@ export function layout(round) {
   const nodes = round.texts.map((text, index) => ({
     index, text, source: round.sources[index], parent: round.parents[index],
     kept: kept.has(index), isBonus: false,
-    chance: Math.exp(round.scores[index] - (round.parents[index] < 0 ? 0 : round.scores[round.parents[index]])),
+    chance: Math.min(1, Math.exp(round.scores[index] - (round.scores[round.parents[index]] ?? 0))),
     score: round.scores[index],
   }));
   if (round.bonus !== null) {
