@@ -25,8 +25,8 @@ async def test_first_paint_is_quick(open_console: Open, served: Served, record_p
         paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
         await page.wait_for_function(f"() => {paint} > 0")
         paints.append(await page.evaluate(paint))
-    record_property("first_contentful_paint_ms", min(paints))
-    print(f"first contentful paint {', '.join(f'{paint:.0f}' for paint in paints)} ms")
+    shown = ", ".join(f"{paint:.0f}" for paint in paints)
+    record_property("first contentful paint of the console", f"{shown} ms (wanted: 1000)")
     assert min(paints) <= 1000
 
 

@@ -30,7 +30,13 @@ from treedraft.settings import GrpcSettings, TelemetrySettings, WorkerSettings
 from treedraft.target.assembly import assemble
 from treedraft.target.events import EngineNews, FrameArrived, LinkUp, Stop
 from treedraft.target.service import SERVICE_NAME, TargetBackend, TargetServicer
-from treedraft.target.settings import BudgetSettings, KVSettings, PatienceSettings, TargetSettings
+from treedraft.target.settings import (
+    BudgetSettings,
+    GateSettings,
+    KVSettings,
+    PatienceSettings,
+    TargetSettings,
+)
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import Tracing
 
@@ -39,6 +45,7 @@ _TARGET_SETTINGS = TargetSettings(
     kv=KVSettings(tokens=8192, block_size=8),
     budget=BudgetSettings(mode="fixed", max_nodes=12, max_depth=6),
     patience=PatienceSettings(enabled=False),
+    gate=GateSettings(enabled=False),
 )
 _DRAFT_SETTINGS = DraftSettings(
     model="toy", kv_tokens=8192, growth=GrowthSettings(num_children=3, max_depth=6)
@@ -56,6 +63,10 @@ class NoLinks:
 
     def send(self, frames: Mapping[str, TargetFrame]) -> None:
         """Say nothing; the drafter was told on the engine's thread."""
+
+    def refuse(self, endpoint: str, reason: str) -> None:
+        """Fail: the drafter is a good one."""
+        raise AssertionError(f"{endpoint} was refused: {reason}")
 
 
 @asynccontextmanager
