@@ -67,7 +67,7 @@ class TargetGoals(Frozen):
         default=0.8, gt=0, le=1, description="Share of the KV pages that should be in use."
     )
     goal_prompt_share: float = Field(
-        default=0.5,
+        default=0.4,
         gt=0,
         le=1,
         description="Share of the time in which passes carry tokens of prompts. Where it nears 1, "

@@ -62,7 +62,7 @@ def test_latency_does_not_count_where_there_is_room():
 
 def test_prompts_that_wait_for_each_other_ask_for_more():
     decision = Run(a_policy())(seen(target=load(4, 8, of=signals(prompt_share=1.0))))
-    assert decision.target.replicas == 8
+    assert decision.target.replicas == 8  # four more at once
     assert "prompts" in decision.target.reason
 
 
