@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from treedraft.core.exchange import DraftFrame, LogAcknowledgement, TargetFrame
 from treedraft.core.growth import TokenSource
+from treedraft.core.logprobs import TokenLogprobs
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import RoundReport, SessionFailure, SessionFinish, SessionSpec
 from treedraft.core.worker import DrafterAddress
@@ -83,6 +84,7 @@ class SessionResult:
     token_ids: list[int] = field(default_factory=list)
     sources: list[TokenSource] = field(default_factory=list)
     rounds: list[RoundReport] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish: SessionFinish | None = None
     failure: SessionFailure | None = None
 
@@ -174,6 +176,7 @@ class EngineHarness:
                 result = self.results[output.session_id]
                 result.token_ids.extend(output.token_ids)
                 result.sources.extend(output.sources)
+                result.logprobs.extend(output.logprobs)
                 result.rounds.extend([output.round] if output.round else [])
                 result.finish = output.finish or result.finish
                 result.failure = output.failure or result.failure
@@ -256,14 +259,18 @@ def _further_on(session: SessionSpec, token_ids: list[int]) -> SessionSpec:
 def draw_margin(model: LoadedModel, session: SessionSpec, token_ids: Sequence[int]) -> float:
     """Return how near the draw after these tokens was to coming out differently."""
     logits = reference_logits(model, token_ids)[-1]
+    return tie_margin(logits, law_after(model, session, token_ids))
+
+
+def law_after(model: LoadedModel, session: SessionSpec, token_ids: Sequence[int]) -> LawRow:
+    """Return the law of the token that follows these."""
     history = None
     if session.sampling.has_penalties:
         counts = SessionCounts(model.vocab_size)
         counts.add_prompt(token_ids[: session.prompt_length])
         counts.add_output(token_ids[session.prompt_length :])
         history = TokenHistory(counts, ())
-    row = LawRow(session.sampling, len(token_ids), session.choice, history)
-    return tie_margin(logits, row)
+    return LawRow(session.sampling, len(token_ids), session.choice, history)
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import openai
 import pytest
@@ -9,6 +10,7 @@ from openai import AsyncOpenAI
 from tests.unit.coordinator.cluster import Cluster, a_cluster
 from tests.unit.coordinator.support import FakeTarget, describe_toy, encode, output, says, until
 
+from treedraft.core.logprobs import TokenLogprobs
 from treedraft.core.session import FinishReason
 
 HI = [{"role": "user", "content": "hi"}]
@@ -170,6 +172,7 @@ async def test_parameters_reach_the_target(cluster, client):
             "repetition_penalty": 1.1,
             "stop_token_ids": [9],
             "ignore_eos": True,
+            "min_tokens": 3,
             "speculation": {"enabled": False, "max_nodes": 4, "max_depth": 2},
             "verification": "rejection",
         },
@@ -184,7 +187,7 @@ async def test_parameters_reach_the_target(cluster, client):
     assert sampling.seed == 2**64 - 1
     assert sampling.verification.value == "rejection"
     assert stopping.stop_strings == ("END", "\n\n")
-    assert (stopping.max_tokens, stopping.ignore_eos) == (12, True)
+    assert (stopping.max_tokens, stopping.min_tokens, stopping.ignore_eos) == (12, 3, True)
     assert stopping.stop_token_ids == {9}
     assert (speculation.enabled, speculation.max_nodes, speculation.max_depth) == (False, 4, 2)
 
@@ -229,3 +232,52 @@ async def test_a_model_is_chosen_by_name(cluster, client):
             await asking
         assert caught.value.code == "model_not_found"
         assert caught.value.param == "model"
+
+
+def _with_logprobs(spec):
+    (first, second) = says("a€", chunk=2)(spec)
+    told = tuple(TokenLogprobs(-0.5, ((i, -0.5), (98, -1.0))) for i in first.token_ids)
+    return [replace(first, logprobs=told), replace(second, logprobs=told)]
+
+
+async def test_log_probabilities_of_a_message(cluster, client):
+    target = FakeTarget(script=_with_logprobs)
+    await cluster.add_target(target)
+    answer = await client.chat.completions.create(
+        model="toy", messages=HI, logprobs=True, top_logprobs=2
+    )
+    content = answer.choices[0].logprobs.content
+    assert [entry.bytes for entry in content] == [[97], [0xE2], [0x82], [0xAC]]
+    assert content[0].token == "a"
+    assert content[0].logprob == -0.5
+    assert [top.token for top in content[0].top_logprobs] == ["a", content[0].top_logprobs[1].token]
+    (spec,) = target.started.values()
+    assert spec.num_logprobs == 2
+    stream = await client.chat.completions.create(
+        model="toy", messages=HI, logprobs=True, stream=True
+    )
+    entries = [
+        entry
+        async for chunk in stream
+        if chunk.choices[0].logprobs
+        for entry in chunk.choices[0].logprobs.content
+    ]
+    assert [entry.bytes for entry in entries] == [[97], [0xE2], [0x82], [0xAC]]
+
+
+async def test_log_probabilities_of_plain_text(cluster, client):
+    await cluster.add_target(FakeTarget(script=_with_logprobs))
+    answer = await client.completions.create(model="toy", prompt="x", logprobs=1)
+    told = answer.choices[0].logprobs
+    assert told.tokens[0] == "a"
+    assert told.token_logprobs == [-0.5] * 4
+    assert told.text_offset == [0, 1, 2, 3]
+    assert told.top_logprobs[0]["a"] == -0.5
+    stream = await client.completions.create(model="toy", prompt="x", logprobs=1, stream=True)
+    offsets = [
+        offset
+        async for chunk in stream
+        if chunk.choices[0].logprobs
+        for offset in chunk.choices[0].logprobs.text_offset
+    ]
+    assert offsets == [0, 1, 2, 3]

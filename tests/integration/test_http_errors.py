@@ -40,6 +40,9 @@ def chat(**body) -> dict:
         (chat(top_p=0), "top_p", "invalid_value"),
         (chat(max_tokens=0), "max_tokens", "invalid_value"),
         (chat(max_tokens=3, max_completion_tokens=4), "max_tokens", "invalid_value"),
+        (chat(min_tokens=4, max_tokens=3), "min_tokens", "invalid_value"),
+        (chat(logprobs=True, top_logprobs=21), "top_logprobs", "invalid_value"),
+        (chat(top_logprobs=2), "top_logprobs", "invalid_value"),
         (chat(n=0), "n", "invalid_value"),
         (chat(n=17), "n", "invalid_value"),
         (chat(stop=["x"] * 17), "stop", "invalid_value"),
@@ -76,6 +79,7 @@ async def test_a_wrong_parameter_is_named(http, body, param, code):
         ({"prompt": [9999]}, "prompt", "token_out_of_range"),
         ({"prompt": "x", "best_of": 2}, "best_of", "unsupported_parameter"),
         ({"prompt": "x", "suffix": "y"}, "suffix", "unsupported_parameter"),
+        ({"prompt": "x", "logprobs": 2, "echo": True}, "logprobs", "unsupported_parameter"),
         ({"prompt": "x", "messages": HI}, "messages", "unknown_parameter"),
     ],
 )

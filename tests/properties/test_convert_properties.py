@@ -30,6 +30,7 @@ from treedraft.core.generation import (
     Started,
 )
 from treedraft.core.growth import Growth, SiblingLaw, TokenSource
+from treedraft.core.logprobs import TokenLogprobs
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.rollout import (
     Pairing,
@@ -100,6 +101,7 @@ stoppings = st.builds(
     stop_strings=tuples(text.filter(bool)),
     stop_token_ids=st.frozensets(uint32, max_size=4),
     ignore_eos=st.booleans(),
+    min_tokens=st.integers(0, 1),
 )
 speculations = st.builds(
     SpeculationOptions,
@@ -113,6 +115,7 @@ statistics = st.builds(
     first_token_ms=number,
     decode_ms=number,
     round_ms=st.builds(RoundTimes, *[number] * 6),
+    accepted_lengths=tuples(uint32),
 )
 source_lists = tuples(st.sampled_from(TokenSource), max_size=20)
 addresses = st.builds(DrafterAddress, text, text, text)
@@ -133,6 +136,7 @@ session_specs = st.builds(
     traceparent=text,
     time_limit_seconds=st.none() | durations,
     watch_rounds=st.booleans(),
+    num_logprobs=st.none() | st.integers(0, 20),
 )
 draft_specs = st.builds(
     DraftSpec,
@@ -211,6 +215,18 @@ def round_reports(draw):
     )
 
 
+@st.composite
+def perhaps_with_logprobs(draw, values):
+    value = draw(values)
+    if not draw(st.booleans()):
+        return value
+    top = tuples(st.tuples(uint32, float32))
+    return replace(
+        value,
+        logprobs=tuple(TokenLogprobs(draw(float32), draw(top)) for _ in value.token_ids),
+    )
+
+
 outputs = tuples(
     st.builds(
         SessionOutput,
@@ -222,7 +238,7 @@ outputs = tuples(
         finish=st.none() | st.builds(SessionFinish, st.sampled_from(FinishReason), statistics),
         failure=st.none() | st.builds(SessionFailure, text, text),
         round=st.none() | round_reports(),
-    )
+    ).flatmap(lambda value: perhaps_with_logprobs(st.just(value)))
 )
 descriptions = st.builds(
     ModelDescription,
@@ -253,11 +269,15 @@ queries = st.builds(
     speculation=speculations,
     watch_rounds=st.booleans(),
     idempotency_key=st.text(max_size=128),
+    choice=st.integers(0, 63),
+    num_logprobs=st.none() | st.integers(0, 20),
 )
 events = st.one_of(
     st.builds(Started, text, uint64, token_ids, text, text),
-    st.builds(
-        Delta, uint32, token_ids, source_lists, text, tuples(round_reports(), 2), source_lists
+    perhaps_with_logprobs(
+        st.builds(
+            Delta, uint32, token_ids, source_lists, text, tuples(round_reports(), 2), source_lists
+        )
     ),
     st.builds(Finished, st.sampled_from(FinishReason), statistics, number),
 )

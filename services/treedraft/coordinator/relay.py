@@ -32,6 +32,7 @@ from treedraft.core.errors import (
 )
 from treedraft.core.generation import Delta, ResumeQuery
 from treedraft.core.growth import TokenSource
+from treedraft.core.logprobs import TokenLogprobs
 from treedraft.core.sampling import Verification
 from treedraft.core.session import (
     RoundReport,
@@ -83,6 +84,7 @@ class SessionRelay:
         self._num_before = len(spec.token_ids) - spec.prompt_length
         self._token_ids: list[int] = []
         self._sources: list[TokenSource] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._rounds: deque[RoundReport] = deque(maxlen=_MAX_UNREAD_ROUNDS)
         self._num_shown = 0
         self._num_logged = 0
@@ -112,6 +114,7 @@ class SessionRelay:
             self._counts.add(output)
             self._token_ids.extend(output.token_ids)
             self._sources.extend(output.sources)
+            self._logprobs.extend(output.logprobs)
             if self._log is not None:
                 self._log.append(output.token_ids)
         if output.round is not None:
@@ -225,6 +228,7 @@ class SessionRelay:
             text=text,
             rounds=self._take_rounds(end),
             text_sources=self._sources_of(start, end, text),
+            logprobs=tuple(self._logprobs[start:end]),
         )
 
     def _sources_of(self, start: int, end: int, text: str) -> tuple[TokenSource, ...]:

@@ -9,6 +9,7 @@ hits) stays with the target that is gone.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 
 from treedraft.core.growth import TokenSource
 from treedraft.core.session import SessionOutput, SessionStatistics
@@ -35,8 +36,10 @@ class RelayedCounts:
             self._first_token_at = self._last_token_at
             self._num_first_tokens = len(output.token_ids)
         num_accepted = sum(source is not TokenSource.TARGET for source in output.sources)
+        lengths = _counted(self._here.accepted_lengths, num_accepted)
         self._here = replace(
             self._here,
+            accepted_lengths=lengths,
             rounds=self._here.rounds + 1,
             emitted_tokens=self._here.emitted_tokens + len(output.token_ids),
             accepted_nodes=self._here.accepted_nodes + num_accepted,
@@ -74,4 +77,17 @@ def _add(statistics: SessionStatistics, before: SessionStatistics) -> SessionSta
         rounds=statistics.rounds + before.rounds,
         emitted_tokens=statistics.emitted_tokens + before.emitted_tokens,
         accepted_nodes=statistics.accepted_nodes + before.accepted_nodes,
+        accepted_lengths=tuple(
+            here + there
+            for here, there in zip_longest(
+                statistics.accepted_lengths, before.accepted_lengths, fillvalue=0
+            )
+        ),
     )
+
+
+def _counted(lengths: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """Return the histogram with one more round that accepted `length` nodes."""
+    grown = [*lengths, *[0] * (length + 1 - len(lengths))]
+    grown[length] += 1
+    return tuple(grown)

@@ -20,7 +20,7 @@ from treedraft.coordinator.session_log import LogEntry
 from treedraft.coordinator.session_store.protocol import SESSION_FINISHED, unknown_session
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRecord
 from treedraft.coordinator.specs import resumed_spec
-from treedraft.coordinator.text_output import TextOutput
+from treedraft.coordinator.text_output import session_text
 from treedraft.coordinator.turns import Turns
 from treedraft.core.errors import (
     SessionConflictError,
@@ -173,7 +173,7 @@ class Resumption:
         request.show(spec, record.request.model)
         relay = SessionRelay(
             spec,
-            TextOutput(known.tokenizer, spec.stopping.stop_strings),
+            session_text(known.tokenizer, spec.stopping),
             acknowledge=lambda _: None,
             on_tokens=lambda _: None,
             max_unread_tokens=self._services.limits.max_unread_tokens,

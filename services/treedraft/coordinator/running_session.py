@@ -25,7 +25,7 @@ from treedraft.coordinator.session_store.protocol import (
     SessionStore,
 )
 from treedraft.coordinator.target_links import TARGET_LOST, TARGET_SILENT, TargetLink, TargetLinks
-from treedraft.coordinator.text_output import TextOutput
+from treedraft.coordinator.text_output import session_text
 from treedraft.core.errors import (
     CancelledError,
     OverloadedError,
@@ -89,7 +89,7 @@ class RunningSession:
         self._moving: asyncio.Task[None] | None = None
         self._relay = SessionRelay(
             spec,
-            TextOutput(known.tokenizer, spec.stopping.stop_strings),
+            session_text(known.tokenizer, spec.stopping),
             acknowledge=self._acknowledge,
             on_tokens=self._take_note,
             max_unread_tokens=services.limits.max_unread_tokens,

@@ -38,6 +38,7 @@ def first_spec(
         ),
         speculation=query.speculation,
         choice=query.choice,
+        num_logprobs=query.num_logprobs,
         tenant_salt=request.tenant.salt,
         drafters=placement.drafters,
         traceparent=request.span.traceparent if request.span.is_recorded else "",

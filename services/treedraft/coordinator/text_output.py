@@ -6,6 +6,7 @@ a stop string and all after it are never shown.
 
 from collections.abc import Sequence
 
+from treedraft.core.sampling import StoppingCriteria
 from treedraft.text.stop_strings import StopStringScanner
 from treedraft.text.tokenizer import Tokenizer
 
@@ -13,15 +14,18 @@ from treedraft.text.tokenizer import Tokenizer
 class TextOutput:
     """The text of one session."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()) -> None:
-        """Begin before the first output token."""
+    def __init__(
+        self, tokenizer: Tokenizer, stop_strings: Sequence[str] = (), *, min_tokens: int = 0
+    ) -> None:
+        """Begin before the first output token; in the first `min_tokens` nothing stops."""
+        self._num_bound = min_tokens
         self._stream = tokenizer.stream()
         self._scanner = StopStringScanner(stop_strings) if stop_strings else None
         self._is_stopped = False
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Return the text that these tokens make showable."""
-        return "".join(self._show(self._stream.push(token_id)) for token_id in token_ids)
+        return "".join(self._push(token_id) for token_id in token_ids)
 
     def finish(self) -> str:
         """Return what was kept back, now that no token follows."""
@@ -30,6 +34,13 @@ class TextOutput:
             text += self._scanner.finish()
         return text
 
+    def _push(self, token_id: int) -> str:
+        text = self._stream.push(token_id)
+        if self._num_bound:
+            self._num_bound -= 1
+            return text
+        return self._show(text)
+
     def _show(self, text: str) -> str:
         if self._is_stopped:
             return ""
@@ -37,3 +48,8 @@ class TextOutput:
             return text
         shown, self._is_stopped = self._scanner.push(text)
         return shown
+
+
+def session_text(tokenizer: Tokenizer, stopping: StoppingCriteria) -> TextOutput:
+    """Return the text of a session that begins, with what ends it."""
+    return TextOutput(tokenizer, stopping.stop_strings, min_tokens=stopping.min_tokens)

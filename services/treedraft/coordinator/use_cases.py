@@ -18,6 +18,7 @@ from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.rollout import RolloutDescription, WeightChange
 from treedraft.core.worker import ClusterDescription
+from treedraft.text.token_bytes import TokenBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,11 @@ class UseCases:
             traceparent=caller.traceparent,
             time_limit_seconds=caller.time_limit_seconds,
         )
+
+    async def token_bytes(self, model: str, caller: Caller) -> TokenBytes:
+        """Return what single tokens of a model stand for; raises as `decode`."""
+        self._tenants.tenant_of(caller.api_key)
+        return find_targets(model, self._registry.targets())[0][1].tokenizer.token_bytes
 
     async def decode(self, model: str, token_ids: Sequence[int], caller: Caller) -> str:
         """Return the text of token ids, special ones included.

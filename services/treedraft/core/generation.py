@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.growth import TokenSource
+from treedraft.core.logprobs import TokenLogprobs, check_num_logprobs
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import FinishReason, RoundReport, SessionStatistics
 
@@ -29,7 +30,9 @@ class GenerateQuery:
     into the model's chat template. An empty `model` takes the only one served.
     With `watch_rounds` the answer tells of each round; the text is the same.
     `choice` tells several answers to one prompt with one seed apart.
-    Two queries with one `idempotency_key` mean one session; empty is no key.
+    Two queries with one `idempotency_key` mean one session; empty is no key. With
+    `num_logprobs` each token comes with its log-probability and with so many of
+    the most likely tokens.
     """
 
     model: str = ""
@@ -42,9 +45,11 @@ class GenerateQuery:
     watch_rounds: bool = False
     choice: int = 0
     idempotency_key: str = ""
+    num_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of the choice and the length of the key."""
+        """Check the numbers and the length of the key."""
+        check_num_logprobs(self.num_logprobs)
         if not 0 <= self.choice < MAX_CHOICES:
             raise InvalidRequestError(f"choice must be in [0, {MAX_CHOICES})", field="choice")
         if len(self.idempotency_key) > MAX_IDEMPOTENCY_KEY_CHARS:
@@ -106,6 +111,7 @@ class Delta:
     text: str
     rounds: tuple[RoundReport, ...] = ()
     text_sources: tuple[TokenSource, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

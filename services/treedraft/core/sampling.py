@@ -100,6 +100,9 @@ class SamplingParameters:
 class StoppingCriteria:
     """When a text ends.
 
+    Before `min_tokens` of output, tokens that end the text cannot be drawn and
+    stop strings are not looked for.
+
     Raises InvalidRequestError, with the field's name, for values out of range.
     """
 
@@ -107,10 +110,17 @@ class StoppingCriteria:
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = field(default_factory=frozenset)
     ignore_eos: bool = False
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Check every field."""
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1")
+        _require(self.min_tokens >= 0, "min_tokens", "at least 0")
+        _require(
+            self.max_tokens is None or self.min_tokens <= self.max_tokens,
+            "min_tokens",
+            "at most max_tokens",
+        )
         _require(
             len(self.stop_strings) <= MAX_STOP_STRINGS,
             "stop_strings",

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.growth import ROOT, TokenSource
+from treedraft.core.logprobs import TokenLogprobs, check_num_logprobs
 from treedraft.core.sampling import (
     MAX_SPECULATED_NODES,
     SamplingParameters,
@@ -48,6 +49,11 @@ class SessionSpec:
     traceparent: str = ""
     time_limit_seconds: float | None = None
     watch_rounds: bool = False
+    num_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check how many log-probabilities are wanted; None wants none at all."""
+        check_num_logprobs(self.num_logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,10 @@ class RoundReport:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatistics:
-    """Counts and times of one session; `round_ms` holds the means over its rounds."""
+    """Counts and times of one session; `round_ms` holds the means over its rounds.
+
+    `accepted_lengths[i]` counts the rounds that accepted `i` drafted nodes.
+    """
 
     rounds: int = 0
     emitted_tokens: int = 0
@@ -138,6 +147,7 @@ class SessionStatistics:
     round_ms: RoundTimes = field(default_factory=RoundTimes)
     cached_prompt_tokens: int = 0
     preemptions: int = 0
+    accepted_lengths: tuple[int, ...] = ()
 
     @property
     def tokens_per_round(self) -> float:
@@ -181,3 +191,4 @@ class SessionOutput:
     finish: SessionFinish | None = None
     failure: SessionFailure | None = None
     round: RoundReport | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()

@@ -3,7 +3,8 @@
 Parameters are applied in the order of transformers' logits processors, with
 the two penalties that transformers lacks after its own:
 
-    logit bias, repetition penalty, presence and frequency penalty   (adjust)
+    logit bias, repetition penalty, presence and frequency penalty,
+    what a grammar or a minimum of tokens rules out                  (adjust)
     temperature, top-k, top-p, min-p                                 (warp)
 
 Each of the three cuts keeps a beginning of one order, that of falling logits
@@ -14,7 +15,7 @@ function of its row alone: what else is in the batch cannot change it.
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from treedraft.core.sampling import SamplingParameters
+from treedraft.inference.token_history import TokenHistory
 
 # A lower temperature is taken as this one, at which a gap of 1e-4 between two
 # logits already makes odds of e**100, and nothing overflows in float32.
@@ -29,53 +31,6 @@ MIN_TEMPERATURE = 1e-6
 # Distances below the best logit that are tried in turn when looking for the
 # few tokens that hold the mass of top-p; sorting a whole vocabulary is slow.
 _HEAD_DEPTHS = (2.0, 4.0, 8.0, 16.0, math.inf)
-
-
-class SessionCounts:
-    """Which tokens a session has seen, and how often it put them out.
-
-    One per session with penalties, extended on every commit. Tokens outside
-    the vocabulary (a drafter's may be smaller) have no logit and are ignored.
-    """
-
-    def __init__(self, vocab_size: int) -> None:
-        """Start with an empty session."""
-        self.vocab_size = vocab_size
-        self.is_seen: npt.NDArray[np.bool_] = np.zeros(vocab_size, dtype=np.bool_)
-        self.output_counts: npt.NDArray[np.int64] = np.zeros(vocab_size, dtype=np.int64)
-
-    def add_prompt(self, token_ids: Sequence[int]) -> None:
-        """Count tokens of the prompt."""
-        self.is_seen[self._known(token_ids)] = True
-
-    def add_output(self, token_ids: Sequence[int]) -> None:
-        """Count committed tokens of the output."""
-        known = self._known(token_ids)
-        self.is_seen[known] = True
-        np.add.at(self.output_counts, known, 1)
-
-    def _known(self, token_ids: Sequence[int]) -> npt.NDArray[np.int64]:
-        ids = np.asarray(token_ids, dtype=np.int64)
-        return ids[ids < self.vocab_size]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenHistory:
-    """What came before a drawn token: the session, then a path of the tree.
-
-    `path` holds the drafted tokens from below the root down to the row itself.
-    """
-
-    counts: SessionCounts
-    path: tuple[int, ...] = ()
-
-    def seen(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the distinct tokens seen, ascending, and how often each was put out."""
-        path = np.asarray(self.path, dtype=np.int64)
-        path = path[path < self.counts.vocab_size]
-        ids = np.union1d(np.flatnonzero(self.counts.is_seen), path)
-        in_path = (path[:, None] == ids[None, :]).sum(axis=0)
-        return ids, self.counts.output_counts[ids] + in_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +44,8 @@ class LawRow:
         history: what came before; required if there are penalties.
         branch: names the row's path from the root, see `branch_of`. Only the
             drafter's own draws of rejection mode read it.
+        allowed: which tokens may be drawn at all, bool [vocab], at least one of
+            them; None for all. Tokens beyond its end may not.
     """
 
     sampling: SamplingParameters
@@ -96,6 +53,7 @@ class LawRow:
     choice: int = 0
     history: TokenHistory | None = None
     branch: int = 0
+    allowed: npt.NDArray[np.bool_] | None = field(default=None, compare=False)
 
 
 def branch_of(path: Sequence[int]) -> int:
@@ -113,7 +71,7 @@ def adjusted_logits(
     rows: Sequence[LawRow],
     column_ids: npt.NDArray[np.int64] | None = None,
 ) -> Tensor:
-    """Apply logit bias and penalties, float32 [num_rows, columns].
+    """Apply logit bias, penalties and what is not allowed, float32 [num_rows, columns].
 
     Returns the argument itself if there is nothing to apply.
 
@@ -126,11 +84,13 @@ def adjusted_logits(
     adjusted = target_logits.float()
     is_own = adjusted is not target_logits
     for index, row in enumerate(rows):
-        if row.sampling.logit_bias or row.sampling.has_penalties:
+        is_adjusted = row.sampling.logit_bias or row.sampling.has_penalties
+        if is_adjusted or row.allowed is not None:
             if not is_own:
                 adjusted, is_own = adjusted.clone(), True
             _add_bias(adjusted[index], row.sampling, column_ids)
             _penalise(adjusted[index], row, column_ids)
+            _rule_out(adjusted[index], row, column_ids)
     return adjusted
 
 
@@ -176,6 +136,16 @@ def _penalise(logits: Tensor, row: LawRow, column_ids: npt.NDArray[np.int64] | N
     values -= sampling.frequency_penalty * counts.float()
     values -= sampling.presence_penalty * (counts > 0).float()
     logits[ids] = values
+
+
+def _rule_out(logits: Tensor, row: LawRow, column_ids: npt.NDArray[np.int64] | None) -> None:
+    if row.allowed is None:
+        return
+    ids = np.arange(logits.shape[0]) if column_ids is None else column_ids
+    is_known = ids < len(row.allowed)
+    is_ruled_out = ~is_known
+    is_ruled_out[is_known] = ~row.allowed[ids[is_known]]
+    logits.masked_fill_(torch.from_numpy(is_ruled_out).to(logits.device), -math.inf)
 
 
 def temperature_of(sampling: SamplingParameters) -> float:

@@ -14,15 +14,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from treedraft.inference.draw import NoiseRows, draw_on_device, noised_rows
-from treedraft.inference.law import (
-    LawRow,
-    SessionCounts,
-    TokenHistory,
-    branch_of,
-    processed_logits,
-    target_probs,
-)
+from treedraft.inference.law import LawRow, branch_of, processed_logits, target_probs
 from treedraft.inference.sampler_ties import tie_margin
+from treedraft.inference.token_history import SessionCounts, TokenHistory
 
 __all__ = [
     "LawRow",

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from treedraft.core.flat_tree import FlatTree
 from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
+from treedraft.core.logprobs import TokenLogprobs
 from treedraft.core.noise import Domain, uniform
 from treedraft.core.session import FinishReason, RoundReport, RoundTimes
 from treedraft.inference.block_pool import slots_of
@@ -61,6 +62,7 @@ class Round:
     is_hit: bool | None
     moves: tuple[list[int], list[int]]
     scores: tuple[float, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class RoundOutcome:
     base_length: int
     verdict: Verdict
     report: RoundReport | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 def round_times(session: TargetSession, clock: StepClock) -> RoundTimes:
@@ -141,6 +144,7 @@ def _law_row(session: TargetSession, depth: int, path: tuple[int, ...]) -> LawRo
         position=session.num_tokens + depth,
         choice=session.spec.choice,
         history=TokenHistory(counts, path) if counts is not None else None,
+        allowed=session.allowed_after(path),
     )
 
 

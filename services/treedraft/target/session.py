@@ -5,8 +5,11 @@ else (pages, tree, drafter) can be thrown away and rebuilt from it.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from treedraft.core.growth import Growth, SiblingLaw
 from treedraft.core.prefix import chain_root
@@ -46,6 +49,7 @@ class RunningCounts:
     preemptions: int = 0
     cached_prompt_tokens: int = 0
     part_ms: list[float] = field(default_factory=lambda: [0.0] * 6)
+    accepted_lengths: Counter[int] = field(default_factory=Counter)
 
     def add_round(
         self,
@@ -63,6 +67,7 @@ class RunningCounts:
         self.emitted_tokens += num_emitted
         self.admitted_nodes += num_admitted
         self.accepted_nodes += num_accepted
+        self.accepted_lengths[num_accepted] += 1
         if is_hit is not None:
             self.hits += is_hit
             self.misses += not is_hit
@@ -115,6 +120,8 @@ class TargetSession:
         # Measuring.
         self.counts = RunningCounts()
         self.clock = RoundClock(ready_ns=now_ns)
+        self._vocab_size = vocab_size
+        self._unending: npt.NDArray[np.bool_] | None = None
         self.token_counts: SessionCounts | None = None
         if spec.sampling.has_penalties:
             self.token_counts = SessionCounts(vocab_size)
@@ -149,6 +156,15 @@ class TargetSession:
     def is_resting(self) -> bool:
         """Whether the drafter will add nothing until the next commit."""
         return self.rest_length == self.num_tokens
+
+    def allowed_after(self, path: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:
+        """Return which tokens may be drawn after a path below the root; None for all."""
+        if len(path) >= self.stop_checker.num_bound:
+            return None
+        if self._unending is None:
+            self._unending = np.ones(self._vocab_size, dtype=np.bool_)
+            self._unending[sorted(self.stop_checker.forbidden_ids)] = False
+        return self._unending
 
     def commit(self, token_ids: tuple[int, ...]) -> None:
         """Make tokens final and move the root of the tree along them."""
@@ -230,4 +246,8 @@ class TargetSession:
             round_ms=RoundTimes(*means),
             cached_prompt_tokens=counts.cached_prompt_tokens,
             preemptions=counts.preemptions,
+            accepted_lengths=tuple(
+                counts.accepted_lengths[length]
+                for length in range(max(counts.accepted_lengths, default=-1) + 1)
+            ),
         )

@@ -163,6 +163,7 @@ class SessionRoster:
                 sources=verdict.sources if verdict else (),
                 finish=finish,
                 round=outcome.report if outcome else None,
+                logprobs=outcome.logprobs if outcome else (),
             )
         )
 

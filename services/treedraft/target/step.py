@@ -11,7 +11,9 @@ from itertools import accumulate, chain, compress, islice
 
 import torch
 
+from treedraft.core.logprobs import TokenLogprobs
 from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.logprobs import token_logprobs
 from treedraft.inference.runner import Runner
 from treedraft.inference.sampler import LawRow, NoiseRows, coupled_draw, target_probs
 from treedraft.target.budget import SurvivalCalibrator
@@ -84,21 +86,29 @@ class PassRunner:
         target_logits = self._runner.forward(segments)
         clock.forwarded = time.monotonic_ns()
         drawing = [session_pass for session_pass in passes if session_pass.reaches_end]
-        walks = self._walk(drawing, target_logits)
+        laws = [law_rows(session_pass.session, session_pass.tree) for session_pass in drawing]
+        walks = self._walk(drawing, laws, target_logits)
+        logprobs = _logprobs(drawing, laws, walks, target_logits)
         take_draft_events()
         clock.walked = time.monotonic_ns()
         self._observe_costs(passes, clock, is_disturbed=is_disturbed)
-        rounds = [self._commit(p, walk) for p, walk in zip(drawing, walks, strict=True)]
+        rounds = [
+            self._commit(session_pass, walk, told)
+            for session_pass, walk, told in zip(drawing, walks, logprobs, strict=True)
+        ]
         announce_commits()
         self._settle_kv(passes, rounds)
         clock.committed = time.monotonic_ns()
         return self._measure(passes, rounds, clock)
 
-    def _walk(self, drawing: Sequence[SessionPass], target_logits: torch.Tensor) -> list[Walk]:
+    def _walk(
+        self,
+        drawing: Sequence[SessionPass],
+        laws: Sequence[list[LawRow]],
+        target_logits: torch.Tensor,
+    ) -> list[Walk]:
         """Draw at every node and walk each tree; logits are in the order of `drawing`."""
-        laws = [law_rows(p.session, p.tree) for p in drawing]
-        ends = list(accumulate(len(rows) for rows in laws))
-        rows_of = [range(end - len(rows), end) for rows, end in zip(laws, ends, strict=True)]
+        rows_of = _rows_of(laws)
         is_coupled = [not p.session.is_rejection for p in drawing]
         drawn = iter(
             coupled_draw(
@@ -126,7 +136,9 @@ class PassRunner:
             acceptance_noise(session),
         )
 
-    def _commit(self, session_pass: SessionPass, walk: Walk) -> Round:
+    def _commit(
+        self, session_pass: SessionPass, walk: Walk, logprobs: tuple[TokenLogprobs, ...]
+    ) -> Round:
         """Make the tokens of a walk final and move the root of the tree."""
         session, tree = session_pass.session, session_pass.tree
         is_hit = holds_bonus(session_pass, walk) if self._book.is_drafted_for(session) else None
@@ -139,7 +151,8 @@ class PassRunner:
         session.commit(verdict.token_ids)
         if verdict.finish is None:
             self._book.committed(session)
-        return Round(session_pass, verdict, base_length, is_hit, moves, scores)
+        told = logprobs[: len(verdict.token_ids)]
+        return Round(session_pass, verdict, base_length, is_hit, moves, scores, told)
 
     def _settle_kv(self, passes: Sequence[SessionPass], rounds: Sequence[Round]) -> None:
         """Put accepted KV in its place and publish the pages that are full."""
@@ -168,7 +181,9 @@ class PassRunner:
             )
             self._trace.round(round_, times, clock, batch_sessions=len(passes))
             report = report_round(round_, times) if session.spec.watch_rounds else None
-            outcomes.append(RoundOutcome(session, round_.base_length, round_.verdict, report))
+            outcomes.append(
+                RoundOutcome(session, round_.base_length, round_.verdict, report, round_.logprobs)
+            )
         for session_pass in passes:
             if not session_pass.reaches_end:
                 self._trace.prefill(session_pass, clock)
@@ -187,3 +202,29 @@ class PassRunner:
         if all(p.num_new == 1 for p in passes):
             num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
             self._costs.observe(num_rows, self.last_pass_ms, is_disturbed=is_disturbed)
+
+
+def _rows_of(laws: Sequence[list[LawRow]]) -> list[range]:
+    """Return which rows of the logits belong to each session."""
+    ends = accumulate(len(rows) for rows in laws)
+    return [range(end - len(rows), end) for rows, end in zip(laws, ends, strict=True)]
+
+
+def _logprobs(
+    drawing: Sequence[SessionPass],
+    laws: Sequence[list[LawRow]],
+    walks: Sequence[Walk],
+    target_logits: torch.Tensor,
+) -> list[tuple[TokenLogprobs, ...]]:
+    """Return the log-probabilities of each walk's tokens, for sessions that want them."""
+    told: list[tuple[TokenLogprobs, ...]] = []
+    for session_pass, own, walk, rows in zip(drawing, laws, walks, _rows_of(laws), strict=True):
+        num_top = session_pass.session.spec.num_logprobs
+        if num_top is None:
+            told.append(())
+            continue
+        # The row of a token is that of the node before it, the root's for the first.
+        drawn_at = [0, *(node + 1 for node in walk.accepted)]
+        logits = target_logits[[rows[row] for row in drawn_at]]
+        told.append(token_logprobs(logits, [own[row] for row in drawn_at], walk.token_ids, num_top))
+    return told

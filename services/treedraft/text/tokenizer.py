@@ -9,11 +9,13 @@ by the caller, never silently by `encode`.
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
 from treedraft.core.errors import UnsupportedModelError
+from treedraft.text.token_bytes import TokenBytes
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # A character has at most 4 bytes, so this many tokens without a whole one are no text.
@@ -62,6 +64,11 @@ class Tokenizer:
     def token_to_id(self, token: str) -> int | None:
         """Return the id of a token given as the vocabulary writes it."""
         return self._fast.token_to_id(token)
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """What single tokens stand for."""
+        return TokenBytes(self._fast.id_to_token, self._fast.to_str())
 
     def stream(self, *, skip_special: bool = True) -> "TextStream":
         """Return a decoder that takes one token at a time."""

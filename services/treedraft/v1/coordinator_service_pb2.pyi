@@ -63,6 +63,7 @@ class GenerateRequest(_message.Message):
     WATCH_ROUNDS_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    NUM_LOGPROBS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty takes the only one served."""
     text: _builtins.str
@@ -78,6 +79,10 @@ class GenerateRequest(_message.Message):
     A request with the key of an earlier one of the same tenant is given that
     one's session, from its beginning; if it asks for anything else it is
     refused with IDEMPOTENCY_KEY_REUSED.
+    """
+    num_logprobs: _builtins.int
+    """Present: deltas carry log-probabilities, and so many of the most likely
+    tokens with each; at most 20.
     """
     @_builtins.property
     def tokens(self) -> Global___TokenSequence:
@@ -112,13 +117,19 @@ class GenerateRequest(_message.Message):
         watch_rounds: _builtins.bool = ...,
         choice: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
+        num_logprobs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "input", b"input", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "conversation", b"conversation", "input", b"input", "num_logprobs", b"num_logprobs", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "conversation", b"conversation", "idempotency_key", b"idempotency_key", "input", b"input", "model", b"model", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "watch_rounds", b"watch_rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "choice", b"choice", "conversation", b"conversation", "idempotency_key", b"idempotency_key", "input", b"input", "model", b"model", "num_logprobs", b"num_logprobs", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "watch_rounds", b"watch_rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__num_logprobs: _TypeAlias = _typing.Literal["num_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__num_logprobs: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "tokens", "conversation"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_logprobs) -> _WhichOneofReturnType__num_logprobs | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
@@ -287,6 +298,7 @@ class GenerateDelta(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
     TEXT_SOURCES_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     base_length: _builtins.int
     """Number of output tokens before these."""
     text: _builtins.str
@@ -314,6 +326,12 @@ class GenerateDelta(_message.Message):
         watches its rounds.
         """
 
+    @_builtins.property
+    def logprobs(self) -> _target_service_pb2.TokenLogprobs:
+        """Log-probabilities of the tokens, if they were asked for. A resumed answer
+        has none.
+        """
+
     def __init__(
         self,
         *,
@@ -323,10 +341,11 @@ class GenerateDelta(_message.Message):
         text: _builtins.str = ...,
         rounds: _abc.Iterable[_target_service_pb2.RoundReport] | None = ...,
         text_sources: _token_tree_pb2.TokenSourceRuns | None = ...,
+        logprobs: _target_service_pb2.TokenLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources", "text_sources", b"text_sources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "sources", b"sources", "text_sources", b"text_sources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "rounds", b"rounds", "sources", b"sources", "text", b"text", "text_sources", b"text_sources", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "logprobs", b"logprobs", "rounds", b"rounds", "sources", b"sources", "text", b"text", "text_sources", b"text_sources", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

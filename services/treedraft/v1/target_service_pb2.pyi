@@ -187,6 +187,7 @@ class SessionStart(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     WATCH_ROUNDS_FIELD_NUMBER: _builtins.int
+    NUM_LOGPROBS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Unguessable name of the session."""
     epoch: _builtins.int
@@ -201,6 +202,10 @@ class SessionStart(_message.Message):
     """W3C trace context; empty if the request is not traced."""
     watch_rounds: _builtins.bool
     """Whether outputs tell what happened in each round."""
+    num_logprobs: _builtins.int
+    """Present: outputs carry log-probabilities, and so many of the most likely
+    tokens with each; at most 20.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Prompt and output so far."""
@@ -241,12 +246,15 @@ class SessionStart(_message.Message):
         traceparent: _builtins.str = ...,
         time_limit: _duration_pb2.Duration | None = ...,
         watch_rounds: _builtins.bool = ...,
+        num_logprobs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "time_limit", b"time_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "num_logprobs", b"num_logprobs", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "drafters", b"drafters", "epoch", b"epoch", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "speculation", b"speculation", "stopping", b"stopping", "tenant_salt", b"tenant_salt", "time_limit", b"time_limit", "token_ids", b"token_ids", "traceparent", b"traceparent", "watch_rounds", b"watch_rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "choice", b"choice", "drafters", b"drafters", "epoch", b"epoch", "num_logprobs", b"num_logprobs", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "speculation", b"speculation", "stopping", b"stopping", "tenant_salt", b"tenant_salt", "time_limit", b"time_limit", "token_ids", b"token_ids", "traceparent", b"traceparent", "watch_rounds", b"watch_rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__num_logprobs: _TypeAlias = _typing.Literal["num_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__num_logprobs: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_logprobs) -> _WhichOneofReturnType__num_logprobs | None: ...
 
 Global___SessionStart: _TypeAlias = SessionStart  # noqa: Y015
 
@@ -366,6 +374,7 @@ class SessionOutput(_message.Message):
     FINISH_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     epoch: _builtins.int
@@ -394,6 +403,10 @@ class SessionOutput(_message.Message):
         session whose rounds are watched.
         """
 
+    @_builtins.property
+    def logprobs(self) -> Global___TokenLogprobs:
+        """Log-probabilities of the tokens, if they were asked for."""
+
     def __init__(
         self,
         *,
@@ -405,14 +418,60 @@ class SessionOutput(_message.Message):
         finish: Global___SessionFinish | None = ...,
         failure: Global___SessionFailure | None = ...,
         round: Global___RoundReport | None = ...,
+        logprobs: Global___TokenLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "finish", b"finish", "round", b"round", "sources", b"sources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "finish", b"finish", "logprobs", b"logprobs", "round", b"round", "sources", b"sources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "epoch", b"epoch", "failure", b"failure", "finish", b"finish", "round", b"round", "session_id", b"session_id", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "epoch", b"epoch", "failure", b"failure", "finish", b"finish", "logprobs", b"logprobs", "round", b"round", "session_id", b"session_id", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionOutput: _TypeAlias = SessionOutput  # noqa: Y015
+
+@_typing.final
+class TokenLogprobs(_message.Message):
+    """Log-probabilities of some tokens, under the law that they were drawn from:
+    with penalties, bias, grammar, temperature and cuts. A greedy draw tells the
+    law of temperature 1.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOP_COUNTS_FIELD_NUMBER: _builtins.int
+    TOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """That of each token."""
+
+    @_builtins.property
+    def top_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many of the most likely tokens are told with each token."""
+
+    @_builtins.property
+    def top_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """These, token by token, the most likely first."""
+
+    @_builtins.property
+    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Their log-probabilities."""
+
+    def __init__(
+        self,
+        *,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        top_counts: _abc.Iterable[_builtins.int] | None = ...,
+        top_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "top_counts", b"top_counts", "top_logprobs", b"top_logprobs", "top_token_ids", b"top_token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprobs: _TypeAlias = TokenLogprobs  # noqa: Y015
 
 @_typing.final
 class SessionFinish(_message.Message):
@@ -488,6 +547,7 @@ class SessionStatistics(_message.Message):
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     FIRST_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_LENGTHS_FIELD_NUMBER: _builtins.int
     rounds: _builtins.int
     """Passes of the target that emitted tokens."""
     emitted_tokens: _builtins.int
@@ -518,6 +578,10 @@ class SessionStatistics(_message.Message):
     def round_ms(self) -> Global___RoundTimes:
         """Mean parts of a round, in milliseconds."""
 
+    @_builtins.property
+    def accepted_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many rounds accepted 0, 1, 2, … drafted nodes."""
+
     def __init__(
         self,
         *,
@@ -535,10 +599,11 @@ class SessionStatistics(_message.Message):
         cached_prompt_tokens: _builtins.int = ...,
         preemptions: _builtins.int = ...,
         first_tokens: _builtins.int = ...,
+        accepted_lengths: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["round_ms", b"round_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_nodes", b"accepted_nodes", "admitted_nodes", b"admitted_nodes", "cached_prompt_tokens", b"cached_prompt_tokens", "decode_ms", b"decode_ms", "drafted_nodes", b"drafted_nodes", "dropped_nodes", b"dropped_nodes", "emitted_tokens", b"emitted_tokens", "first_token_ms", b"first_token_ms", "first_tokens", b"first_tokens", "hits", b"hits", "misses", b"misses", "preemptions", b"preemptions", "round_ms", b"round_ms", "rounds", b"rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_lengths", b"accepted_lengths", "accepted_nodes", b"accepted_nodes", "admitted_nodes", b"admitted_nodes", "cached_prompt_tokens", b"cached_prompt_tokens", "decode_ms", b"decode_ms", "drafted_nodes", b"drafted_nodes", "dropped_nodes", b"dropped_nodes", "emitted_tokens", b"emitted_tokens", "first_token_ms", b"first_token_ms", "first_tokens", b"first_tokens", "hits", b"hits", "misses", b"misses", "preemptions", b"preemptions", "round_ms", b"round_ms", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,13 @@ def say(counts, clock, at, tokens, accepted=0):
 
 
 LAST = SessionStatistics(
-    rounds=5, emitted_tokens=9, accepted_nodes=4, hits=2, first_token_ms=7.0, decode_ms=8.0
+    rounds=5,
+    emitted_tokens=9,
+    accepted_nodes=4,
+    hits=2,
+    first_token_ms=7.0,
+    decode_ms=8.0,
+    accepted_lengths=(2, 2, 1),
 )
 
 
@@ -48,6 +54,7 @@ def test_a_session_that_moved_is_counted_whole():
         first_token_ms=500.0,
         first_tokens=2,
         decode_ms=3500.0,
+        accepted_lengths=(3, 3, 1),
     )
 
 

@@ -1,6 +1,6 @@
 """Follows the choices of an answer from event to event, and writes it down as one object."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +9,8 @@ from treedraft.coordinator.http.shapes import AnswerShape, Choice
 from treedraft.coordinator.http.usage import speculation_metrics, usage_object
 from treedraft.core.generation import Delta, Finished, GenerateEvent, Started
 from treedraft.core.growth import TokenSource
+from treedraft.core.logprobs import TokenLogprobs
+from treedraft.text.token_bytes import TokenBytes
 
 IndexedEvent = tuple[int, GenerateEvent]
 
@@ -23,10 +25,22 @@ class AnswerOptions:
 
     num_choices: int = 1
     choices_per_prompt: int = 1
-    is_echo: bool = False
     has_token_ids: bool = False
+    has_logprobs: bool = False
     has_usage: bool = False
     has_continuous_usage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromptWords:
+    """What an answer needs of the model's words.
+
+    `prompt_texts` go before the text of each choice, none for nothing;
+    `token_bytes` is there if log-probabilities are told.
+    """
+
+    prompt_texts: tuple[str, ...] = ()
+    token_bytes: TokenBytes | None = None
 
 
 @dataclass(slots=True)
@@ -40,19 +54,29 @@ class ChoiceState:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     sources: list[TokenSource] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    num_told_chars: int = 0
 
 
 class AnswerState:
     """All choices of an answer. `take` tells it each event, in order."""
 
-    def __init__(self, shape: AnswerShape, options: AnswerOptions, created: int) -> None:
+    def __init__(
+        self,
+        shape: AnswerShape,
+        options: AnswerOptions,
+        created: int,
+        prompts: PromptWords | None = None,
+    ) -> None:
         """Begin before the first event.
 
         Args:
             shape: how it will be written down.
             options: what is wanted.
             created: time of the request, in seconds of the epoch.
+            prompts: what it needs of the model's words, if anything.
         """
+        self.words = prompts or PromptWords()
         self.shape = shape
         self.options = options
         self.choices = [ChoiceState(index) for index in range(options.num_choices)]
@@ -99,24 +123,34 @@ class AnswerState:
             [choice.finished.statistics for choice in self.choices if choice.finished]
         )
 
-
-def token_extras(token_ids: list[int], sources: list[TokenSource]) -> Choice:
-    """Return the tokens of a choice and where each came from."""
-    return {
-        "token_ids": token_ids,
-        "token_sources": [source.name.lower() for source in sources],
-    }
+    def extras(
+        self,
+        choice: ChoiceState,
+        token_ids: Sequence[int],
+        sources: Sequence[TokenSource],
+        logprobs: Sequence[TokenLogprobs],
+    ) -> Choice:
+        """Return what goes with the text of some tokens of a choice."""
+        extras: Choice = {}
+        if self.options.has_token_ids:
+            extras["token_ids"] = list(token_ids)
+            extras["token_sources"] = [source.name.lower() for source in sources]
+        if self.options.has_logprobs and self.words.token_bytes is not None:
+            tokens = list(zip(token_ids, logprobs, strict=True))
+            told = self.shape.logprobs(tokens, self.words.token_bytes, choice.num_told_chars)
+            choice.num_told_chars += sum(map(len, told.get("tokens", ())))
+            extras["logprobs"] = told
+        return extras
 
 
 async def whole_answer(
-    events: AsyncGenerator[IndexedEvent, None], state: AnswerState, prompt_texts: list[str]
+    events: AsyncGenerator[IndexedEvent, None], state: AnswerState
 ) -> dict[str, Any]:
     """Return the complete answer as one object.
 
     Args:
         events: of all choices.
         state: fresh.
-        prompt_texts: what to put before the text of each choice; empty for nothing.
     """
     async with aclosing(events):
         async for index, event in events:
@@ -125,19 +159,19 @@ async def whole_answer(
                 choice.texts.append(event.text)
                 choice.token_ids.extend(event.token_ids)
                 choice.sources.extend(event.sources)
+                choice.logprobs.extend(event.logprobs)
     answer = state.envelope(state.shape.object_name)
-    answer["choices"] = [_whole_choice(state, choice, prompt_texts) for choice in state.choices]
+    answer["choices"] = [_whole_choice(state, choice) for choice in state.choices]
     return answer | {"usage": state.usage(), "metrics": state.metrics()}
 
 
-def _whole_choice(state: AnswerState, choice: ChoiceState, prompt_texts: list[str]) -> Choice:
+def _whole_choice(state: AnswerState, choice: ChoiceState) -> Choice:
     assert choice.started is not None
     assert choice.finished is not None
     text = "".join(choice.texts)
-    if prompt_texts:
-        text = prompt_texts[choice.index] + text
-    extras: Choice = {}
+    if state.words.prompt_texts:
+        text = state.words.prompt_texts[choice.index] + text
+    extras = state.extras(choice, choice.token_ids, choice.sources, choice.logprobs)
     if state.options.has_token_ids:
-        extras = token_extras(choice.token_ids, choice.sources)
         extras["prompt_token_ids"] = list(choice.started.prompt_token_ids)
     return state.shape.whole(choice.index, text, choice.finished.reason, extras)

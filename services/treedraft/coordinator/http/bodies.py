@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
+from treedraft.core.logprobs import MAX_LOGPROBS
+
 MAX_CHOICES = 16
 MAX_PROMPTS = 64
 MAX_MESSAGES = 2048
@@ -22,7 +24,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": (),
     "functions": (),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "prediction": (),
     "reasoning_effort": (),
@@ -94,6 +95,7 @@ class GenerationBody(Body):
     repetition_penalty: float | None = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool | None = None
+    min_tokens: int | None = None
     return_token_ids: bool | None = Field(
         default=None, description="Also give token ids and where each came from."
     )
@@ -121,6 +123,8 @@ class ChatBody(GenerationBody):
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
 
 class CompletionBody(GenerationBody):
@@ -128,4 +132,5 @@ class CompletionBody(GenerationBody):
 
     prompt: str | TokenIds | list[str] | list[TokenIds]
     echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     best_of: int | None = Field(default=None, description="The same as `n`, or nothing.")

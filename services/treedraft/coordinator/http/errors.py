@@ -61,6 +61,7 @@ _OPENAI_CODES = {
 # Fields of the domain by the names that this door has for them.
 _PARAMS = {
     "stop_strings": "stop",
+    "num_logprobs": "logprobs",
     "max_nodes": "speculation.max_nodes",
     "max_depth": "speculation.max_depth",
 }

@@ -38,7 +38,11 @@ def chat_queries(body: ChatBody) -> list[GenerateQuery]:
             "max_tokens and max_completion_tokens mean the same; give one", field="max_tokens"
         )
     conversation = tuple(_message(message) for message in body.messages)
-    query = replace(_query(body, given.pop() if given else None), conversation=conversation)
+    query = replace(
+        _query(body, given.pop() if given else None),
+        conversation=conversation,
+        num_logprobs=_num_logprobs(body),
+    )
     return _choices([query], body)
 
 
@@ -50,7 +54,22 @@ def completion_queries(body: CompletionBody) -> list[GenerateQuery]:
             field="best_of",
             reason="UNSUPPORTED_PARAMETER",
         )
-    return _choices(_prompted(_query(body, body.max_tokens), body.prompt), body)
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequestError(
+            "log-probabilities of a prompt are not told: logprobs without echo, please",
+            field="logprobs",
+            reason="UNSUPPORTED_PARAMETER",
+        )
+    query = replace(_query(body, body.max_tokens), num_logprobs=body.logprobs)
+    return _choices(_prompted(query, body.prompt), body)
+
+
+def _num_logprobs(body: ChatBody) -> int | None:
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs:
+        raise InvalidRequestError("top_logprobs without logprobs", field="top_logprobs")
+    return None
 
 
 def _prompted(
@@ -123,6 +142,7 @@ def _stopping(body: GenerationBody, max_tokens: int | None) -> StoppingCriteria:
         stop_strings=(stop,) if isinstance(stop, str) else tuple(stop),
         stop_token_ids=frozenset(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
+        min_tokens=body.min_tokens or 0,
     )
 
 

@@ -13,6 +13,7 @@ from treedraft.coordinator.http.answers import (
     AnswerOptions,
     AnswerState,
     IndexedEvent,
+    PromptWords,
     whole_answer,
 )
 from treedraft.coordinator.http.bodies import ChatBody, CompletionBody, GenerationBody
@@ -64,14 +65,20 @@ class CompletionRoutes:
         is_echo: bool = False,
     ) -> Response:
         caller = caller_of(request)
-        state = AnswerState(shape, _options(body, len(queries), is_echo), int(self._clock()))
-        prompt_texts = await self._prompt_texts(queries, caller) if is_echo else []
+        options = _options(body, queries)
+        words = PromptWords(
+            tuple(await self._prompt_texts(queries, caller)) if is_echo else (),
+            await self._use_cases.token_bytes(queries[0].model, caller)
+            if options.has_logprobs
+            else None,
+        )
+        state = AnswerState(shape, options, int(self._clock()), words)
         events = self._use_cases.generate_choices(queries, caller)
         if not body.stream:
-            answer = whole_answer(events, state, prompt_texts)
+            answer = whole_answer(events, state)
             return JSONResponse(await while_connected(request, answer))
         early = await while_connected(request, _first_events(events))
-        frames = AnswerStream(state, prompt_texts).frames(_chain(early, events))
+        frames = AnswerStream(state).frames(_chain(early, events))
         return EventStreamResponse(frames, events)
 
     async def _prompt_texts(self, queries: Sequence[GenerateQuery], caller: Caller) -> list[str]:
@@ -107,13 +114,13 @@ def openai_routes(use_cases: UseCases) -> APIRouter:
     return router
 
 
-def _options(body: GenerationBody, num_choices: int, is_echo: bool) -> AnswerOptions:
+def _options(body: GenerationBody, queries: Sequence[GenerateQuery]) -> AnswerOptions:
     stream = body.stream_options
     return AnswerOptions(
-        num_choices=num_choices,
+        num_choices=len(queries),
         choices_per_prompt=body.n or 1,
-        is_echo=is_echo,
         has_token_ids=bool(body.return_token_ids),
+        has_logprobs=queries[0].num_logprobs is not None,
         has_usage=bool(stream and stream.include_usage),
         has_continuous_usage=bool(stream and stream.continuous_usage_stats),
     )

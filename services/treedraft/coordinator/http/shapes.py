@@ -6,7 +6,9 @@ the same for both but for names.
 
 from typing import Any, Protocol
 
+from treedraft.coordinator.http.logprobs import Tokens, completion_logprobs, message_logprobs
 from treedraft.core.session import FinishReason
+from treedraft.text.token_bytes import TokenBytes
 
 # OpenAI has no word for the third: the client itself cancelled, or its time was up.
 FINISH_WORDS = {
@@ -30,6 +32,10 @@ class AnswerShape(Protocol):
         """Return what a stream says of a choice before its text, if anything."""
         ...
 
+    def logprobs(self, tokens: Tokens, words: TokenBytes, offset: int) -> Choice:
+        """Return `logprobs` of tokens whose text begins at an offset."""
+        ...
+
     def piece(self, index: int, text: str, extras: Choice) -> Choice:
         """Return text that was added to a choice of a stream."""
         ...
@@ -50,6 +56,10 @@ class ChatShape:
     object_name = "chat.completion"
     chunk_name = "chat.completion.chunk"
     input_name = "messages"
+
+    def logprobs(self, tokens: Tokens, words: TokenBytes, offset: int) -> Choice:
+        """Return entries with bytes; they have no offsets."""
+        return message_logprobs(tokens, words)
 
     def opening(self, index: int) -> Choice | None:
         """Return who is speaking."""
@@ -86,6 +96,10 @@ class CompletionShape:
     object_name = "text_completion"
     chunk_name = "text_completion"
     input_name = "prompt"
+
+    def logprobs(self, tokens: Tokens, words: TokenBytes, offset: int) -> Choice:
+        """Return lists by kind, with offsets."""
+        return completion_logprobs(tokens, words, offset)
 
     def opening(self, index: int) -> Choice | None:
         """Return nothing: plain text has no opening."""

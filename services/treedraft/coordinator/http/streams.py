@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from treedraft.coordinator.http.answers import AnswerState, IndexedEvent, token_extras
+from treedraft.coordinator.http.answers import AnswerState, ChoiceState, IndexedEvent
 from treedraft.coordinator.http.errors import to_http
 from treedraft.coordinator.http.shapes import Choice
 from treedraft.core.errors import TreedraftError
@@ -32,10 +32,9 @@ def _encode(content: Any) -> bytes:
 class AnswerStream:
     """Writes the events of an answer as frames."""
 
-    def __init__(self, state: AnswerState, prompt_texts: list[str]) -> None:
-        """Begin; `prompt_texts` go before each choice's text, empty for nothing."""
+    def __init__(self, state: AnswerState) -> None:
+        """Begin with a fresh state."""
         self._state = state
-        self._prompt_texts = prompt_texts
         self._envelope: dict[str, Any] = {}
 
     async def frames(
@@ -62,8 +61,9 @@ class AnswerStream:
                 self._envelope = state.envelope(state.shape.chunk_name)
             return self._open(index, event)
         if isinstance(event, Delta):
-            is_wanted = event.text or (state.options.has_token_ids and event.token_ids)
-            return self._chunk(self._piece(index, event)) if is_wanted else b""
+            tells_tokens = state.options.has_token_ids or state.options.has_logprobs
+            is_wanted = event.text or (tells_tokens and event.token_ids)
+            return self._chunk(self._piece(choice, event)) if is_wanted else b""
         assert choice.finished is not None
         return self._chunk(state.shape.ending(index, choice.finished.reason))
 
@@ -74,15 +74,14 @@ class AnswerStream:
             if self._state.options.has_token_ids:
                 opening["prompt_token_ids"] = list(started.prompt_token_ids)
             written = self._chunk(opening)
-        if self._prompt_texts:
-            written += self._chunk(shape.piece(index, self._prompt_texts[index], {}))
+        prompt_texts = self._state.words.prompt_texts
+        if prompt_texts:
+            written += self._chunk(shape.piece(index, prompt_texts[index], {}))
         return written
 
-    def _piece(self, index: int, delta: Delta) -> Choice:
-        extras: Choice = {}
-        if self._state.options.has_token_ids:
-            extras = token_extras(list(delta.token_ids), list(delta.sources))
-        return self._state.shape.piece(index, delta.text, extras)
+    def _piece(self, choice: ChoiceState, delta: Delta) -> Choice:
+        extras = self._state.extras(choice, delta.token_ids, delta.sources, delta.logprobs)
+        return self._state.shape.piece(choice.index, delta.text, extras)
 
     def _chunk(self, choice: Choice) -> bytes:
         content = {**self._envelope, "choices": [choice]}

@@ -1,6 +1,7 @@
 """Counts that go with an answer: tokens as OpenAI counts them, speculation as vLLM does."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from treedraft.core.session import SessionStatistics
@@ -19,17 +20,25 @@ def usage_object(
 
 
 def speculation_metrics(statistics: Sequence[SessionStatistics]) -> dict[str, Any]:
-    """Return `metrics`: what speculation did for these sessions."""
+    """Return `metrics`: what speculation did for these sessions.
+
+    In a tree the drafted tokens of a step are its nodes; `num_spec_tokens` is the
+    longest path that a step accepted.
+    """
     rounds = sum(item.rounds for item in statistics)
-    drafted = sum(item.admitted_nodes for item in statistics)
     accepted = sum(item.accepted_nodes for item in statistics)
-    emitted = sum(item.emitted_tokens for item in statistics)
+    # Of a target that was lost nobody knows what was drafted.
+    drafted = max(accepted, sum(item.admitted_nodes for item in statistics))
+    by_length = zip_longest(*(item.accepted_lengths for item in statistics), fillvalue=0)
+    histogram = [sum(counts) for counts in by_length] or [0]
     return {
         "speculative_decoding": {
-            "mean_acceptance_length": emitted / rounds if rounds else 0.0,
+            "mean_acceptance_length": 1.0 + accepted / rounds if rounds else 0.0,
             "draft_acceptance_rate": accepted / drafted if drafted else 0.0,
+            "acceptance_histogram": histogram,
             "num_spec_steps": rounds,
-            "num_draft_tokens": drafted,
             "num_accepted_draft_tokens": accepted,
+            "num_draft_tokens": drafted,
+            "num_spec_tokens": len(histogram) - 1,
         }
     }

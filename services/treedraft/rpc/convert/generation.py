@@ -14,6 +14,7 @@ from treedraft.core.generation import (
     ServedModel,
     Started,
 )
+from treedraft.rpc.convert.logprobs import logprobs_from_proto, logprobs_to_proto
 from treedraft.rpc.convert.sampling import (
     finish_reason_from_proto,
     finish_reason_to_proto,
@@ -53,6 +54,7 @@ def generate_query_to_proto(query: GenerateQuery) -> coordinator_service_pb2.Gen
             watch_rounds=query.watch_rounds,
             choice=query.choice,
             idempotency_key=query.idempotency_key,
+            num_logprobs=query.num_logprobs,
         )
         if query.text is not None:
             message.text = query.text
@@ -94,6 +96,7 @@ def generate_query_from_proto(message: coordinator_service_pb2.GenerateRequest) 
         watch_rounds=message.watch_rounds,
         choice=message.choice,
         idempotency_key=message.idempotency_key,
+        num_logprobs=message.num_logprobs if message.HasField("num_logprobs") else None,
     )
 
 
@@ -139,6 +142,7 @@ def generate_event_to_proto(event: GenerateEvent) -> coordinator_service_pb2.Gen
                 text=event.text,
                 rounds=[round_report_to_proto(report) for report in event.rounds],
                 text_sources=sources_to_proto(event.text_sources) if event.text_sources else None,
+                logprobs=logprobs_to_proto(event.logprobs),
             )
             return coordinator_service_pb2.GenerateResponse(delta=delta)
         case Finished():
@@ -179,6 +183,7 @@ def generate_event_from_proto(
                 text=delta.text,
                 rounds=tuple(round_report_from_proto(report) for report in delta.rounds),
                 text_sources=sources_from_proto(delta.text_sources),
+                logprobs=logprobs_from_proto(delta.logprobs, len(delta.token_ids)),
             )
         case "finished":
             finished = message.finished

@@ -83,6 +83,7 @@ def stopping_to_proto(stopping: StoppingCriteria) -> sampling_pb2.StoppingCriter
         stop_strings=stopping.stop_strings,
         stop_token_ids=sorted(stopping.stop_token_ids),
         ignore_eos=stopping.ignore_eos,
+        min_tokens=stopping.min_tokens,
     )
 
 
@@ -97,6 +98,7 @@ def stopping_from_proto(message: sampling_pb2.StoppingCriteria) -> StoppingCrite
         stop_strings=tuple(message.stop_strings),
         stop_token_ids=frozenset(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
+        min_tokens=message.min_tokens,
     )
 
 

@@ -6,6 +6,7 @@ from treedraft.core.exchange import CoordinatorFrame, LogAcknowledgement
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.session import SessionFailure, SessionFinish, SessionOutput, SessionSpec
 from treedraft.core.worker import DrafterAddress
+from treedraft.rpc.convert.logprobs import logprobs_from_proto, logprobs_to_proto
 from treedraft.rpc.convert.numbers import duration_from_proto, duration_to_proto
 from treedraft.rpc.convert.sampling import (
     finish_reason_from_proto,
@@ -51,6 +52,7 @@ def session_spec_to_proto(spec: SessionSpec) -> target_service_pb2.SessionStart:
         traceparent=spec.traceparent,
         time_limit=None if limit is None else duration_to_proto(limit),
         watch_rounds=spec.watch_rounds,
+        num_logprobs=spec.num_logprobs,
     )
 
 
@@ -78,6 +80,7 @@ def session_spec_from_proto(message: target_service_pb2.SessionStart) -> Session
         traceparent=message.traceparent,
         time_limit_seconds=duration_from_proto(message.time_limit) if has_limit else None,
         watch_rounds=message.watch_rounds,
+        num_logprobs=message.num_logprobs if message.HasField("num_logprobs") else None,
     )
 
 
@@ -142,6 +145,7 @@ def _output_to_proto(output: SessionOutput) -> target_service_pb2.SessionOutput:
         base_length=output.base_length,
         token_ids=output.token_ids,
         sources=sources_to_proto(output.sources),
+        logprobs=logprobs_to_proto(output.logprobs),
     )
     if output.finish:
         message.finish.reason = finish_reason_to_proto(output.finish.reason)
@@ -173,6 +177,7 @@ def _output_from_proto(message: target_service_pb2.SessionOutput) -> SessionOutp
         finish=finish,
         failure=failure,
         round=round_report_from_proto(message.round) if message.HasField("round") else None,
+        logprobs=logprobs_from_proto(message.logprobs, len(message.token_ids)),
     )
 
 

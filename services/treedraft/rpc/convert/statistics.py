@@ -22,6 +22,7 @@ def statistics_to_proto(statistics: SessionStatistics) -> target_service_pb2.Ses
         cached_prompt_tokens=statistics.cached_prompt_tokens,
         preemptions=statistics.preemptions,
         first_tokens=statistics.first_tokens,
+        accepted_lengths=statistics.accepted_lengths,
     )
 
 
@@ -42,6 +43,7 @@ def statistics_from_proto(message: target_service_pb2.SessionStatistics) -> Sess
         cached_prompt_tokens=message.cached_prompt_tokens,
         preemptions=message.preemptions,
         first_tokens=message.first_tokens,
+        accepted_lengths=tuple(message.accepted_lengths),
     )
 
 
