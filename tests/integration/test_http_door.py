@@ -1,15 +1,18 @@
 """OpenAI's API as its own client sees it, before a coordinator and a scripted target."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import openai
 import pytest
 from openai import AsyncOpenAI
+from pydantic import BaseModel
 from tests.unit.coordinator.cluster import Cluster, a_cluster
 from tests.unit.coordinator.support import FakeTarget, describe_toy, encode, output, says, until
 
+from treedraft.core.grammar import ANY_JSON_OBJECT, Grammar, GrammarKind
 from treedraft.core.logprobs import TokenLogprobs
 from treedraft.core.session import FinishReason
 
@@ -281,3 +284,46 @@ async def test_log_probabilities_of_plain_text(cluster, client):
         for offset in chunk.choices[0].logprobs.text_offset
     ]
     assert offsets == [0, 1, 2, 3]
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+async def test_structured_output_becomes_a_grammar(cluster, client):
+    target = FakeTarget(script=says('{"name": "Bo", "age": 7}'))
+    await cluster.add_target(target)
+    answer = await client.chat.completions.parse(
+        model="toy", messages=HI, response_format=Person, max_tokens=64
+    )
+    assert answer.choices[0].message.parsed == Person(name="Bo", age=7)
+    (spec,) = target.started.values()
+    grammar = spec.sampling.grammar
+    assert grammar.kind is GrammarKind.JSON_SCHEMA
+    assert set(json.loads(grammar.source)["properties"]) == {"name", "age"}
+
+
+@pytest.mark.parametrize(
+    ("body", "grammar"),
+    [
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, ANY_JSON_OBJECT),
+        ({"structured_outputs": {"regex": "a+"}}, Grammar(GrammarKind.REGEX, "a+")),
+        ({"structured_outputs": {"choice": ["a b", "c."]}}, Grammar(GrammarKind.REGEX, r"a b|c\.")),
+        (
+            {"structured_outputs": {"grammar": 'start: "a"'}},
+            Grammar(GrammarKind.LARK, 'start: "a"'),
+        ),
+        (
+            {"structured_outputs": {"json": {"type": "array"}}},
+            Grammar(GrammarKind.JSON_SCHEMA, '{"type": "array"}'),
+        ),
+    ],
+)
+async def test_grammars_come_in_the_words_of_two_apis(cluster, client, body, grammar):
+    target = FakeTarget(script=says("x"))
+    await cluster.add_target(target)
+    await client.chat.completions.create(model="toy", messages=HI, extra_body=body)
+    (spec,) = target.started.values()
+    assert spec.sampling.grammar == grammar

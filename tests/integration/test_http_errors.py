@@ -30,6 +30,11 @@ def chat(**body) -> dict:
     return {"model": "toy", "messages": HI, **body}
 
 
+def schema_format(kind: str) -> dict:
+    schema = {"name": "it", "schema": {"type": kind}}
+    return {"type": "json_schema", "json_schema": schema}
+
+
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
@@ -43,6 +48,29 @@ def chat(**body) -> dict:
         (chat(min_tokens=4, max_tokens=3), "min_tokens", "invalid_value"),
         (chat(logprobs=True, top_logprobs=21), "top_logprobs", "invalid_value"),
         (chat(top_logprobs=2), "top_logprobs", "invalid_value"),
+        (chat(response_format={"type": "xml"}), "response_format.type", "invalid_value"),
+        (
+            chat(response_format={"type": "json_schema"}),
+            "response_format.json_schema",
+            "invalid_value",
+        ),
+        (chat(response_format=schema_format("unheard-of")), "response_format", "invalid_grammar"),
+        (chat(structured_outputs={"regex": "("}), "structured_outputs", "invalid_grammar"),
+        (
+            chat(structured_outputs={"regex": "a", "choice": ["b"]}),
+            "structured_outputs",
+            "invalid_value",
+        ),
+        (
+            chat(response_format={"type": "json_object"}, structured_outputs={"regex": "a"}),
+            "structured_outputs",
+            "invalid_value",
+        ),
+        (
+            chat(response_format={"type": "json_object"}, ignore_eos=True),
+            "ignore_eos",
+            "grammar_conflict",
+        ),
         (chat(n=0), "n", "invalid_value"),
         (chat(n=17), "n", "invalid_value"),
         (chat(stop=["x"] * 17), "stop", "invalid_value"),

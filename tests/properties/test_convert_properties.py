@@ -18,6 +18,7 @@ from treedraft.core.exchange import (
     Rest,
     SessionOpen,
     SessionRefusal,
+    SharedTokenizer,
     TargetFrame,
 )
 from treedraft.core.generation import (
@@ -29,6 +30,7 @@ from treedraft.core.generation import (
     ServedModel,
     Started,
 )
+from treedraft.core.grammar import Grammar, GrammarKind
 from treedraft.core.growth import Growth, SiblingLaw, TokenSource
 from treedraft.core.logprobs import TokenLogprobs
 from treedraft.core.model_description import ModelDescription
@@ -93,6 +95,7 @@ samplings = st.builds(
         lambda bias: tuple(sorted(bias.items()))
     ),
     seed=st.none() | uint64,
+    grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), text.filter(bool)),
     verification=st.sampled_from(Verification),
 )
 stoppings = st.builds(
@@ -169,6 +172,7 @@ growths = st.builds(
 target_frames = st.builds(
     TargetFrame,
     hello=st.none() | hellos,
+    tokenizer=st.none() | st.builds(SharedTokenizer, text, tuples(uint32)),
     opens=tuples(st.builds(SessionOpen, uint32, draft_specs), max_size=2),
     commits=tuples(st.builds(Commit, uint32, uint32, token_ids)),
     closes=token_ids,

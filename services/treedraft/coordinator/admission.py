@@ -20,7 +20,8 @@ from treedraft.core.errors import (
     UnavailableError,
 )
 from treedraft.core.model_description import ModelDescription
-from treedraft.core.sampling import SamplingParameters, StoppingCriteria
+from treedraft.core.sampling import SamplingParameters, StoppingCriteria, check_grammar_ends
+from treedraft.text.grammar import check_grammar
 
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 TOKEN_OUT_OF_RANGE = "TOKEN_OUT_OF_RANGE"
@@ -156,6 +157,21 @@ def check_prompt(
             field="input",
         )
     _check_ids((min(token_ids), max(token_ids)), model, "input")
+
+
+async def check_law(
+    sampling: SamplingParameters, stopping: StoppingCriteria, model: ModelDescription
+) -> None:
+    """Raise unless all that the parameters name can be followed.
+
+    Raises:
+        InvalidRequestError: TOKEN_OUT_OF_RANGE, INVALID_GRAMMAR or GRAMMAR_CONFLICT.
+    """
+    check_parameters(sampling, stopping, model)
+    check_grammar_ends(sampling, stopping)
+    if sampling.grammar is not None:
+        # Reading a large one takes milliseconds, which the streams of others need not wait.
+        await asyncio.to_thread(check_grammar, sampling.grammar)
 
 
 def check_parameters(

@@ -6,7 +6,7 @@ at however many coordinators: creating the session in the store is what decides.
 
 from collections.abc import Callable
 
-from treedraft.coordinator.admission import check_parameters, check_prompt, roomiest
+from treedraft.coordinator.admission import check_law, check_prompt, roomiest
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.log_entries import first_entry
 from treedraft.coordinator.model_index import ServedTarget
@@ -111,7 +111,7 @@ class Opening:
             prompt = await encode_prompt(query, reference.description, reference.tokenizer)
             model, limit = roomiest(targets), self._limits.max_prompt_tokens
             check_prompt(prompt, model, max_prompt_tokens=limit)
-            check_parameters(query.sampling, query.stopping, model)
+            await check_law(query.sampling, query.stopping, model)
             span.set({names.ATTR_WAIT_MS: waited * 1000, names.ATTR_INPUT_TOKENS: len(prompt)})
         return targets, prompt
 

@@ -90,6 +90,14 @@ UNKNOWN_ECONOMICS = Economics()
 
 
 @dataclass(frozen=True, slots=True)
+class SharedTokenizer:
+    """What a drafter needs to follow grammars: the tokenizer, and what ends a text."""
+
+    tokenizer_json: str
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TargetFrame:
     """One frame from target to drafter; `pauses` are sessions not worth drafting for."""
 
@@ -100,6 +108,7 @@ class TargetFrame:
     credit_nodes: int = 0
     economics: Economics = UNKNOWN_ECONOMICS
     pauses: Sequence[int] = ()
+    tokenizer: SharedTokenizer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from treedraft.core.errors import InvalidRequestError
+from treedraft.core.grammar import Grammar
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
@@ -37,7 +38,7 @@ def _require(condition: bool, field_name: str, rule: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
-    """The law of the next token.
+    """The law of the next token. Under a grammar, tokens that leave it have no chance.
 
     Raises InvalidRequestError, with the field's name, for values out of range.
     """
@@ -51,6 +52,7 @@ class SamplingParameters:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    grammar: Grammar | None = None
     verification: Verification = Verification.COUPLED
 
     def __post_init__(self) -> None:
@@ -159,3 +161,16 @@ class SpeculationOptions:
             "max_depth",
             f"in [0, {MAX_SPECULATED_DEPTH}]",
         )
+
+
+def check_grammar_ends(sampling: SamplingParameters, stopping: StoppingCriteria) -> None:
+    """Raise InvalidRequestError where a grammar could not end the text: GRAMMAR_CONFLICT."""
+    if sampling.grammar is None:
+        return
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(stopping, name):
+            raise InvalidRequestError(
+                f"a grammar ends the text by itself: {name} does not go with it",
+                field=name,
+                reason="GRAMMAR_CONFLICT",
+            )

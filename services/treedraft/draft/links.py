@@ -14,6 +14,7 @@ from treedraft.core.exchange import (
 )
 from treedraft.core.growth import Growth
 from treedraft.draft.session import DraftSession
+from treedraft.text.grammar import GrammarFactory
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class DraftLink:
     refusals: list[SessionRefusal] = field(default_factory=list)
     rests: list[Rest] = field(default_factory=list)
     economics: Economics = UNKNOWN_ECONOMICS
+    grammars: GrammarFactory | None = None
 
     def queue_growth(self, growth: Growth) -> None:
         """Put new nodes into the next frame and pay for them."""

@@ -77,8 +77,12 @@ def _expand(session: DraftSession, node_id: int, *, max_nodes: int) -> bool:
         _add_point_mass(session, node_id)
         return True
     assert session.lookup is not None
-    said = session.lookup.say(session.path_tokens(node_id))
-    guesses = [(proposal.token_id, math.log(proposal.probability)) for proposal in said]
+    path = session.path_tokens(node_id)
+    guesses = [
+        (proposal.token_id, math.log(proposal.probability))
+        for proposal in session.lookup.say(path)
+        if session.allows(path, proposal.token_id)
+    ]
     new = session.hear(node_id, guesses, TokenSource.LOOKUP)
     room = session.limits.min_score - session.tree.score(node_id)
     least = math.log(max(session.lookup.min_probability, _LEAST_PROBABILITY))
@@ -96,8 +100,9 @@ def _add_point_mass(session: DraftSession, node_id: int) -> None:
     if node_id in session.grouped:
         return
     room = session.limits.min_score - session.tree.score(node_id)
-    for proposal in session.lookup.propose(session.path_tokens(node_id))[:1]:
-        if math.log(proposal.probability) >= room:
+    path = session.path_tokens(node_id)
+    for proposal in session.lookup.propose(path)[:1]:
+        if math.log(proposal.probability) >= room and session.allows(path, proposal.token_id):
             session.add_group(
                 node_id,
                 [proposal.token_id],

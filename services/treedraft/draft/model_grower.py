@@ -270,8 +270,8 @@ class ModelGrower:
             logits, rows, self._settings.num_children, column_ids=self._column_ids(logits)
         )
         for place, (children, law) in zip(places, drafted, strict=True):
-            if place in session.grouped:
-                continue  # computed again after its KV was dropped
+            if place in session.grouped or not children:
+                continue  # computed again after its KV was dropped, or nothing is allowed
             session.add_group(
                 place,
                 children,
@@ -294,4 +294,5 @@ def _law_row(session: DraftSession, state: DraftModelState, place: int) -> LawRo
         choice=session.spec.choice,
         history=TokenHistory(state.counts, path) if state.counts else None,
         branch=branch_of(path),
+        allowed=session.grammar.allowed_after(path) if session.grammar else None,
     )

@@ -17,6 +17,7 @@ from treedraft.draft.growth import GrowthLimits
 from treedraft.draft.lookup import SessionLookup
 from treedraft.draft.opinions import Opinions
 from treedraft.telemetry.tracing import RequestSpan
+from treedraft.text.grammar import GrammarState
 
 # A score that changed by less, in nats, is not worth telling.
 _MIN_CHANGE = 0.1
@@ -67,6 +68,8 @@ class DraftSession:
         self.tree = TokenTree(len(self.token_ids), max_nodes=tree_capacity)
         self.lookup: SessionLookup | None = None
         self.model: ModelState | None = None
+        # What may be drafted at all, if the session has a grammar that can be followed.
+        self.grammar: GrammarState | None = None
         self.base_arrived_ns = arrived_ns
         # Not worth drafting for, as the target says, until its next commit.
         self.is_paused = False
@@ -105,6 +108,10 @@ class DraftSession:
     def path_tokens(self, node_id: int) -> tuple[int, ...]:
         """Return the drafted tokens from below the root down to a node."""
         return tuple(self.tree[i].token_id for i in self.tree.path(node_id))
+
+    def allows(self, path: tuple[int, ...], token_id: int) -> bool:
+        """Return whether the target could ever draw a token after a path."""
+        return self.grammar is None or self.grammar.allows(path, token_id)
 
     def add(
         self, parent_id: int, token_id: int, log_probability: float, source: TokenSource
@@ -185,6 +192,8 @@ class DraftSession:
         self.base_arrived_ns = arrived_ns
         if not self.is_rejection:
             self.opinions.learn(self.tree, token_ids)
+        if self.grammar:
+            self.grammar.commit(token_ids)
         moved = self.tree.reroot(token_ids)
         self.opinions.follow(moved)
         new_root = moved.path[-1] if moved.is_hit else None

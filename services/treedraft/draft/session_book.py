@@ -15,6 +15,7 @@ from treedraft.core.exchange import (
     Rest,
     SessionOpen,
     SessionRefusal,
+    SharedTokenizer,
     TargetFrame,
 )
 from treedraft.core.session import DraftSpec
@@ -26,6 +27,7 @@ from treedraft.draft.settings import DraftSettings
 from treedraft.draft.tenants import Tenants
 from treedraft.telemetry import names
 from treedraft.telemetry.tracing import RequestSpan, Tracing
+from treedraft.text.grammar import GrammarFactory
 
 
 class ModelSessions(Protocol):
@@ -63,6 +65,7 @@ class SessionBook:
         # Sessions whose target may still be waiting for more.
         self.restless: dict[DraftSession, DraftLink] = {}
         self.tenants = Tenants(settings.lookup)
+        self._grammars: dict[SharedTokenizer, GrammarFactory | None] = {}
 
     @property
     def links(self) -> Iterable[DraftLink]:
@@ -114,6 +117,8 @@ class SessionBook:
         link.credit_nodes += frame.credit_nodes
         if frame.economics.token_us:
             link.economics = frame.economics
+        if frame.tokenizer is not None:
+            link.grammars = self._grammars_of(frame.tokenizer, link.vocab_size)
         for opened in frame.opens:
             self._close(link, opened.session_number)
             try:
@@ -145,6 +150,9 @@ class SessionBook:
             arrived_ns=arrived_ns,
             mixer=tenant.mixer(is_greedy=spec.sampling.temperature == 0.0),
         )
+        if spec.sampling.grammar is not None and link.grammars is not None:
+            output = spec.token_ids[spec.prompt_length :]
+            session.grammar = link.grammars.start(spec.sampling.grammar, output)
         if self._model:
             self._model.add(session, link.vocab_size)
         # Where a model samples a node's children, no other child may be there.
@@ -156,6 +164,15 @@ class SessionBook:
         link.sessions[session.number] = session
         self.num_sessions += 1
         self.changed[session] = self.restless[session] = link
+
+    def _grammars_of(self, tokenizer: SharedTokenizer, vocab_size: int) -> GrammarFactory | None:
+        # Made once for all links of one vocabulary: it takes about a second.
+        if tokenizer not in self._grammars:
+            self._grammars.clear()  # one is what a deployment has
+            self._grammars[tokenizer] = GrammarFactory.make(
+                tokenizer.tokenizer_json, vocab_size, tokenizer.eos_token_ids
+            )
+        return self._grammars[tokenizer]
 
     def _start_span(self, spec: DraftSpec) -> RequestSpan | None:
         # Without a context above it, a span would begin a trace of its own.

@@ -93,7 +93,9 @@ def _heads(
 def _head(logits: npt.NDArray[np.float32], row: LawRow, column_ids: TokenIds | None) -> Candidates:
     tempered = logits / np.float32(temperature_of(row.sampling))
     columns = _likely_columns(tempered)
-    if is_truncated(row.sampling):
+    if row.allowed is not None:
+        columns = columns[np.isfinite(tempered[columns])]
+    if len(columns) and is_truncated(row.sampling):
         columns = columns[survivors(tempered[columns], row.sampling)]
     token_ids = columns if column_ids is None else column_ids[columns]
     return Candidates(token_ids, tempered[columns])
@@ -118,6 +120,8 @@ def _ids_of(candidates: Candidates) -> TokenIds:
 def _best(
     candidates: Candidates, num_children: int, score_temperature: float
 ) -> list[tuple[int, float]]:
+    if not len(candidates.scores):
+        return []
     scores = candidates.scores.astype(np.float64) / score_temperature
     best = candidates.top(num_children)
     # An estimate: float32 exponentials are good enough, and twice as fast.
@@ -157,7 +161,7 @@ def draft_siblings(
         _sparse_law(head, 1 if row.sampling.is_greedy else support_size)
         for head, row in zip(_heads(draft_logits, rows, column_ids), rows, strict=True)
     ]
-    supports = [np.array(law.token_ids) for law in laws]
+    supports = [np.array(law.token_ids, dtype=np.int64) for law in laws]
     noise = noise_of_tokens(rows, supports, domain=Domain.DRAFT_SAMPLING)
     return [
         (_draw_without_replacement(law, own_noise, num_children), law)
@@ -166,6 +170,8 @@ def draft_siblings(
 
 
 def _sparse_law(candidates: Candidates, support_size: int) -> SparseLaw:
+    if not len(candidates.scores):
+        return SparseLaw((), ())
     support = candidates.top(support_size)
     scores = candidates.scores[support].astype(np.float64)
     weights = np.exp(scores - scores[0])

@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 from treedraft.core.errors import InvalidRequestError, PromptTooLongError
 from treedraft.core.model_description import ModelDescription
+from treedraft.core.sampling import check_grammar_ends
 from treedraft.core.session import SessionSpec
 from treedraft.target.session import TargetSession
 from treedraft.target.stopping import StopChecker
 from treedraft.telemetry import names
 from treedraft.telemetry.tracing import Tracing
+from treedraft.text.grammar import GRAMMAR_UNSUPPORTED, GrammarFactory, GrammarState
 from treedraft.text.tokenizer import Tokenizer
 
 
@@ -27,9 +29,14 @@ class SessionFactory:
         max_session_tokens: int,
         max_live_nodes: int,
         tracing: Tracing,
+        grammars: GrammarFactory | None = None,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Serve the described model; no session holds more than `max_session_tokens`."""
+        """Serve the described model; no session holds more than `max_session_tokens`.
+
+        Without `grammars` sessions that want one are refused.
+        """
+        self._grammars = grammars
         self._description = description
         self._tokenizer = Tokenizer.from_json(description.tokenizer_json)
         self._max_session_tokens = max_session_tokens
@@ -44,6 +51,7 @@ class SessionFactory:
             InvalidRequestError: the spec cannot be run on this model.
         """
         self._check(spec)
+        grammar = self._start_grammar(spec)
         stop_checker = StopChecker(
             spec.stopping,
             eos_token_ids=self._description.eos_token_ids,
@@ -63,7 +71,21 @@ class SessionFactory:
             now_ns=self._now_ns(),
             max_live_nodes=self._max_live_nodes,
             vocab_size=self._description.vocab_size,
+            grammar=grammar,
         )
+
+    def _start_grammar(self, spec: SessionSpec) -> GrammarState | None:
+        wanted = spec.sampling.grammar
+        if wanted is None:
+            return None
+        if self._grammars is None:
+            raise InvalidRequestError(
+                f"the tokenizer of {self._description.model} can follow no grammar",
+                field="grammar",
+                reason=GRAMMAR_UNSUPPORTED,
+            )
+        check_grammar_ends(spec.sampling, spec.stopping)
+        return self._grammars.start(wanted, spec.token_ids[spec.prompt_length :])
 
     def _check(self, spec: SessionSpec) -> None:
         description = self._description

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from treedraft.core.errors import UnsupportedModelError
+from treedraft.core.exchange import SharedTokenizer
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.prefix import short_hash
 from treedraft.core.worker import WorkerReport
@@ -28,6 +29,7 @@ from treedraft.target.step_costs import StepCosts
 from treedraft.target.warm_up import warm_up
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import Tracing
+from treedraft.text.grammar import GrammarFactory
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +96,22 @@ def assemble(
         fingerprint=description.fingerprint,
         on_preempted=metrics.session_preempted,
     )
+    eos_token_ids = tuple(sorted(description.eos_token_ids))
     book = DraftBook(
         settings.drafting,
         vocab_size=description.vocab_size,
         metrics=metrics,
         verifies_drafts=settings.budget.has_room,
+        tokenizer=SharedTokenizer(description.tokenizer_json, eos_token_ids),
     )
     factory = SessionFactory(
         description,
         max_session_tokens=max_session_tokens,
         max_live_nodes=settings.drafting.max_live_nodes,
         tracing=tracing,
+        grammars=GrammarFactory.make(
+            description.tokenizer_json, description.vocab_size, eos_token_ids
+        ),
     )
     engine = Engine(
         roster=SessionRoster(factory, scheduler, book, metrics),

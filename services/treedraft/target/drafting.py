@@ -18,6 +18,7 @@ from treedraft.core.exchange import (
     DraftFrame,
     Economics,
     SessionOpen,
+    SharedTokenizer,
     TargetFrame,
 )
 from treedraft.core.growth import Growth
@@ -52,6 +53,7 @@ class _Outbox:
     closes: list[int] = field(default_factory=list)
     pauses: list[int] = field(default_factory=list)
     credit_nodes: int = 0
+    tokenizer: SharedTokenizer | None = None
 
     def is_due(self, least_credit: int) -> bool:
         """Return whether there is anything to say; credit alone can wait until it is some."""
@@ -67,6 +69,7 @@ class _Link:
     outbox: _Outbox = field(default_factory=_Outbox)
     next_number: int = 1
     credit_nodes: int = 0  # granted and not used
+    has_tokenizer: bool = False
 
 
 class DraftBook:
@@ -79,6 +82,7 @@ class DraftBook:
         vocab_size: int,
         metrics: Metrics,
         verifies_drafts: bool = True,
+        tokenizer: SharedTokenizer | None = None,
     ) -> None:
         """Start with no drafter.
 
@@ -88,7 +92,9 @@ class DraftBook:
             metrics: what is counted.
             verifies_drafts: whether passes ever hold drafted nodes; drafters are left
                 alone if not.
+            tokenizer: what drafters get to follow grammars with, if anything.
         """
+        self._tokenizer = tokenizer
         self._settings = settings
         self._vocab_size = vocab_size
         self._metrics = metrics
@@ -208,6 +214,7 @@ class DraftBook:
                     credit_nodes=outbox.credit_nodes,
                     economics=economics,
                     pauses=outbox.pauses,
+                    tokenizer=outbox.tokenizer,
                 )
         return frames
 
@@ -245,6 +252,8 @@ class DraftBook:
             tenant_salt=session.spec.tenant_salt,
             traceparent=session.span.traceparent,
         )
+        if spec.sampling.grammar is not None and not link.has_tokenizer:
+            link.outbox.tokenizer, link.has_tokenizer = self._tokenizer, True
         link.outbox.opens.append(SessionOpen(attachment.number, spec))
         session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
 

@@ -19,6 +19,7 @@ from treedraft.core.token_tree import TokenTree
 from treedraft.inference.sampler import SessionCounts
 from treedraft.target.stopping import StopChecker
 from treedraft.telemetry.tracing import RequestSpan
+from treedraft.text.grammar import GrammarState
 
 _MAX_REMEMBERED_COMMITS = 64
 
@@ -86,9 +87,11 @@ class TargetSession:
         now_ns: int,
         max_live_nodes: int,
         vocab_size: int,
+        grammar: GrammarState | None = None,
     ) -> None:
         """Take over a checked session; nothing is allocated yet."""
         self.spec = spec
+        self.grammar = grammar
         self.token_ids: list[int] = list(spec.token_ids)
         self.stop_checker = stop_checker
         self.span = span
@@ -159,6 +162,8 @@ class TargetSession:
 
     def allowed_after(self, path: tuple[int, ...]) -> npt.NDArray[np.bool_] | None:
         """Return which tokens may be drawn after a path below the root; None for all."""
+        if self.grammar is not None:
+            return self.grammar.allowed_after(path)
         if len(path) >= self.stop_checker.num_bound:
             return None
         if self._unending is None:
@@ -175,6 +180,8 @@ class TargetSession:
             self.num_first_tokens = len(token_ids)
         if self.token_counts is not None:
             self.token_counts.add_output(token_ids)
+        if self.grammar is not None:
+            self.grammar.commit(token_ids)
         removed = self.tree.reroot(token_ids)
         for node_id in (*removed.removed_ids, *removed.path):
             self.sibling_laws.pop(node_id, None)

@@ -25,6 +25,7 @@ from treedraft.target.round_trace import finish_attributes
 from treedraft.target.scheduler import Scheduler
 from treedraft.target.session import TargetSession
 from treedraft.telemetry.metrics import Metrics
+from treedraft.text.grammar import GRAMMAR_TOO_COMPLEX
 
 
 class SessionRoster:
@@ -110,7 +111,9 @@ class SessionRoster:
     def settle(self, outcome: RoundOutcome) -> None:
         """Pass the tokens of a round on, and the end of the text if it came."""
         session, verdict = outcome.session, outcome.verdict
-        if verdict.finish is None:
+        if session.grammar is not None and session.grammar.problem:
+            self.fail(session, GRAMMAR_TOO_COMPLEX, session.grammar.problem)
+        elif verdict.finish is None:
             self._tell(session, outcome.base_length, outcome)
         else:
             self.finish(session, verdict.finish, outcome)

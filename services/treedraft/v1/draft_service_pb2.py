@@ -26,7 +26,7 @@ from treedraft.v1 import sampling_pb2 as treedraft_dot_v1_dot_sampling__pb2
 from treedraft.v1 import token_tree_pb2 as treedraft_dot_v1_dot_token__tree__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n treedraft/v1/draft_service.proto\x12\x0ctreedraft.v1\x1a\x1btreedraft/v1/sampling.proto\x1a\x1dtreedraft/v1/token_tree.proto\"\xaa\x01\n\rExchangeHello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1c\n\x14min_protocol_version\x18\x02 \x01(\r\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x16\n\x0etokenizer_hash\x18\x05 \x01(\t\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\r\n\x05model\x18\x07 \x01(\t\"\xeb\x01\n\x14\x45xchangeTreesRequest\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.treedraft.v1.ExchangeHello\x12(\n\x05opens\x18\x02 \x03(\x0b\x32\x19.treedraft.v1.SessionOpen\x12%\n\x07\x63ommits\x18\x03 \x03(\x0b\x32\x14.treedraft.v1.Commit\x12\x0e\n\x06\x63loses\x18\x04 \x03(\r\x12\x14\n\x0c\x63redit_nodes\x18\x05 \x01(\r\x12\x10\n\x08token_us\x18\x06 \x01(\r\x12\x0e\n\x06row_us\x18\x07 \x01(\r\x12\x0e\n\x06pauses\x18\x08 \x03(\r\"\x88\x02\n\x0bSessionOpen\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x15\n\rprompt_length\x18\x04 \x01(\r\x12\x32\n\x08sampling\x18\x05 \x01(\x0b\x32 .treedraft.v1.SamplingParameters\x12\x0e\n\x06\x63hoice\x18\x06 \x01(\r\x12\x35\n\x0bspeculation\x18\x07 \x01(\x0b\x32 .treedraft.v1.SpeculationOptions\x12\x13\n\x0btenant_salt\x18\x08 \x01(\x0c\x12\x13\n\x0btraceparent\x18\t \x01(\t\"H\n\x06\x43ommit\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"\xeb\x01\n\x15\x45xchangeTreesResponse\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.treedraft.v1.ExchangeHello\x12%\n\x07growths\x18\x02 \x03(\x0b\x32\x14.treedraft.v1.Growth\x12,\n\x07reopens\x18\x03 \x03(\x0b\x32\x1b.treedraft.v1.ReopenRequest\x12.\n\x08refusals\x18\x04 \x03(\x0b\x32\x1c.treedraft.v1.SessionRefusal\x12!\n\x05rests\x18\x05 \x03(\x0b\x32\x12.treedraft.v1.Rest\"=\n\rReopenRequest\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x14\n\x0cknown_length\x18\x02 \x01(\r\"3\n\x04Rest\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\"8\n\x0eSessionRefusal\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t2l\n\x0c\x44raftService\x12\\\n\rExchangeTrees\x12\".treedraft.v1.ExchangeTreesRequest\x1a#.treedraft.v1.ExchangeTreesResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n treedraft/v1/draft_service.proto\x12\x0ctreedraft.v1\x1a\x1btreedraft/v1/sampling.proto\x1a\x1dtreedraft/v1/token_tree.proto\"\xaa\x01\n\rExchangeHello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1c\n\x14min_protocol_version\x18\x02 \x01(\r\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x16\n\x0etokenizer_hash\x18\x05 \x01(\t\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\r\n\x05model\x18\x07 \x01(\t\"\x9d\x02\n\x14\x45xchangeTreesRequest\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.treedraft.v1.ExchangeHello\x12(\n\x05opens\x18\x02 \x03(\x0b\x32\x19.treedraft.v1.SessionOpen\x12%\n\x07\x63ommits\x18\x03 \x03(\x0b\x32\x14.treedraft.v1.Commit\x12\x0e\n\x06\x63loses\x18\x04 \x03(\r\x12\x14\n\x0c\x63redit_nodes\x18\x05 \x01(\r\x12\x10\n\x08token_us\x18\x06 \x01(\r\x12\x0e\n\x06row_us\x18\x07 \x01(\r\x12\x0e\n\x06pauses\x18\x08 \x03(\r\x12\x30\n\ttokenizer\x18\t \x01(\x0b\x32\x1d.treedraft.v1.SharedTokenizer\"A\n\x0fSharedTokenizer\x12\x17\n\x0f\x63ompressed_json\x18\x01 \x01(\x0c\x12\x15\n\reos_token_ids\x18\x02 \x03(\r\"\x88\x02\n\x0bSessionOpen\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x15\n\rprompt_length\x18\x04 \x01(\r\x12\x32\n\x08sampling\x18\x05 \x01(\x0b\x32 .treedraft.v1.SamplingParameters\x12\x0e\n\x06\x63hoice\x18\x06 \x01(\r\x12\x35\n\x0bspeculation\x18\x07 \x01(\x0b\x32 .treedraft.v1.SpeculationOptions\x12\x13\n\x0btenant_salt\x18\x08 \x01(\x0c\x12\x13\n\x0btraceparent\x18\t \x01(\t\"H\n\x06\x43ommit\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"\xeb\x01\n\x15\x45xchangeTreesResponse\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.treedraft.v1.ExchangeHello\x12%\n\x07growths\x18\x02 \x03(\x0b\x32\x14.treedraft.v1.Growth\x12,\n\x07reopens\x18\x03 \x03(\x0b\x32\x1b.treedraft.v1.ReopenRequest\x12.\n\x08refusals\x18\x04 \x03(\x0b\x32\x1c.treedraft.v1.SessionRefusal\x12!\n\x05rests\x18\x05 \x03(\x0b\x32\x12.treedraft.v1.Rest\"=\n\rReopenRequest\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x14\n\x0cknown_length\x18\x02 \x01(\r\"3\n\x04Rest\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\"8\n\x0eSessionRefusal\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t2l\n\x0c\x44raftService\x12\\\n\rExchangeTrees\x12\".treedraft.v1.ExchangeTreesRequest\x1a#.treedraft.v1.ExchangeTreesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGEHELLO']._serialized_start=111
   _globals['_EXCHANGEHELLO']._serialized_end=281
   _globals['_EXCHANGETREESREQUEST']._serialized_start=284
-  _globals['_EXCHANGETREESREQUEST']._serialized_end=519
-  _globals['_SESSIONOPEN']._serialized_start=522
-  _globals['_SESSIONOPEN']._serialized_end=786
-  _globals['_COMMIT']._serialized_start=788
-  _globals['_COMMIT']._serialized_end=860
-  _globals['_EXCHANGETREESRESPONSE']._serialized_start=863
-  _globals['_EXCHANGETREESRESPONSE']._serialized_end=1098
-  _globals['_REOPENREQUEST']._serialized_start=1100
-  _globals['_REOPENREQUEST']._serialized_end=1161
-  _globals['_REST']._serialized_start=1163
-  _globals['_REST']._serialized_end=1214
-  _globals['_SESSIONREFUSAL']._serialized_start=1216
-  _globals['_SESSIONREFUSAL']._serialized_end=1272
-  _globals['_DRAFTSERVICE']._serialized_start=1274
-  _globals['_DRAFTSERVICE']._serialized_end=1382
+  _globals['_EXCHANGETREESREQUEST']._serialized_end=569
+  _globals['_SHAREDTOKENIZER']._serialized_start=571
+  _globals['_SHAREDTOKENIZER']._serialized_end=636
+  _globals['_SESSIONOPEN']._serialized_start=639
+  _globals['_SESSIONOPEN']._serialized_end=903
+  _globals['_COMMIT']._serialized_start=905
+  _globals['_COMMIT']._serialized_end=977
+  _globals['_EXCHANGETREESRESPONSE']._serialized_start=980
+  _globals['_EXCHANGETREESRESPONSE']._serialized_end=1215
+  _globals['_REOPENREQUEST']._serialized_start=1217
+  _globals['_REOPENREQUEST']._serialized_end=1278
+  _globals['_REST']._serialized_start=1280
+  _globals['_REST']._serialized_end=1331
+  _globals['_SESSIONREFUSAL']._serialized_start=1333
+  _globals['_SESSIONREFUSAL']._serialized_end=1389
+  _globals['_DRAFTSERVICE']._serialized_start=1391
+  _globals['_DRAFTSERVICE']._serialized_end=1499
 # @@protoc_insertion_point(module_scope)

@@ -90,6 +90,7 @@ class ExchangeTreesRequest(_message.Message):
     TOKEN_US_FIELD_NUMBER: _builtins.int
     ROW_US_FIELD_NUMBER: _builtins.int
     PAUSES_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
     credit_nodes: _builtins.int
     """Nodes that the drafter may send beyond those granted before."""
     token_us: _builtins.int
@@ -127,6 +128,12 @@ class ExchangeTreesRequest(_message.Message):
         last, ends its pause.
         """
 
+    @_builtins.property
+    def tokenizer(self) -> Global___SharedTokenizer:
+        """Sent once, before the first session with a grammar is opened: a drafter may
+        know ids only.
+        """
+
     def __init__(
         self,
         *,
@@ -138,14 +145,43 @@ class ExchangeTreesRequest(_message.Message):
         token_us: _builtins.int = ...,
         row_us: _builtins.int = ...,
         pauses: _abc.Iterable[_builtins.int] | None = ...,
+        tokenizer: Global___SharedTokenizer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "tokenizer", b"tokenizer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "commits", b"commits", "credit_nodes", b"credit_nodes", "hello", b"hello", "opens", b"opens", "pauses", b"pauses", "row_us", b"row_us", "token_us", b"token_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes", b"closes", "commits", b"commits", "credit_nodes", b"credit_nodes", "hello", b"hello", "opens", b"opens", "pauses", b"pauses", "row_us", b"row_us", "token_us", b"token_us", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExchangeTreesRequest: _TypeAlias = ExchangeTreesRequest  # noqa: Y015
+
+@_typing.final
+class SharedTokenizer(_message.Message):
+    """What a drafter needs to follow grammars."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPRESSED_JSON_FIELD_NUMBER: _builtins.int
+    EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    compressed_json: _builtins.bytes
+    """The tokenizer in the JSON form of the `tokenizers` library, by zlib."""
+    @_builtins.property
+    def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that end a text."""
+
+    def __init__(
+        self,
+        *,
+        compressed_json: _builtins.bytes = ...,
+        eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compressed_json", b"compressed_json", "eos_token_ids", b"eos_token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedTokenizer: _TypeAlias = SharedTokenizer  # noqa: Y015
 
 @_typing.final
 class SessionOpen(_message.Message):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btreedraft/v1/sampling.proto\x12\x0ctreedraft.v1\"\xff\x03\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x43\n\nlogit_bias\x18\x08 \x03(\x0b\x32/.treedraft.v1.SamplingParameters.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x06H\x07\x88\x01\x01\x12\x30\n\x0cverification\x18\n \x01(\x0e\x32\x1a.treedraft.v1.Verification\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\x90\x01\n\x10StoppingCriteria\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cstop_strings\x18\x02 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x03 \x03(\r\x12\x12\n\nignore_eos\x18\x04 \x01(\x08\x12\x12\n\nmin_tokens\x18\x05 \x01(\rB\r\n\x0b_max_tokens\"\x82\x01\n\x12SpeculationOptions\x12\x14\n\x07\x65nabled\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x16\n\tmax_nodes\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x16\n\tmax_depth\x18\x03 \x01(\rH\x02\x88\x01\x01\x42\n\n\x08_enabledB\x0c\n\n_max_nodesB\x0c\n\n_max_depth*b\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\x18\n\x14VERIFICATION_COUPLED\x10\x01\x12\x1a\n\x16VERIFICATION_REJECTION\x10\x02*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btreedraft/v1/sampling.proto\x12\x0ctreedraft.v1\"\xa7\x04\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x43\n\nlogit_bias\x18\x08 \x03(\x0b\x32/.treedraft.v1.SamplingParameters.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x06H\x07\x88\x01\x01\x12\x30\n\x0cverification\x18\n \x01(\x0e\x32\x1a.treedraft.v1.Verification\x12&\n\x07grammar\x18\x0b \x01(\x0b\x32\x15.treedraft.v1.Grammar\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"I\n\x07Grammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x0e\n\x04lark\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"\x90\x01\n\x10StoppingCriteria\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cstop_strings\x18\x02 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x03 \x03(\r\x12\x12\n\nignore_eos\x18\x04 \x01(\x08\x12\x12\n\nmin_tokens\x18\x05 \x01(\rB\r\n\x0b_max_tokens\"\x82\x01\n\x12SpeculationOptions\x12\x14\n\x07\x65nabled\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x16\n\tmax_nodes\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x16\n\tmax_depth\x18\x03 \x01(\rH\x02\x88\x01\x01\x42\n\n\x08_enabledB\x0c\n\n_max_nodesB\x0c\n\n_max_depth*b\n\x0cVerification\x12\x1c\n\x18VERIFICATION_UNSPECIFIED\x10\x00\x12\x18\n\x14VERIFICATION_COUPLED\x10\x01\x12\x1a\n\x16VERIFICATION_REJECTION\x10\x02*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_VERIFICATION']._serialized_start=839
-  _globals['_VERIFICATION']._serialized_end=937
-  _globals['_FINISHREASON']._serialized_start=939
-  _globals['_FINISHREASON']._serialized_end=1063
+  _globals['_VERIFICATION']._serialized_start=954
+  _globals['_VERIFICATION']._serialized_end=1052
+  _globals['_FINISHREASON']._serialized_start=1054
+  _globals['_FINISHREASON']._serialized_end=1178
   _globals['_SAMPLINGPARAMETERS']._serialized_start=46
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=557
-  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_start=388
-  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_end=436
-  _globals['_STOPPINGCRITERIA']._serialized_start=560
-  _globals['_STOPPINGCRITERIA']._serialized_end=704
-  _globals['_SPECULATIONOPTIONS']._serialized_start=707
-  _globals['_SPECULATIONOPTIONS']._serialized_end=837
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=597
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_start=428
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_end=476
+  _globals['_GRAMMAR']._serialized_start=599
+  _globals['_GRAMMAR']._serialized_end=672
+  _globals['_STOPPINGCRITERIA']._serialized_start=675
+  _globals['_STOPPINGCRITERIA']._serialized_end=819
+  _globals['_SPECULATIONOPTIONS']._serialized_start=822
+  _globals['_SPECULATIONOPTIONS']._serialized_end=952
 # @@protoc_insertion_point(module_scope)

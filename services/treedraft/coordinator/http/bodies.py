@@ -27,7 +27,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prediction": (),
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
@@ -57,6 +56,31 @@ class Speculation(Body):
     enabled: bool | None = None
     max_nodes: int | None = None
     max_depth: int | None = None
+
+
+class NamedSchema(Body):
+    """A JSON schema with a name; `strict` changes nothing, the text always fits."""
+
+    name: str = Field(min_length=1, max_length=64)
+    json_schema: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """What the text must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+
+class StructuredOutputs(Body):
+    """The same as vLLM has it: exactly one of these."""
+
+    json_schema: dict[str, Any] | str | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = Field(default=None, min_length=1, max_length=1024)
+    grammar: str | None = Field(default=None, description="In llguidance's dialect of Lark.")
 
 
 class GenerationBody(Body):
@@ -99,6 +123,8 @@ class GenerationBody(Body):
     return_token_ids: bool | None = Field(
         default=None, description="Also give token ids and where each came from."
     )
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     # Our own.
     speculation: Speculation | None = None
     verification: Literal["coupled", "rejection"] | None = None

@@ -10,6 +10,7 @@ from treedraft.coordinator.http.bodies import (
     Message,
     TokenIds,
 )
+from treedraft.coordinator.http.grammars import grammar_of
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.generation import ChatMessage, GenerateQuery
 from treedraft.core.sampling import (
@@ -123,6 +124,7 @@ def _sampling(body: GenerationBody) -> SamplingParameters:
         **given,
         top_k=max(0, body.top_k or 0),
         logit_bias=_logit_bias(body.logit_bias or {}),
+        grammar=grammar_of(body),
         seed=None if body.seed is None else body.seed % _UNSIGNED,
         verification=Verification(body.verification or "coupled"),
     )

@@ -17,12 +17,13 @@ from treedraft.coordinator.http.answers import (
     whole_answer,
 )
 from treedraft.coordinator.http.bodies import ChatBody, CompletionBody, GenerationBody
+from treedraft.coordinator.http.grammars import grammar_param
 from treedraft.coordinator.http.queries import chat_queries, completion_queries
 from treedraft.coordinator.http.responses import EventStreamResponse, while_connected
 from treedraft.coordinator.http.shapes import CHAT, COMPLETION, AnswerShape
 from treedraft.coordinator.http.streams import AnswerStream
 from treedraft.coordinator.use_cases import Caller, UseCases
-from treedraft.core.errors import UnknownModelError
+from treedraft.core.errors import InvalidRequestError, UnknownModelError
 from treedraft.core.generation import GenerateQuery, ServedModel, Started
 
 _BEARER = "bearer "
@@ -74,10 +75,16 @@ class CompletionRoutes:
         )
         state = AnswerState(shape, options, int(self._clock()), words)
         events = self._use_cases.generate_choices(queries, caller)
-        if not body.stream:
-            answer = whole_answer(events, state)
-            return JSONResponse(await while_connected(request, answer))
-        early = await while_connected(request, _first_events(events))
+        try:
+            if not body.stream:
+                answer = whole_answer(events, state)
+                return JSONResponse(await while_connected(request, answer))
+            early = await while_connected(request, _first_events(events))
+        except InvalidRequestError as error:
+            if error.field != "grammar":
+                raise
+            param = grammar_param(body)
+            raise InvalidRequestError(error.message, field=param, reason=error.reason) from error
         frames = AnswerStream(state).frames(_chain(early, events))
         return EventStreamResponse(frames, events)
 

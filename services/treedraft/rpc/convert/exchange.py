@@ -1,5 +1,8 @@
 """What target and drafter say to each other."""
 
+import zlib
+
+from treedraft.core.errors import InvalidRequestError
 from treedraft.core.exchange import (
     Commit,
     DraftFrame,
@@ -9,6 +12,7 @@ from treedraft.core.exchange import (
     Rest,
     SessionOpen,
     SessionRefusal,
+    SharedTokenizer,
     TargetFrame,
 )
 from treedraft.core.session import DraftSpec
@@ -20,6 +24,9 @@ from treedraft.rpc.convert.sampling import (
 )
 from treedraft.rpc.convert.tree import growth_from_proto, growth_to_proto
 from treedraft.v1 import draft_service_pb2
+
+# Far above any tokenizer, far below what memory holds.
+_MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
 
 
 def hello_to_proto(hello: Hello) -> draft_service_pb2.ExchangeHello:
@@ -101,7 +108,26 @@ def target_frame_to_proto(frame: TargetFrame) -> draft_service_pb2.ExchangeTrees
         token_us=frame.economics.token_us,
         row_us=frame.economics.row_us,
         pauses=frame.pauses,
+        tokenizer=_tokenizer_to_proto(frame.tokenizer) if frame.tokenizer else None,
     )
+
+
+def _tokenizer_to_proto(tokenizer: SharedTokenizer) -> draft_service_pb2.SharedTokenizer:
+    return draft_service_pb2.SharedTokenizer(
+        compressed_json=zlib.compress(tokenizer.tokenizer_json.encode()),
+        eos_token_ids=tokenizer.eos_token_ids,
+    )
+
+
+def _tokenizer_from_proto(message: draft_service_pb2.SharedTokenizer) -> SharedTokenizer:
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(message.compressed_json, _MAX_TOKENIZER_BYTES).decode()
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise InvalidRequestError("a tokenizer is malformed", field="tokenizer") from error
+    if not unpacking.eof:
+        raise InvalidRequestError("a tokenizer is too large or cut off", field="tokenizer")
+    return SharedTokenizer(text, tuple(message.eos_token_ids))
 
 
 def target_frame_from_proto(message: draft_service_pb2.ExchangeTreesRequest) -> TargetFrame:
@@ -121,6 +147,9 @@ def target_frame_from_proto(message: draft_service_pb2.ExchangeTreesRequest) -> 
         credit_nodes=message.credit_nodes,
         economics=Economics(message.token_us, message.row_us),
         pauses=tuple(message.pauses),
+        tokenizer=_tokenizer_from_proto(message.tokenizer)
+        if message.HasField("tokenizer")
+        else None,
     )
 
 

@@ -4,6 +4,8 @@ Only what differs from its default travels, so that a default has one home, the
 dataclass, and common requests stay small. The dataclasses check the values.
 """
 
+from treedraft.core.errors import InvalidRequestError
+from treedraft.core.grammar import INVALID_GRAMMAR, Grammar, GrammarKind
 from treedraft.core.sampling import (
     SamplingParameters,
     SpeculationOptions,
@@ -48,6 +50,8 @@ def sampling_to_proto(sampling: SamplingParameters) -> sampling_pb2.SamplingPara
         seed=sampling.seed,
         verification=_VERIFICATION_TO_PROTO[sampling.verification],
     )
+    if sampling.grammar is not None:
+        setattr(message.grammar, sampling.grammar.kind.value, sampling.grammar.source)
     for name in _SCALARS:
         value = getattr(sampling, name)
         if value != getattr(_DEFAULT_SAMPLING, name):
@@ -66,10 +70,20 @@ def sampling_from_proto(message: sampling_pb2.SamplingParameters) -> SamplingPar
         **present,
         logit_bias=tuple(sorted(message.logit_bias.items())),
         seed=message.seed if message.HasField("seed") else None,
+        grammar=_grammar_from_proto(message) if message.HasField("grammar") else None,
         verification=enum_from_proto(
             message.verification, _VERIFICATION_FROM_PROTO, "verification"
         ),
     )
+
+
+def _grammar_from_proto(message: sampling_pb2.SamplingParameters) -> Grammar:
+    kind = message.grammar.WhichOneof("kind")
+    if kind is None:
+        raise InvalidRequestError(
+            "a grammar of no kind that is known here", field="grammar", reason=INVALID_GRAMMAR
+        )
+    return Grammar(GrammarKind(kind), getattr(message.grammar, kind))
 
 
 def _is_present(message: sampling_pb2.SamplingParameters, name: str) -> bool:
