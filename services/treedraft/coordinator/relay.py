@@ -87,6 +87,7 @@ class SessionRelay:
         self._logprobs: list[TokenLogprobs] = []
         self._rounds: deque[RoundReport] = deque(maxlen=_MAX_UNREAD_ROUNDS)
         self._num_shown = 0
+        self._num_held = 0
         self._num_logged = 0
         self._num_acknowledged = 0
         self._finish: SessionFinish | None = None
@@ -145,7 +146,7 @@ class SessionRelay:
         self._token_ids.extend(output_token_ids)
         self._sources.extend([TokenSource.TARGET] * len(output_token_ids))
         self._num_logged = self._num_acknowledged = len(output_token_ids)
-        self._num_shown = held.num_tokens
+        self._num_shown = self._num_held = held.num_tokens
         self._held = held
 
     @property
@@ -221,6 +222,7 @@ class SessionRelay:
         if start == end and not text:
             return None
         self._acknowledge_log()
+        held, self._num_held = tuple(self._token_ids[: self._num_held]), 0
         return Delta(
             base_length=self._num_before + start,
             token_ids=tuple(self._token_ids[start:end]),
@@ -229,6 +231,7 @@ class SessionRelay:
             rounds=self._take_rounds(end),
             text_sources=self._sources_of(start, end, text),
             logprobs=tuple(self._logprobs[start:end]),
+            held_token_ids=held,
         )
 
     def _sources_of(self, start: int, end: int, text: str) -> tuple[TokenSource, ...]:

@@ -5,9 +5,13 @@ what came over the wire, and answers of what comes back. Who the caller is, is
 found out here, so that no skin can forget to ask.
 """
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+
+import structlog
 
 from treedraft.coordinator.admission import check_prompt
 from treedraft.coordinator.api_keys import TenantRoll
@@ -15,10 +19,20 @@ from treedraft.coordinator.choices import merged
 from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.model_index import find_targets
 from treedraft.coordinator.registry import WorkerRegistry
-from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
+from treedraft.core.errors import TreedraftError
+from treedraft.core.generation import (
+    Finished,
+    GenerateEvent,
+    GenerateQuery,
+    ResumeQuery,
+    ServedModel,
+    Started,
+)
 from treedraft.core.rollout import RolloutDescription, WeightChange
 from treedraft.core.worker import ClusterDescription
 from treedraft.text.token_bytes import TokenBytes
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,7 @@ class UseCases:
         self._registry = registry
         self._tenants = tenants
         self._draw_seed = draw_seed
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def generate(self, query: GenerateQuery, caller: Caller) -> AsyncGenerator[GenerateEvent, None]:
         """Return Started, then Deltas, then Finished.
@@ -68,18 +83,42 @@ class UseCases:
             time_limit_seconds=caller.time_limit_seconds,
         )
 
-    def generate_choices(
-        self, queries: Sequence[GenerateQuery], caller: Caller
+    async def generate_choices(
+        self, queries: Sequence[GenerateQuery], caller: Caller, *, is_kept: bool = False
     ) -> AsyncGenerator[tuple[int, GenerateEvent], None]:
-        """Return the events of several answers as they come, each with its number.
+        """Yield the events of several answers as they come, each with its number.
 
         Without a seed, one is drawn for all of them: choices of one prompt are
-        told apart by their numbers. The first error ends all.
+        told apart by their numbers. The first error ends all. Closing it cancels
+        them, unless they are to be kept for a grace time.
         """
         if len(queries) > 1:
             seed = self._draw_seed()
             queries = [_seeded(query, seed) for query in queries]
-        return merged([self.generate(query, caller) for query in queries])
+        running: dict[int, str] = {}
+        try:
+            async with aclosing(merged([self.generate(one, caller) for one in queries])) as events:
+                async for index, event in events:
+                    if isinstance(event, Started):
+                        running[index] = event.session_id
+                    elif isinstance(event, Finished):
+                        running.pop(index, None)
+                    yield index, event
+        finally:
+            for session_id in () if is_kept else running.values():
+                self._cancel_soon(session_id, caller)
+
+    def _cancel_soon(self, session_id: str, caller: Caller) -> None:
+        # On a task of its own: the caller's may be cancelled already.
+        task = asyncio.create_task(self._cancel_quietly(session_id, caller))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _cancel_quietly(self, session_id: str, caller: Caller) -> None:
+        try:
+            await self.cancel(session_id, caller)
+        except TreedraftError as error:
+            _log.warning("not cancelled", session_id=session_id, reason=error.reason)
 
     def resume(self, query: ResumeQuery, caller: Caller) -> AsyncGenerator[GenerateEvent, None]:
         """Return the rest of an answer whose stream broke; otherwise as `generate`."""

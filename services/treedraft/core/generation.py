@@ -82,7 +82,12 @@ class ResumeQuery:
 
 def hash_tokens(token_ids: Sequence[int]) -> bytes:
     """Return SHA-256 over tokens, each as four bytes, the lowest first."""
-    return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in token_ids)).digest()
+    return hashlib.sha256(pack_tokens(token_ids)).digest()
+
+
+def pack_tokens(token_ids: Sequence[int]) -> bytes:
+    """Return tokens as four bytes each, the lowest first."""
+    return b"".join(token.to_bytes(4, "little") for token in token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,8 @@ class Delta:
 
     `base_length` counts the output tokens before these. `rounds` tells where
     they came from, if the request watches its rounds, and `text_sources` where
-    each character of the text did.
+    each character of the text did. `held_token_ids` are those that the client of a
+    resumed answer has, told with its first delta and never sent.
     """
 
     base_length: int
@@ -112,6 +118,7 @@ class Delta:
     rounds: tuple[RoundReport, ...] = ()
     text_sources: tuple[TokenSource, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    held_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from treedraft.coordinator.http.event_ids import EventIds
 from treedraft.coordinator.http.shapes import AnswerShape, Choice
 from treedraft.coordinator.http.usage import speculation_metrics, usage_object
 from treedraft.core.generation import Delta, Finished, GenerateEvent, Started
@@ -29,6 +30,8 @@ class AnswerOptions:
     has_logprobs: bool = False
     has_usage: bool = False
     has_continuous_usage: bool = False
+    is_resumable: bool = False
+    is_resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class ChoiceState:
     sources: list[TokenSource] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     num_told_chars: int = 0
+    event_ids: EventIds = field(default_factory=EventIds)
 
 
 class AnswerState:

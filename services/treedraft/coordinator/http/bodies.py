@@ -126,6 +126,11 @@ class GenerationBody(Body):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     # Our own.
+    resumable: bool | None = Field(
+        default=None,
+        description="A stream that breaks leaves its session for a while, to be resumed, and its "
+        "events carry ids.",
+    )
     speculation: Speculation | None = None
     verification: Literal["coupled", "rejection"] | None = None
 

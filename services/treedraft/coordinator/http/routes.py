@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from treedraft.coordinator.choices import merged
 from treedraft.coordinator.http.answers import (
     AnswerOptions,
     AnswerState,
@@ -17,6 +18,7 @@ from treedraft.coordinator.http.answers import (
     whole_answer,
 )
 from treedraft.coordinator.http.bodies import ChatBody, CompletionBody, GenerationBody
+from treedraft.coordinator.http.event_ids import resume_query
 from treedraft.coordinator.http.grammars import grammar_param
 from treedraft.coordinator.http.queries import chat_queries, completion_queries
 from treedraft.coordinator.http.responses import EventStreamResponse, while_connected
@@ -74,7 +76,8 @@ class CompletionRoutes:
             else None,
         )
         state = AnswerState(shape, options, int(self._clock()), words)
-        events = self._use_cases.generate_choices(queries, caller)
+        is_kept = options.is_resumable
+        events = self._use_cases.generate_choices(queries, caller, is_kept=is_kept)
         try:
             if not body.stream:
                 answer = whole_answer(events, state)
@@ -85,6 +88,21 @@ class CompletionRoutes:
                 raise
             param = grammar_param(body)
             raise InvalidRequestError(error.message, field=param, reason=error.reason) from error
+        frames = AnswerStream(state).frames(_chain(early, events))
+        return EventStreamResponse(frames, events)
+
+    async def resume(self, request: Request, session_id: str, shape: AnswerShape) -> Response:
+        """Go on with a stream that broke, after the event that the client saw last."""
+        last_event_id = request.headers.get("last-event-id", "")
+        query = resume_query(session_id.removeprefix(shape.id_prefix), last_event_id)
+        options = AnswerOptions(
+            has_usage=request.query_params.get("include_usage") == "true",
+            is_resumable=True,
+            is_resumed=bool(query.num_tokens),
+        )
+        events = merged([self._use_cases.resume(query, caller_of(request))])
+        early = await while_connected(request, _first_events(events))
+        state = AnswerState(shape, options, int(self._clock()))
         frames = AnswerStream(state).frames(_chain(early, events))
         return EventStreamResponse(frames, events)
 
@@ -105,6 +123,28 @@ def openai_routes(use_cases: UseCases) -> APIRouter:
         completions.chat
     )
     router.post("/completions", summary="Completion", response_model=None)(completions.complete)
+
+    @router.get(
+        "/chat/completions/{completion_id}/stream",
+        summary="The rest of a chat completion",
+        response_model=None,
+    )
+    async def resume_chat(completion_id: str, request: Request) -> Response:
+        return await completions.resume(request, completion_id, CHAT)
+
+    @router.get(
+        "/completions/{completion_id}/stream",
+        summary="The rest of a completion",
+        response_model=None,
+    )
+    async def resume_completion(completion_id: str, request: Request) -> Response:
+        return await completions.resume(request, completion_id, COMPLETION)
+
+    @router.delete("/sessions/{session_id}", summary="Cancels a session", status_code=204)
+    async def cancel(session_id: str, request: Request) -> None:
+        for shape in (CHAT, COMPLETION):
+            session_id = session_id.removeprefix(shape.id_prefix)
+        await use_cases.cancel(session_id, caller_of(request))
 
     @router.get("/models", summary="Models served")
     async def list_models(request: Request) -> dict[str, Any]:
@@ -130,7 +170,20 @@ def _options(body: GenerationBody, queries: Sequence[GenerateQuery]) -> AnswerOp
         has_logprobs=queries[0].num_logprobs is not None,
         has_usage=bool(stream and stream.include_usage),
         has_continuous_usage=bool(stream and stream.continuous_usage_stats),
+        is_resumable=_is_resumable(body, queries),
     )
+
+
+def _is_resumable(body: GenerationBody, queries: Sequence[GenerateQuery]) -> bool:
+    if not body.resumable:
+        return False
+    is_plain = len(queries) == 1 and queries[0].num_logprobs is None and not body.return_token_ids
+    if not (body.stream and is_plain):
+        raise InvalidRequestError(
+            "resumable goes with a stream of one choice, without log-probabilities and token ids",
+            field="resumable",
+        )
+    return True
 
 
 def _model_object(model: ServedModel) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from treedraft.core.generation import Delta, Started
 DONE = b"data: [DONE]\n\n"
 
 
-def frame(content: dict[str, Any]) -> bytes:
+def frame(content: dict[str, Any], event_id: str = "") -> bytes:
     """Return one event."""
-    return b"data: " + _encode(content) + b"\n\n"
+    name = f"id: {event_id}\n".encode() if event_id else b""
+    return name + b"data: " + _encode(content) + b"\n\n"
 
 
 def _encode(content: Any) -> bytes:
@@ -61,6 +62,8 @@ class AnswerStream:
                 self._envelope = state.envelope(state.shape.chunk_name)
             return self._open(index, event)
         if isinstance(event, Delta):
+            if state.options.is_resumable:
+                choice.event_ids.take(event)
             tells_tokens = state.options.has_token_ids or state.options.has_logprobs
             is_wanted = event.text or (tells_tokens and event.token_ids)
             return self._chunk(self._piece(choice, event)) if is_wanted else b""
@@ -70,7 +73,7 @@ class AnswerStream:
     def _open(self, index: int, started: Started) -> bytes:
         shape, written = self._state.shape, b""
         opening = shape.opening(index)
-        if opening is not None:
+        if opening is not None and not self._state.options.is_resumed:
             if self._state.options.has_token_ids:
                 opening["prompt_token_ids"] = list(started.prompt_token_ids)
             written = self._chunk(opening)
@@ -90,7 +93,7 @@ class AnswerStream:
             content["usage"] = self._state.usage()
         elif options.has_usage:
             content["usage"] = None
-        return frame(content)
+        return frame(content, self._state.choices[choice["index"]].event_ids.current)
 
     def _summary(self) -> dict[str, Any]:
         state = self._state
