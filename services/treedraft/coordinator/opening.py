@@ -153,8 +153,9 @@ class Opening:
         session = RunningSession(
             spec, entry, known, self._services, span=request.span, on_tokens=request.on_tokens
         )
-        request.run(session, target.model)
+        # Until the store takes it, it may be another coordinator's by its key: not ours to end.
         await self._services.store.create(entry.request, owner=entry.owner, epoch=entry.epoch)
+        request.run(session, target.model)
         await self._services.store.place(spec.session_id, entry.epoch, entry.placement)
         session.start(target)
         return session
