@@ -155,6 +155,11 @@ class SessionRelay:
         return (*self._spec.token_ids, *self._token_ids)
 
     @property
+    def error(self) -> TreedraftError | None:
+        """What the session failed with, as long as that is not dealt with."""
+        return self._error
+
+    @property
     def counts(self) -> SessionStatistics:
         """What passed by so far."""
         return self._counts.so_far()

@@ -184,7 +184,7 @@ class RunningSession:
         if self._moving is not None:
             await asyncio.wait({self._moving})
             if self._moving.cancelled():
-                raise resumed_elsewhere()
+                raise self._relay.error or resumed_elsewhere()
             self._moving.result()
             self._moving = None
 

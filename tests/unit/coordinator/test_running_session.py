@@ -359,6 +359,17 @@ async def test_the_time_of_the_request_bounds_the_wait(run):
     assert caught.value.reason == "DEADLINE_EXCEEDED"
 
 
+async def test_a_session_cancelled_on_the_move_says_so(run):
+    world = await run(targets=("t1",), wait_seconds=60.0)
+    first = await world.until_at("t1")
+    first.sink.fail(LOST)
+    await until(lambda: first.cancelled)
+    await world.session.cancel()
+    with pytest.raises(CancelledError) as caught:
+        await world.reading
+    assert caught.value.reason == "CANCELLED"
+
+
 async def test_a_session_of_another_owner_does_not_move(run):
     world = await run()
     first = await world.until_at("t1")
