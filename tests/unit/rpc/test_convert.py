@@ -28,7 +28,10 @@ def test_absent_fields_take_the_defaults():
 
 def test_a_measurement_that_is_no_amount_counts_as_nothing():
     message = coordinator_service_pb2.LoadSignals(
-        utilisation=float("nan"), queue_wait_seconds=-1.0, tokens_per_second=2.5
+        utilisation=float("nan"),
+        queue_wait_seconds=-1.0,
+        tokens_per_round=float("inf"),
+        tokens_per_second=2.5,
     )
     assert convert.signals_from_proto(message) == LoadSignals(tokens_per_second=2.5)
 

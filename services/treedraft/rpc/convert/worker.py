@@ -92,9 +92,11 @@ def report_from_proto(message: coordinator_service_pb2.WorkerReport) -> WorkerRe
 
 
 def signals_from_proto(message: coordinator_service_pb2.LoadSignals) -> LoadSignals:
-    """Return what a worker measured; what is no amount (negative, NaN) counts as nothing."""
+    """Return what a worker measured; what is no amount (negative, NaN, endless) is nothing."""
     values = {name: getattr(message, name) for name in LoadSignals.__dataclass_fields__}
-    return LoadSignals(**{name: value if value > 0 else 0.0 for name, value in values.items()})
+    return LoadSignals(
+        **{name: value if 0 < value < math.inf else 0.0 for name, value in values.items()}
+    )
 
 
 def announcement_to_proto(
