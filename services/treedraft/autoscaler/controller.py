@@ -94,8 +94,12 @@ class Controller:
         """Keep the lease, or try to get it, until cancelled; then let it go."""
         try:
             while True:
-                is_leader = await asyncio.to_thread(self._election.step)
-                self._report.led(is_leader=is_leader)
+                try:
+                    is_leader = await asyncio.to_thread(self._election.step)
+                    self._report.led(is_leader=is_leader)
+                except Exception:
+                    self._report.failed("UNEXPECTED")
+                    self._log.exception("the lease was not renewed; it is tried again")
                 await asyncio.sleep(renew_seconds)
         finally:
             await asyncio.shield(asyncio.to_thread(self._election.resign))
