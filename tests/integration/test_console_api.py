@@ -23,7 +23,8 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 @pytest.fixture
 async def cluster(tmp_path) -> AsyncIterator[Cluster]:
     store = {"store_path": str(tmp_path / "spans.sqlite")}
-    async with a_cluster(telemetry=store) as cluster:
+    # The page cannot resume: who leaves it gets no grace, however long others get.
+    async with a_cluster(telemetry=store, disconnect_grace_seconds=3600.0) as cluster:
         yield cluster
 
 

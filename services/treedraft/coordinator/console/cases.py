@@ -7,6 +7,7 @@ tenant, the anonymous one, and all is its own.
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,9 @@ class ConsoleCases:
         self._trace_store = trace_store
 
     def generate(self, query: GenerateQuery, caller: Caller) -> AsyncGenerator[GenerateEvent, None]:
-        """Return a watched answer, as any client gets it."""
-        return self._use_cases.generate(query, caller)
+        """Return a watched answer, as any client gets it; closing it cancels the session."""
+        self._tenants.tenant_of(caller.api_key)
+        return _only(self._use_cases.generate_choices([query], caller))
 
     def tokenizer_of(self, model: str) -> Tokenizer:
         """Return the tokenizer of a model that serves."""
@@ -113,6 +115,14 @@ class ConsoleCases:
         if not spans:
             raise _not_found(trace_id)
         return spans
+
+
+async def _only(
+    answer: AsyncGenerator[tuple[int, GenerateEvent], None],
+) -> AsyncGenerator[GenerateEvent, None]:
+    async with aclosing(answer):
+        async for _, event in answer:
+            yield event
 
 
 def _not_found(trace_id: str) -> SessionNotFoundError:
