@@ -378,6 +378,27 @@ async def test_a_stream_that_broke_is_resumed_after_the_last_event_seen():
         assert gone.status_code == 404
 
 
+async def test_text_kept_back_until_the_end_is_told_once():
+    async with (
+        a_cluster(disconnect_grace_seconds=30.0) as cluster,
+        httpx2.AsyncClient(base_url=cluster.address) as http,
+    ):
+        script = says("one EN", chunk=6, reason=FinishReason.LENGTH)
+        await cluster.add_target(FakeTarget(script=script))
+        body = {"messages": HI, "stream": True, "resumable": True, "stop": ["END"]}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = await read_some(response, 3)
+        assert content_of(lines) == "one EN"
+        name = json.loads(next(line for line in lines if line.startswith("data:"))[6:])["id"]
+        path = f"/v1/chat/completions/{name}/stream"
+        first, last = [line[4:] for line in lines if line.startswith("id: ")]
+        rest = await http.get(path, headers={"last-event-id": first})
+        assert content_of(rest.text.splitlines()) == "EN"
+        rest = await http.get(path, headers={"last-event-id": last})
+        assert content_of(rest.text.splitlines()) == ""
+        assert '"finish_reason":"length"' in rest.text
+
+
 @pytest.mark.parametrize("is_resumable", [False, True])
 async def test_a_broken_stream_leaves_its_session_only_if_it_is_to_be_resumed(is_resumable):
     async with (

@@ -21,7 +21,8 @@ class AnswerOptions:
     """What a client wants of an answer besides its text.
 
     `choices_per_prompt` tells choices of one prompt from choices of another:
-    a prompt is counted once.
+    a prompt is counted once. `has_closing_text` says that the client of a resumed
+    stream has the text that was kept back until the end.
     """
 
     num_choices: int = 1
@@ -32,6 +33,7 @@ class AnswerOptions:
     has_continuous_usage: bool = False
     is_resumable: bool = False
     is_resumed: bool = False
+    has_closing_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)

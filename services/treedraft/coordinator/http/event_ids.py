@@ -2,7 +2,8 @@
 
 `NUMBER-HASH`: so many output tokens, and SHA-256 over them in base64url. A
 client that reconnects sends the last one it has seen as `Last-Event-ID`, and
-gets what follows, or learns that the text is another one.
+gets what follows, or learns that the text is another one. `.end` after it says
+that the client has seen the text that was kept back until the end, too.
 """
 
 import base64
@@ -13,7 +14,8 @@ from collections.abc import Sequence
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.generation import Delta, ResumeQuery, pack_tokens
 
-_EVENT_ID = re.compile(r"(\d{1,9})-([A-Za-z0-9_-]{43})")
+_EVENT_ID = re.compile(r"(\d{1,9})-([A-Za-z0-9_-]{43})(?:\.end)?")
+_END = ".end"
 
 
 class EventIds:
@@ -23,11 +25,13 @@ class EventIds:
         """Begin before the first token."""
         self._hash = hashlib.sha256()
         self._num_tokens = 0
+        self._has_closing_text = False
 
     def take(self, delta: Delta) -> None:
         """Note tokens that the client will hold."""
         for token_ids in (delta.held_token_ids, delta.token_ids):
             self._add(token_ids)
+        self._has_closing_text |= not delta.token_ids
 
     def _add(self, token_ids: Sequence[int]) -> None:
         self._hash.update(pack_tokens(token_ids))
@@ -39,7 +43,7 @@ class EventIds:
         if not self._num_tokens:
             return ""
         digest = base64.urlsafe_b64encode(self._hash.digest()).decode().rstrip("=")
-        return f"{self._num_tokens}-{digest}"
+        return f"{self._num_tokens}-{digest}{_END if self._has_closing_text else ''}"
 
 
 def resume_query(session_id: str, last_event_id: str) -> ResumeQuery:
@@ -56,3 +60,8 @@ def resume_query(session_id: str, last_event_id: str) -> ResumeQuery:
             "no event of ours has this id", field="last-event-id", reason="INVALID_EVENT_ID"
         )
     return ResumeQuery(session_id, int(match[1]), base64.urlsafe_b64decode(match[2] + "="))
+
+
+def tells_end(last_event_id: str) -> bool:
+    """Return whether who has seen this event has the text that was kept back until the end."""
+    return last_event_id.endswith(_END)

@@ -18,7 +18,7 @@ from treedraft.coordinator.http.answers import (
     whole_answer,
 )
 from treedraft.coordinator.http.bodies import ChatBody, CompletionBody, GenerationBody
-from treedraft.coordinator.http.event_ids import resume_query
+from treedraft.coordinator.http.event_ids import resume_query, tells_end
 from treedraft.coordinator.http.grammars import grammar_param
 from treedraft.coordinator.http.queries import chat_queries, completion_queries
 from treedraft.coordinator.http.responses import EventStreamResponse, while_connected
@@ -99,6 +99,7 @@ class CompletionRoutes:
             has_usage=request.query_params.get("include_usage") == "true",
             is_resumable=True,
             is_resumed=bool(query.num_tokens),
+            has_closing_text=tells_end(last_event_id),
         )
         events = merged([self._use_cases.resume(query, caller_of(request))])
         early = await while_connected(request, _first_events(events))

@@ -64,6 +64,8 @@ class AnswerStream:
         if isinstance(event, Delta):
             if state.options.is_resumable:
                 choice.event_ids.take(event)
+            if not event.token_ids and state.options.has_closing_text:
+                return b""
             tells_tokens = state.options.has_token_ids or state.options.has_logprobs
             is_wanted = event.text or (tells_tokens and event.token_ids)
             return self._chunk(self._piece(choice, event)) if is_wanted else b""
