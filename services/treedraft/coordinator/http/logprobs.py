@@ -5,6 +5,7 @@ entries have its bytes as well.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from treedraft.core.logprobs import TokenLogprobs
@@ -31,7 +32,7 @@ def _entry(token_id: int, logprob: float, words: TokenBytes) -> dict[str, Any]:
 def completion_logprobs(tokens: Tokens, words: TokenBytes, offset: int) -> dict[str, Any]:
     """Return `logprobs` of plain text that begins at this offset of the whole."""
     texts = [_read(words.bytes_of(token_id)) for token_id, _ in tokens]
-    offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
+    offsets = list(accumulate(map(len, texts), initial=offset))[:-1]
     return {
         "tokens": texts,
         "token_logprobs": [told.logprob for _, told in tokens],
