@@ -48,6 +48,23 @@ async def test_a_session_is_kept_whole(redis):
         await store.close()
 
 
+async def test_a_session_that_the_store_loses_as_it_begins_is_kept_again(redis, monkeypatch):
+    place, num_placed = RedisSessionStore.place, 0
+
+    async def place_in_an_emptied_store(store, *args, **options) -> None:
+        nonlocal num_placed
+        num_placed += 1
+        if num_placed == 1:
+            await store._redis.flushall()
+        await place(store, *args, **options)
+
+    monkeypatch.setattr(RedisSessionStore, "place", place_in_an_emptied_store)
+    async with a_cluster(redis=redis, store=STORE) as cluster:
+        await cluster.add_target(FakeTarget(script=says("wörld")))
+        assert text_of(await ask(cluster.client, HELLO)) == "wörld"
+    assert num_placed > 1
+
+
 async def test_an_abandoned_session_is_closed_in_the_store(redis):
     async with a_cluster(redis=redis, store=STORE) as cluster:
         target = FakeTarget()

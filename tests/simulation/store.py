@@ -58,7 +58,7 @@ class StoreServer:
         try:
             result = await getattr(self.inner, name)(*args, **options)
             if name in _FENCED:
-                self._check_fence(name, *args[:2])
+                self._check_fence(name, *args[:2], options["owner"])
             return result
         finally:
             self._check()
@@ -79,8 +79,11 @@ class StoreServer:
         if self._rng.random() < self.loss:
             raise UnavailableError("an answer was lost", reason=STORE_UNAVAILABLE)
 
-    def _check_fence(self, name: str, session_id: str, epoch: int) -> None:
-        if epoch != self.inner._sessions[session_id].epoch:
+    def _check_fence(self, name: str, session_id: str, epoch: int, owner: str) -> None:
+        session = self.inner._sessions[session_id]
+        if owner != session.owner:
+            self._on_bug(f"{name} of {session_id} was taken from {owner}, not its owner")
+        if epoch != session.epoch:
             self._on_bug(f"{name} of {session_id} was taken under epoch {epoch}, which is over")
 
     def _check(self) -> None:

@@ -18,6 +18,7 @@ from treedraft.coordinator.repetition import check_same, digest_of, session_id_o
 from treedraft.coordinator.request import GenerationRequest
 from treedraft.coordinator.resumption import Resumption
 from treedraft.coordinator.running_session import RunningSession, SessionServices
+from treedraft.coordinator.session_log import LogEntry
 from treedraft.coordinator.session_store.protocol import SESSION_EXISTS
 from treedraft.coordinator.settings import LimitSettings
 from treedraft.coordinator.specs import first_spec
@@ -154,11 +155,23 @@ class Opening:
             spec, entry, known, self._services, span=request.span, on_tokens=request.on_tokens
         )
         # Until the store takes it, it may be another coordinator's by its key: not ours to end.
-        await self._services.store.create(entry.request, owner=entry.owner, epoch=entry.epoch)
+        await self._keep(entry)
         request.run(session, target.model)
-        await self._services.store.place(spec.session_id, entry.epoch, entry.placement)
+        try:
+            await self._show_place(entry)
+        except SessionNotFoundError:  # the store was emptied just now
+            await self._keep(entry)
+            await self._show_place(entry)
         session.start(target)
         return session
+
+    async def _keep(self, entry: LogEntry) -> None:
+        await self._services.store.create(entry.request, owner=entry.owner, epoch=entry.epoch)
+
+    async def _show_place(self, entry: LogEntry) -> None:
+        await self._services.store.place(
+            entry.request.session_id, entry.epoch, entry.placement, owner=entry.owner
+        )
 
     def _spec(
         self,

@@ -92,8 +92,13 @@ class Resumption:
                 record = await self.load(session_id, tenant)
                 if record.finish_reason is None:
                     record = await self._claim(session_id)
-                    reason = FinishReason.CANCELLED
-                    await self._services.store.finish(session_id, record.epoch, reason)
+                    await self._services.store.finish(
+                        session_id,
+                        record.epoch,
+                        len(record.token_ids),
+                        FinishReason.CANCELLED,
+                        owner=self._coordinator_id,
+                    )
             except SessionNotFoundError:
                 return
 

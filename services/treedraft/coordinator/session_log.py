@@ -16,7 +16,12 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from treedraft.coordinator.session_store.protocol import STALE_EPOCH, SessionStore
+from treedraft.coordinator.session_store.protocol import (
+    LOG_GAP,
+    SESSION_EXISTS,
+    STALE_EPOCH,
+    SessionStore,
+)
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
 from treedraft.core.errors import (
     SessionConflictError,
@@ -216,25 +221,44 @@ class SessionLog:
         self._on_logged(self._num_logged)
 
     async def _renew(self) -> int:
-        await self._store.renew(self._session_id, self._entry.epoch)
+        await self._store.renew(self._session_id, self._entry.epoch, owner=self._entry.owner)
         return self._num_logged
 
     async def _append(self) -> int:
-        pending = self._token_ids[self._num_logged :]
+        return await self._append_from(self._num_logged)
+
+    async def _append_from(self, base_length: int) -> int:
+        pending, entry = self._token_ids[base_length:], self._entry
         return await self._store.append_tokens(
-            self._session_id, self._entry.epoch, self._num_logged, pending
+            self._session_id, entry.epoch, base_length, pending, owner=entry.owner
         )
 
     async def _claim(self) -> int:
         record = await self._store.claim(self._session_id, owner=self._entry.owner)
         self._entry = replace(self._entry, epoch=record.epoch)
-        await self._store.place(self._session_id, record.epoch, self._entry.placement)
+        await self._place()
         return record.epoch
 
     async def _close(self) -> int:
-        reason = self._reason or FinishReason.CANCELLED
-        await self._store.finish(self._session_id, self._entry.epoch, reason)
+        try:
+            await self._finish()
+        except SessionConflictError as error:
+            if error.reason != LOG_GAP:
+                raise
+            # The store lost the end of the log; what it still has must be the same.
+            self._num_logged = await self._append_from(len(self._entry.request.prompt_token_ids))
+            await self._finish()
         return self._num_logged
+
+    async def _finish(self) -> None:
+        reason, entry = self._reason or FinishReason.CANCELLED, self._entry
+        await self._store.finish(
+            self._session_id, entry.epoch, len(self._token_ids), reason, owner=entry.owner
+        )
+
+    async def _place(self) -> None:
+        entry = self._entry
+        await self._store.place(self._session_id, entry.epoch, entry.placement, owner=entry.owner)
 
     async def _retry(
         self,
@@ -271,10 +295,15 @@ class SessionLog:
         prompt_length = len(entry.request.prompt_token_ids)
         output = self._token_ids[prompt_length : self._num_logged]
         self._log.warning("the store lost a session; it is put back", session_id=self._session_id)
-        await self._store.create(
-            entry.request, owner=entry.owner, epoch=entry.epoch, output_token_ids=output
-        )
-        await self._store.place(self._session_id, entry.epoch, entry.placement)
+        try:
+            await self._store.create(
+                entry.request, owner=entry.owner, epoch=entry.epoch, output_token_ids=output
+            )
+        except SessionConflictError as error:
+            if error.reason != SESSION_EXISTS:
+                raise
+            raise resumed_elsewhere() from error  # by a later owner, or one at the same epoch
+        await self._place()
 
 
 def resumed_elsewhere() -> SessionConflictError:

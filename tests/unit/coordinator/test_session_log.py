@@ -31,19 +31,19 @@ class FlakyStore(EmbeddedSessionStore):
         if self.is_away:
             raise UnavailableError("away", reason="STORE_UNAVAILABLE")
 
-    async def append_tokens(self, session_id, epoch, base_length, token_ids):
+    async def append_tokens(self, session_id, epoch, base_length, token_ids, *, owner):
         self.check()
         self.batches.append(list(token_ids))
-        return await super().append_tokens(session_id, epoch, base_length, token_ids)
+        return await super().append_tokens(session_id, epoch, base_length, token_ids, owner=owner)
 
-    async def renew(self, session_id, epoch):
+    async def renew(self, session_id, epoch, *, owner):
         self.check()
         self.num_renewed += 1
-        await super().renew(session_id, epoch)
+        await super().renew(session_id, epoch, owner=owner)
 
-    async def finish(self, session_id, epoch, reason):
+    async def finish(self, session_id, epoch, length, reason, *, owner):
         self.check()
-        await super().finish(session_id, epoch, reason)
+        await super().finish(session_id, epoch, length, reason, owner=owner)
 
 
 @dataclass
@@ -256,6 +256,33 @@ async def test_a_log_that_was_lost_is_put_back_whole(store):
     record = await store.load("s1")
     assert (record.output_token_ids, record.finish_reason) == ((10, 11, 12), FinishReason.STOP)
     assert seen.errors == []
+
+
+async def test_an_end_that_the_store_lost_is_written_again_before_the_log_is_closed(store):
+    seen = Seen()
+    log = start(store, seen)
+    log.append([10, 11, 12])
+    await until(lambda: seen.lengths == [6])
+    del store._sessions["s1"].token_ids[4:]
+    assert await log.finish(FinishReason.STOP)
+    record = await store.load("s1")
+    assert (record.output_token_ids, record.finish_reason) == ((10, 11, 12), FinishReason.STOP)
+    assert seen.errors == []
+
+
+async def test_an_owner_of_the_same_epoch_ends_the_log(store):
+    seen = Seen()
+    log = start(store, seen)
+    store._sessions["s1"].owner = "c3"
+    log.append([10])
+    await until(lambda: bool(seen.errors))
+    assert seen.errors[0].reason == "STALE_EPOCH"
+    with pytest.raises(SessionConflictError) as caught:
+        await log.put_back()
+    assert caught.value.reason == "STALE_EPOCH"
+    assert not await log.finish(FinishReason.STOP)
+    record = await store.load("s1")
+    assert (record.output_token_ids, record.finish_reason) == ((), None)
 
 
 async def test_a_session_that_is_left_open_can_be_claimed(store):

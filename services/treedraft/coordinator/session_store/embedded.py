@@ -108,21 +108,29 @@ class EmbeddedSessionStore:
         self._touch(session)
         return self._record(session)
 
-    async def renew(self, session_id: str, epoch: int) -> None:
+    async def renew(self, session_id: str, epoch: int, *, owner: str) -> None:
         """Let the lease of the owner run anew."""
-        self._touch(self._find_owned(session_id, epoch))
+        self._touch(self._find_owned(session_id, epoch, owner))
 
-    async def place(self, session_id: str, epoch: int, placement: SessionPlacement) -> None:
+    async def place(
+        self, session_id: str, epoch: int, placement: SessionPlacement, *, owner: str
+    ) -> None:
         """Remember where the session runs."""
-        session = self._find_owned(session_id, epoch)
+        session = self._find_owned(session_id, epoch, owner)
         session.placement = placement
         self._touch(session)
 
     async def append_tokens(
-        self, session_id: str, epoch: int, base_length: int, token_ids: Sequence[int]
+        self,
+        session_id: str,
+        epoch: int,
+        base_length: int,
+        token_ids: Sequence[int],
+        *,
+        owner: str,
     ) -> int:
         """Log tokens that follow `base_length` others."""
-        session = self._find_owned(session_id, epoch)
+        session = self._find_owned(session_id, epoch, owner)
         length = len(session.token_ids)
         if base_length > length:
             raise SessionConflictError(
@@ -144,9 +152,16 @@ class EmbeddedSessionStore:
         self._touch(session)
         return len(session.token_ids)
 
-    async def finish(self, session_id: str, epoch: int, reason: FinishReason) -> None:
-        """Close the session and give up its lease; the first reason stays."""
-        session = self._find_owned(session_id, epoch)
+    async def finish(
+        self, session_id: str, epoch: int, length: int, reason: FinishReason, *, owner: str
+    ) -> None:
+        """Close the session, whose log is whole, and give up its lease; the first reason stays."""
+        session = self._find_owned(session_id, epoch, owner)
+        if len(session.token_ids) < length:
+            raise SessionConflictError(
+                f"the log of {session_id} ends at {len(session.token_ids)}, not at {length}",
+                reason=protocol.LOG_GAP,
+            )
         session.finish_reason = session.finish_reason or reason
         # It dies with this process anyway; a late reader gets a minute.
         session.expires = self._clock() + min(self._session_ttl, _KEEP_FINISHED_SECONDS)
@@ -221,14 +236,13 @@ class EmbeddedSessionStore:
             raise unknown_session(session_id)
         return session
 
-    def _find_owned(self, session_id: str, epoch: int) -> _Session:
+    def _find_owned(self, session_id: str, epoch: int, owner: str) -> _Session:
         session = self._find(session_id)
         if session.epoch < epoch:
             raise unknown_session(session_id)
-        if session.epoch != epoch:
+        if (session.epoch, session.owner) != (epoch, owner):
             raise SessionConflictError(
-                f"session {session_id} is at epoch {session.epoch}, not {epoch}",
-                reason=protocol.STALE_EPOCH,
+                f"session {session_id} has a newer owner", reason=protocol.STALE_EPOCH
             )
         return session
 

@@ -1,7 +1,9 @@
 """The session store as its users see it.
 
 The *epoch* of a session is a fencing token: it grows with each claim, every
-write names it, and a write with an older one loses, however late it comes. The
+write names it and its owner, and a write with an older one loses, however late it
+comes. So does one of another owner at the same epoch: an emptied store may have
+counted up to one epoch twice. The
 *lease* says which coordinator looks after the session; it runs out by itself
 when that coordinator dies, and then another one may claim the session. A reader
 who comes to another coordinator need not wait for that: its claim steals.
@@ -9,6 +11,7 @@ who comes to another coordinator need not wait for that: its claim steals.
 A store may be emptied. Whoever owns a session then puts it back, under its epoch,
 and so may an earlier owner that was cut off: the higher epoch takes the place of
 the lower one, and to a writer whose epoch is higher the session is not known.
+At one epoch only the recorded owner counts: whoever else puts it back has lost it.
 
 Every method is atomic, and safe to repeat after a lost answer. Every method
 raises UnavailableError with reason STORE_UNAVAILABLE when the store is away.
@@ -73,7 +76,7 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def renew(self, session_id: str, epoch: int) -> None:
+    async def renew(self, session_id: str, epoch: int, *, owner: str) -> None:
         """Let the lease of the owner run anew.
 
         Raises:
@@ -82,7 +85,9 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def place(self, session_id: str, epoch: int, placement: SessionPlacement) -> None:
+    async def place(
+        self, session_id: str, epoch: int, placement: SessionPlacement, *, owner: str
+    ) -> None:
         """Remember where the session runs; renews the lease.
 
         Raises:
@@ -92,7 +97,13 @@ class SessionStore(Protocol):
         ...
 
     async def append_tokens(
-        self, session_id: str, epoch: int, base_length: int, token_ids: Sequence[int]
+        self,
+        session_id: str,
+        epoch: int,
+        base_length: int,
+        token_ids: Sequence[int],
+        *,
+        owner: str,
     ) -> int:
         """Log tokens that follow `base_length` others, prompt included; renews the lease.
 
@@ -106,12 +117,16 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def finish(self, session_id: str, epoch: int, reason: FinishReason) -> None:
+    async def finish(
+        self, session_id: str, epoch: int, length: int, reason: FinishReason, *, owner: str
+    ) -> None:
         """Close the session and give up its lease; the first reason stays.
+
+        `length` is that of the whole log, prompt included: a shorter one stays open.
 
         Raises:
             SessionNotFoundError: it is not known.
-            SessionConflictError: STALE_EPOCH.
+            SessionConflictError: STALE_EPOCH, or LOG_GAP (tokens are missing).
         """
         ...
 

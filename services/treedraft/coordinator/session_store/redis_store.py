@@ -133,22 +133,32 @@ class RedisSessionStore:
         )
         return codec.decode_session(*parts)
 
-    async def renew(self, session_id: str, epoch: int) -> None:
+    async def renew(self, session_id: str, epoch: int, *, owner: str) -> None:
         """Let the lease of the owner run anew."""
-        await self._update(session_id, epoch, "", b"")
+        await self._update(session_id, epoch, owner, "", b"")
 
-    async def place(self, session_id: str, epoch: int, placement: SessionPlacement) -> None:
+    async def place(
+        self, session_id: str, epoch: int, placement: SessionPlacement, *, owner: str
+    ) -> None:
         """Remember where the session runs."""
-        await self._update(session_id, epoch, "placement", codec.encode_placement(placement))
+        value = codec.encode_placement(placement)
+        await self._update(session_id, epoch, owner, "placement", value)
 
     async def append_tokens(
-        self, session_id: str, epoch: int, base_length: int, token_ids: Sequence[int]
+        self,
+        session_id: str,
+        epoch: int,
+        base_length: int,
+        token_ids: Sequence[int],
+        *,
+        owner: str,
     ) -> int:
         """Log tokens that follow `base_length` others."""
         (length,) = await self._run_session(
             "session_append",
             session_id,
             epoch,
+            owner,
             self._lease_ms,
             self._session_ttl_ms,
             base_length,
@@ -156,10 +166,13 @@ class RedisSessionStore:
         )
         return int(length)
 
-    async def finish(self, session_id: str, epoch: int, reason: FinishReason) -> None:
-        """Close the session and give up its lease; the first reason stays."""
+    async def finish(
+        self, session_id: str, epoch: int, length: int, reason: FinishReason, *, owner: str
+    ) -> None:
+        """Close the session, whose log is whole, and give up its lease; the first reason stays."""
+        ttl_ms = self._session_ttl_ms
         await self._run_session(
-            "session_finish", session_id, epoch, self._session_ttl_ms, reason.value
+            "session_finish", session_id, epoch, owner, ttl_ms, length, reason.value
         )
 
     async def load(self, session_id: str) -> SessionRecord:
@@ -255,10 +268,11 @@ class RedisSessionStore:
             f"{self._prefix}:{{workers}}:prefixes:{worker_id}",
         ]
 
-    async def _update(self, session_id: str, epoch: int, field: str, value: bytes) -> None:
-        await self._run_session(
-            "session_update", session_id, epoch, self._lease_ms, self._session_ttl_ms, field, value
-        )
+    async def _update(
+        self, session_id: str, epoch: int, owner: str, field: str, value: bytes
+    ) -> None:
+        times = (self._lease_ms, self._session_ttl_ms)
+        await self._run_session("session_update", session_id, epoch, owner, *times, field, value)
 
     async def _run_session(
         self, script: str, session_id: str, *arguments: bytes | str | int
