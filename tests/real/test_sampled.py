@@ -22,6 +22,7 @@ NUM_TOKENS = 48
 MAX_TIES = 4
 PLAIN = SpeculationOptions(enabled=False)
 VERIFY_ALL = {
+    "TREEDRAFT_TARGET__GATE__ENABLED": "false",
     "TREEDRAFT_TARGET__BUDGET__MODE": "fixed",
     "TREEDRAFT_TARGET__BUDGET__MAX_NODES": "6",
 }
