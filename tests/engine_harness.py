@@ -127,6 +127,8 @@ class EngineHarness:
         self.refused_links: dict[str, str] = {}
         self.results: dict[str, SessionResult] = {}
         self.on_output: Callable[[str, SessionResult], None] = lambda *_: None
+        # Called by the engine itself, in the step that made the tokens.
+        self.on_published: Callable[[str, int], None] = lambda *_: None
 
     def __enter__(self) -> "EngineHarness":
         self.engine.start()
@@ -191,6 +193,9 @@ class EngineHarness:
     def _publish(self, news: EngineNews) -> None:
         if self.is_lockstep:
             self._answer(news)
+        for outputs in news.outputs.values():
+            for output in outputs:
+                self.on_published(output.session_id, output.base_length + len(output.token_ids))
         self._news.put(news)
 
     def _answer(self, news: EngineNews) -> None:

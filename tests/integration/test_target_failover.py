@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -16,10 +17,12 @@ from treedraft.local_cluster.service_process import ServiceProcess
 from treedraft.rpc.coordinator_client import CoordinatorClient
 from treedraft.telemetry import names
 
-LENGTH = 300
+# Long enough that no text is over before a signal has come to its target.
+LENGTH = 1200
+REPORT_SECONDS = 0.2
 TARGETS = {
     "TREEDRAFT_TARGET__HEARTBEAT_SECONDS": "0.2",
-    "TREEDRAFT_TARGET__WORKER__REPORT_INTERVAL_SECONDS": "0.2",
+    "TREEDRAFT_TARGET__WORKER__REPORT_INTERVAL_SECONDS": str(REPORT_SECONDS),
     "TREEDRAFT_TARGET__DRAIN_SECONDS": "0",
 }
 LAWS = (
@@ -72,7 +75,7 @@ async def targets_of(cluster: Cluster, folder, model):
                 for process in processes:
                     process.check()
                 await asyncio.sleep(0.05)
-        yield processes
+        yield list(processes)
     finally:
         for process in processes:
             process.send(signal.SIGKILL)
@@ -84,11 +87,9 @@ async def num_targets(cluster: Cluster) -> int:
 
 
 async def ask_all(
-    client: CoordinatorClient,
-    hurt: ServiceProcess | None = None,
-    number: signal.Signals = signal.SIGKILL,
+    client: CoordinatorClient, hurt: Callable[[], Awaitable[None]] | None = None
 ) -> list[Answer]:
-    """Ask everything at once, and signal a target when all answers have begun."""
+    """Ask everything at once, and hurt a target when all answers have begun."""
     answers = [Answer() for _ in QUERIES]
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         for answer, query in zip(answers, QUERIES, strict=True):
@@ -96,8 +97,27 @@ async def ask_all(
         if hurt is not None:
             for answer in answers:
                 await answer.has_begun.wait()
-            hurt.send(number)
+            await hurt()
     return answers
+
+
+async def busiest(cluster: Cluster, targets: list[ServiceProcess]) -> ServiceProcess:
+    """Return the one of these targets with the most sessions, by reports made meanwhile."""
+    await asyncio.sleep(2 * REPORT_SECONDS)
+    while True:
+        seen = await cluster.client.describe_cluster()
+        loads = {
+            registration.worker_id.split("-")[1]: report.num_sessions
+            for registration, report in seen.workers
+        }
+        found = max(targets, key=lambda target: loads.get(number_of(target), 0))
+        if loads.get(number_of(found), 0):
+            return found
+        await asyncio.sleep(0.02)
+
+
+def number_of(target: ServiceProcess) -> str:
+    return target.name.split("-")[1]
 
 
 def num_moved(cluster: Cluster, *causes: str) -> float:
@@ -118,13 +138,19 @@ async def test_texts_survive_targets_that_freeze_that_stop_and_that_die(tmp_path
         targets_of(cluster, tmp_path, model) as targets,
     ):
         undisturbed = await ask_all(cluster.client)
-        for hurt, number, causes in (
-            (targets[0], signal.SIGSTOP, ["TARGET_SILENT"]),
-            (targets[1], signal.SIGTERM, ["DRAINING", "TARGET_LOST"]),
-            (targets[2], signal.SIGKILL, ["TARGET_LOST"]),
+        for number, causes in (
+            (signal.SIGSTOP, ["TARGET_SILENT"]),
+            (signal.SIGTERM, ["DRAINING", "TARGET_LOST"]),
+            (signal.SIGKILL, ["TARGET_LOST"]),
         ):
+            hurt: list[ServiceProcess] = []
+
+            async def hurt_one(number=number, hurt=hurt) -> None:
+                hurt.append(await busiest(cluster, targets))
+                hurt[0].send(number)
+
             before = num_moved(cluster, *causes)
-            answers = await ask_all(cluster.client, hurt, number)
+            answers = await ask_all(cluster.client, hurt_one)
             assert num_moved(cluster, *causes) > before
             for answer, expected in zip(answers, undisturbed, strict=True):
                 assert answer.token_ids == expected.token_ids
@@ -132,4 +158,6 @@ async def test_texts_survive_targets_that_freeze_that_stop_and_that_die(tmp_path
                 assert answer.finished.reason is expected.finished.reason
                 assert answer.finished.statistics.emitted_tokens == len(expected.token_ids)
             if number is signal.SIGSTOP:
-                hurt.send(signal.SIGCONT)
+                hurt[0].send(signal.SIGCONT)
+            else:
+                targets.remove(hurt[0])

@@ -162,7 +162,7 @@ async def running(
     servicer.add_to(server.grpc)
     console = Console(settings, use_cases, coordinator, registry, tenants, book)
     http = HttpDoor(settings, use_cases, metrics.registry, console)
-    upkeep = asyncio.gather(coordinator.run(), console.run())
+    upkeep = [asyncio.create_task(coordinator.run()), asyncio.create_task(console.run())]
     try:
         addresses = Addresses(await server.start(), await http.start())
         await server.set_serving(True)
@@ -173,15 +173,18 @@ async def running(
         await coordinator.drain()
         servicer.stop()
         await asyncio.gather(http.stop(), server.stop())
-        await end_task(upkeep)
+        for task in upkeep:
+            await end_task(task)
         await coordinator.close()
 
 
-async def end_task(task: asyncio.Future[Any]) -> None:
+async def end_task(task: asyncio.Task[Any]) -> None:
     """Cancel a task until it has ended: a timeout that it is in may swallow the first time."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=1.0)
+    if not task.cancelled() and (error := task.exception()):
+        structlog.get_logger("treedraft.coordinator").error("upkeep had ended", exc_info=error)
 
 
 async def serve(settings: CoordinatorSettings) -> None:

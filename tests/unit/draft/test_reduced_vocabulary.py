@@ -10,8 +10,10 @@ from treedraft.core.growth import ROOT
 from treedraft.draft import assembly
 from treedraft.draft.model_grower import DraftLimits
 from treedraft.draft.settings import DraftSettings
+from treedraft.inference import drafting_model
 from treedraft.inference.drafter_folder import build_drafter_module, drafter_config, save_drafter
 from treedraft.inference.models import load_model
+from treedraft.inference.native.compiler import native_library
 from treedraft.inference.sampler import LawRow, SessionCounts, TokenHistory, coupled_draw
 
 TOKEN_IDS = list(range(7, 512, 3))
@@ -117,11 +119,23 @@ def test_columns_are_counted_by_their_ids():
     assert DraftLimits(512, 512, 64, frozenset()).num_columns(300) == 300
 
 
-def test_drafters_compute_in_bfloat16_by_default_where_that_is_quick(reduced_folder, monkeypatch):
+def dtypes_by_default(folder, monkeypatch, capabilities):
+    """Load a drafter for CPUs of these capabilities, one after the other."""
     loaded = []
     monkeypatch.setattr(assembly, "assemble", lambda model, settings: loaded.append(model))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assembly.load_draft_model(DraftSettings(model=str(reduced_folder), device="cpu"))
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assembly.load_draft_model(DraftSettings(model=str(reduced_folder), device="cpu"))
-    assert [model.dtype for model in loaded] == [torch.bfloat16, torch.float32]
+    for found in capabilities:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assembly.load_draft_model(DraftSettings(model=str(folder), device="cpu"))
+    return [model.dtype for model in loaded]
+
+
+def test_torch_drafts_in_bfloat16_by_default_where_that_is_quick(reduced_folder, monkeypatch):
+    monkeypatch.setattr(drafting_model, "native_library", lambda: None)
+    dtypes = dtypes_by_default(reduced_folder, monkeypatch, [{"avx512_bf16": True}, {}])
+    assert dtypes == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.skipif(native_library() is None, reason="no compiler on this machine")
+def test_the_native_decoder_drafts_wherever_it_can(reduced_folder, monkeypatch):
+    dtypes = dtypes_by_default(reduced_folder, monkeypatch, [{"avx512_bf16": True}, {}])
+    assert dtypes == [torch.float32, torch.float32]  # its weights are held in int8
