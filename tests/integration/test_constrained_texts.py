@@ -19,7 +19,13 @@ from treedraft.core.sampling import (
 from treedraft.core.session import FinishReason
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.toy import make_toy_model, truncate_model
-from treedraft.target.settings import BudgetSettings, KVSettings, PatienceSettings, TargetSettings
+from treedraft.target.settings import (
+    BudgetSettings,
+    GateSettings,
+    KVSettings,
+    PatienceSettings,
+    TargetSettings,
+)
 from treedraft.text.tokenizer import Tokenizer
 
 SCHEMA = {
@@ -49,6 +55,7 @@ PROMPT = [11, 42, 7, 99, 300, 5, 64, 8, 120, 33] * 2
 SETTINGS = TargetSettings(
     kv=KVSettings(tokens=8192, block_size=8),
     budget=BudgetSettings(mode="fixed", max_nodes=16, max_depth=8),
+    gate=GateSettings(enabled=False),  # drafted whether or not it pays
     patience=PatienceSettings(enabled=False),
 )
 STOPPING = StoppingCriteria(max_tokens=160)

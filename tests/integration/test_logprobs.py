@@ -12,7 +12,7 @@ from treedraft.core.sampling import SamplingParameters, SpeculationOptions, Stop
 from treedraft.core.session import FinishReason
 from treedraft.inference.law import processed_logits
 from treedraft.inference.toy import make_toy_model
-from treedraft.target.settings import BudgetSettings, KVSettings, TargetSettings
+from treedraft.target.settings import BudgetSettings, GateSettings, KVSettings, TargetSettings
 
 PROMPT = [5, 9, 17, 3, 8, 21, 40, 2]
 LAWS = {
@@ -26,6 +26,7 @@ LAWS = {
 SETTINGS = TargetSettings(
     kv=KVSettings(tokens=4096, block_size=8),
     budget=BudgetSettings(mode="fixed", max_nodes=16, max_depth=8),
+    gate=GateSettings(enabled=False),  # drafted whether or not it pays
 )
 OFF = SpeculationOptions(enabled=False)
 
@@ -45,7 +46,7 @@ def run_drafted(model, session, text):
     drafter = GuessingDrafter(
         truth, random.Random(0), vocab_size=model.vocab_size, depth=4, width=3
     )
-    with EngineHarness(model, SETTINGS, drafter) as harness:
+    with EngineHarness(model, SETTINGS, drafter, is_lockstep=True) as harness:
         return harness.run(session)[0]
 
 

@@ -16,7 +16,7 @@ from treedraft.core.session import FinishReason, RoundReport, SessionSpec
 from treedraft.inference.toy import make_toy_model
 from treedraft.rpc import convert
 from treedraft.target import step
-from treedraft.target.settings import BudgetSettings, KVSettings, TargetSettings
+from treedraft.target.settings import BudgetSettings, GateSettings, KVSettings, TargetSettings
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
 LAWS = {
@@ -34,6 +34,7 @@ def run(model, session: SessionSpec, truth=None, *, with_laws: bool = False):
     settings = TargetSettings(
         kv=KVSettings(tokens=4096, block_size=8),
         budget=BudgetSettings(mode="fixed", max_nodes=12, max_depth=6),
+        gate=GateSettings(enabled=False),  # drafted whether or not it pays
     )
     drafter = None
     if truth is not None:
