@@ -118,7 +118,7 @@ def test_speculation_changes_no_token(model, law, depth, width):
     specs = [spec(prompt(1, model), sampling=LAWS[law], max_tokens=40)]
     texts = plain(model, *specs)
     drafter = drafter_for(model, specs, texts, depth=depth, width=width)
-    with EngineHarness(model, target_settings(), drafter) as harness:
+    with EngineHarness(model, target_settings(), drafter, is_lockstep=True) as harness:
         results = harness.run(*specs)
         compare(model, specs, texts, results, harness)
     statistics = results[0].finish.statistics
@@ -133,7 +133,7 @@ def test_no_budget_changes_a_token(llama, max_nodes):
     texts = plain(llama, *specs)
     drafter = drafter_for(llama, specs, texts, depth=5, width=3)
     budget = BudgetSettings(mode="fixed", max_nodes=max_nodes)
-    with EngineHarness(llama, target_settings(budget=budget), drafter) as harness:
+    with EngineHarness(llama, target_settings(budget=budget), drafter, is_lockstep=True) as harness:
         results = harness.run(*specs)
         compare(llama, specs, texts, results, harness)
     assert (results[0].finish.statistics.admitted_nodes > 0) == (max_nodes > 0)
@@ -343,7 +343,7 @@ def growth(**changes) -> Growth:
 def test_a_lying_drafter_is_refused_and_costs_no_token(llama, lie):
     one = spec(prompt(6, llama), max_tokens=20)
     texts = plain(llama, one)
-    with EngineHarness(llama, target_settings(), LyingDrafter(lie)) as harness:
+    with EngineHarness(llama, target_settings(), LyingDrafter(lie), is_lockstep=True) as harness:
         [result] = harness.run(one)
     assert result.token_ids == texts["s"]
     assert harness.refused_links.keys() == {"fake:1"}
@@ -374,7 +374,7 @@ class FloodingDrafter:
 def test_a_drafter_that_sends_beyond_its_credit_is_refused(llama):
     one = spec(prompt(6, llama), max_tokens=20)
     texts = plain(llama, one)
-    with EngineHarness(llama, target_settings(), FloodingDrafter()) as harness:
+    with EngineHarness(llama, target_settings(), FloodingDrafter(), is_lockstep=True) as harness:
         [result] = harness.run(one)
     assert result.token_ids == texts["s"]
     assert "granted" in harness.refused_links["fake:1"]
