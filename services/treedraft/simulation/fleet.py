@@ -50,8 +50,8 @@ class Fleet:
         """Return the drafters that draft."""
         return sum(ready_at <= now for ready_at in self.drafters)
 
-    def set_targets(self, wanted: int, now: float, *, is_instant: bool = False) -> list[Pod]:
-        """Order or give up pods; return the ones ordered.
+    def set_targets(self, wanted: int, now: float, *, is_instant: bool = False) -> None:
+        """Order or give up pods.
 
         What has not started yet goes first, then the emptiest, which drains.
         """
@@ -61,9 +61,8 @@ class Fleet:
             if not pod.queue.num_sessions:
                 self.remove(pod, now)
         delay = 0.0 if is_instant else self.startup_seconds
-        new = [Pod(now, now + delay, TargetQueue(self.table, now + delay)) for _ in range(-extra)]
-        self.pods.extend(new)
-        return new
+        for _ in range(-extra):
+            self.pods.append(Pod(now, now + delay, TargetQueue(self.table, now + delay)))
 
     def set_drafters(self, wanted: int, now: float, *, is_instant: bool = False) -> None:
         """Order or give up drafters; they hold nothing that would be lost."""
@@ -81,17 +80,17 @@ class Fleet:
         self.num_expired += pod.queue.num_expired
         self.pod_seconds += now - pod.ordered
 
-    def lose(self, now: float) -> tuple[list[Request], Pod | None]:
-        """Let a ready pod's node fail, and order another; return what it held, and the new one."""
+    def lose(self, now: float) -> list[Request]:
+        """Let a ready pod's node fail, and order another; return what it held."""
         ready = self.ready(now)
         if not ready:
-            return [], None
+            return []
         pod = self.rng.choice(ready)
         pod.queue.advance(now)
         moved = pod.queue.empty()
         self.remove(pod, now)
-        [new] = self.set_targets(self.num_wanted + 1, now)
-        return moved, new
+        self.set_targets(self.num_wanted + 1, now)
+        return moved
 
     def place(self, now: float) -> Pod | None:
         """Return a pod for a session: the emptiest of a few; None if all are full."""

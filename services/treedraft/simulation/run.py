@@ -78,7 +78,6 @@ class Outcome:
     num_refused: int = 0
     target_hours: float = 0.0
     drafter_hours: float = 0.0
-    decision_seconds: list[float] = field(default_factory=list)
     history: list[tuple[float, float, int, int]] = field(default_factory=list)
 
     @property
@@ -198,8 +197,7 @@ class Simulation:
         self._gauges.waiting(len(self._line))
 
     def _lose(self, now: float) -> None:
-        moved, _ = self._fleet.lose(now)
-        self._line.extendleft(reversed(moved))
+        self._line.extendleft(reversed(self._fleet.lose(now)))
         self._serve_line(now)
 
     def _control(self, now: float) -> None:
