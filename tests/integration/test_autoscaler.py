@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from dataclasses import replace
 
 import pytest
@@ -47,14 +48,16 @@ def an_election(kube, identity, clock, **changes):
     )
 
 
-def a_controller(kube, workloads, observer, *, identity="one", clock=None, **changes):
+def a_controller(
+    kube, workloads, observer, *, identity="one", clock=None, election=None, **changes
+):
     clock = clock or Clock()
     policy = Policy(PoolSettings(target=TARGETS, draft=DRAFTERS), pace=EAGER)
     return Controller(
         [policy],
         observer=observer,
         workloads=workloads,
-        election=an_election(kube, identity, clock),
+        election=election or an_election(kube, identity, clock),
         report=DecisionReport(Metrics("autoscaler").registry, tracing()),
         clock=clock,
         **changes,
@@ -249,3 +252,32 @@ async def test_the_loop_runs_until_it_is_cancelled_and_lets_go_of_the_lease(kube
         with contextlib.suppress(asyncio.CancelledError):
             await task
     assert kube.objects["leases", "treedraft"]["spec"]["holderIdentity"] == ""
+
+
+class SlowElection:
+    """One whose renewal is under way until it is let go on."""
+
+    def __init__(self):
+        self.is_asked, self.goes_on, self.done = threading.Event(), threading.Event(), []
+
+    def step(self):
+        self.is_asked.set()
+        assert self.goes_on.wait(30)
+        self.done.append("renewed")
+        return True
+
+    def resign(self):
+        self.done.append("resigned")
+
+
+async def test_the_lease_is_let_go_only_after_the_renewal_under_way(kube, workloads):
+    election = SlowElection()
+    controller = a_controller(kube, workloads, a_busy_cluster(), election=election)
+    leading = asyncio.create_task(controller.lead(0.01))
+    assert await asyncio.to_thread(election.is_asked.wait, 30)
+    leading.cancel()
+    await asyncio.wait({leading}, timeout=0.05)
+    assert election.done == []
+    election.goes_on.set()
+    await asyncio.wait({leading})
+    assert election.done == ["renewed", "resigned"]

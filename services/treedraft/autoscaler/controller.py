@@ -92,17 +92,24 @@ class Controller:
 
     async def lead(self, renew_seconds: float) -> None:
         """Keep the lease, or try to get it, until cancelled; then let it go."""
+        step: asyncio.Future[bool] | None = None
         try:
             while True:
                 try:
-                    is_leader = await asyncio.to_thread(self._election.step)
-                    self._report.led(is_leader=is_leader)
+                    step = asyncio.ensure_future(asyncio.to_thread(self._election.step))
+                    self._report.led(is_leader=await asyncio.shield(step))
                 except Exception:
                     self._report.failed("UNEXPECTED")
                     self._log.exception("the lease was not renewed; it is tried again")
                 await asyncio.sleep(renew_seconds)
         finally:
-            await asyncio.shield(asyncio.to_thread(self._election.resign))
+            await asyncio.shield(asyncio.ensure_future(self._resign_after(step)))
+
+    async def _resign_after(self, step: asyncio.Future[bool] | None) -> None:
+        """Let go of the lease once a renewal under way is over: it would take it again."""
+        if step is not None:
+            await asyncio.gather(step, return_exceptions=True)
+        await asyncio.to_thread(self._election.resign)
 
     async def step(self) -> None:
         """See, decide and act once, if it is ours to act."""
