@@ -355,6 +355,10 @@ async def test_a_stream_that_broke_is_resumed_after_the_last_event_seen():
         body = {"messages": HI, "stream": True, "resumable": True}
         async with http.stream("POST", "/v1/chat/completions", json=body) as response:
             lines = await read_some(response, 4)
+            # Were it resumed before the target has said all, it would be begun there anew.
+            num_emitted = cluster.metrics.observed.get_sample_value
+            num_all = len(encode("a longer text"))
+            await until(lambda: num_emitted("treedraft_tokens_emitted_total") == num_all)
         name = json.loads(next(line for line in lines if line.startswith("data:"))[6:])["id"]
         for attempt in range(3):
             last = [line[4:] for line in lines if line.startswith("id: ")][-1]

@@ -190,11 +190,15 @@ async def serving(target: FakeTarget) -> AsyncIterator[str]:
 
 
 def says(text: str, *, chunk: int = 3, reason: FinishReason = FinishReason.STOP):
-    """Return a script that answers every session with a text, some tokens at a time."""
+    """Return a script that answers every session with a text, some tokens at a time.
+
+    As a real target does, it goes on after the tokens that a session brings along.
+    """
 
     def script(spec: SessionSpec) -> list[SessionOutput]:
         ids = encode(text)
-        pieces = [(i, ids[i : i + chunk]) for i in range(0, len(ids), chunk)]
+        num_before = len(spec.token_ids) - spec.prompt_length
+        pieces = [(i, ids[i : i + chunk]) for i in range(num_before, len(ids), chunk)]
         return [
             output(spec, base, piece, reason if base + chunk >= len(ids) else None)
             for base, piece in pieces
