@@ -48,7 +48,7 @@ chaos: setup ## Kill, freeze, cut and restart everything under load: make chaos 
 
 .PHONY: test-statistical
 test-statistical: setup ## Compare 200,000 draws a case with the law they should follow (minutes)
-	$(PYTEST) -m statistical $(ARGS)
+	$(PYTEST) -m statistical -n auto --maxprocesses 4 $(ARGS)
 
 .PHONY: test-real
 test-real: setup weights ## Compare the default model's texts with transformers' and with each other (minutes)
