@@ -77,6 +77,12 @@ class KubeApi:
             found["spec"]["replicas"] = replicas
             self._store(plural, name, found, "MODIFIED")
 
+    def remove(self, plural, name):
+        with self.changed:
+            found = self.objects[plural, name]
+            self._store(plural, name, found, "DELETED")
+            del self.objects[plural, name]
+
     def replicas(self, plural, name):
         return self.objects[plural, name]["spec"]["replicas"]
 

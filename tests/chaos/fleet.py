@@ -47,6 +47,8 @@ class FleetPlan:
     num_coordinators: int = 2
     num_targets: int = 3
     num_drafters: int = 2
+    # What the targets are called, with a number behind it.
+    target_pool: str = TARGET
     settings: dict[str, str] = field(default_factory=dict)
 
 
@@ -93,6 +95,7 @@ class Service:
 
     def __init__(self, plan: ServicePlan, port: int, folder: Path) -> None:
         self._plan = plan
+        self.role = plan.role
         self._port = port
         self._folder = folder
         self._process: ServiceProcess | None = None
@@ -129,9 +132,12 @@ class Service:
         if self._process is not None:
             self._process.send(number)
 
-    async def wait(self) -> None:
-        if self._process is not None:
-            await self._process.wait()
+    async def wait(self) -> int | None:
+        """Wait until it has ended; return its exit status."""
+        if self._process is None:
+            return None
+        await self._process.wait()
+        return self._process.exit_status
 
 
 class Fleet:
@@ -144,11 +150,13 @@ class Fleet:
         self._redis_port = self.redis._port
         self.services: dict[str, Service] = {}
         self.proxies: dict[str, Proxy] = {}
+        # Where coordinators say what they count.
+        self.metrics_ports: list[int] = []
 
     @property
     def subjects(self) -> list[Subject]:
         """All that faults can happen to."""
-        named = [Subject(name.rsplit("-", 1)[0], name) for name in self.services]
+        named = [Subject(service.role, name) for name, service in self.services.items()]
         return [Subject(REDIS, REDIS), *named]
 
     @property
@@ -173,16 +181,16 @@ class Fleet:
         await self.redis.start()
         self.proxies[REDIS] = await Proxy(self._redis_port).start()
         for index in range(self._plan.num_coordinators):
-            await self._add(COORDINATOR, index, self._coordinator_settings())
+            await self._add(COORDINATOR, f"{COORDINATOR}-{index}", self._coordinator_settings())
         announce_to = ",".join(self.endpoints)
         for index in range(self._plan.num_drafters):
             # Every second one drafts by lookup alone: it starts without a model.
             model = self._plan.draft_model if index % 2 == 0 else ""
-            await self._add(DRAFT, index, self._worker_settings(announce_to, model))
+            settings = self._worker_settings(announce_to, model)
+            await self._add(DRAFT, f"{DRAFT}-{index}", settings)
         for index in range(self._plan.num_targets):
-            await self._add(
-                TARGET, index, self._worker_settings(announce_to, self._plan.target_model)
-            )
+            settings = self._worker_settings(announce_to, self._plan.target_model)
+            await self._add(TARGET, f"{self._plan.target_pool}-{index}", settings)
         for service in self.services.values():
             await service.until_up()
         await self.until_served()
@@ -200,8 +208,8 @@ class Fleet:
         """Wait until a process says that it can do its work, asked past its proxy."""
         await self.services[name].until_serving(_LOAD_SECONDS)
 
-    async def _add(self, role: str, index: int, settings: dict[str, str]) -> None:
-        name, port = f"{role}-{index}", free_port()
+    async def _add(self, role: str, name: str, settings: dict[str, str]) -> None:
+        port = free_port()
         proxy = self.proxies[name] = await Proxy(port).start()
         own = {
             "GRPC__PORT": str(port),
@@ -224,7 +232,9 @@ class Fleet:
         await service.start()
 
     def _coordinator_settings(self) -> dict[str, str]:
+        self.metrics_ports.append(free_port())
         return {
+            "TELEMETRY__METRICS_PORT": str(self.metrics_ports[-1]),
             "REDIS": f"redis://{self.proxies[REDIS].endpoint}",
             "DRAIN_SECONDS": "2",
             "HEARTBEAT_SECONDS": "0.5",

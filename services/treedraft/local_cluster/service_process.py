@@ -63,6 +63,11 @@ class ServiceProcess:
         return self._process.returncode is None
 
     @property
+    def exit_status(self) -> int | None:
+        """What the process ended with; None while it lives."""
+        return self._process.returncode
+
+    @property
     def endpoint(self) -> str:
         """`host:port` once it listens, empty before."""
         if not self._endpoint:
