@@ -17,6 +17,7 @@ from treedraft.core.sampling import (
     Verification,
 )
 from treedraft.core.session import FinishReason
+from treedraft.core.tools import Tool, ToolChoice, ToolOffer
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.toy import make_toy_model, truncate_model
 from treedraft.target.settings import (
@@ -27,6 +28,7 @@ from treedraft.target.settings import (
     TargetSettings,
 )
 from treedraft.text.tokenizer import Tokenizer
+from treedraft.text.tool_formats.formats import FORMATS
 
 SCHEMA = {
     "type": "object",
@@ -38,10 +40,12 @@ SCHEMA = {
     "required": ["name", "age", "tags"],
     "additionalProperties": False,
 }
+OFFER = ToolOffer((Tool("keep", "", json.dumps(SCHEMA)), Tool("drop")), ToolChoice.REQUIRED)
 GRAMMARS = {
     "schema": Grammar(GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA)),
     "regex": Grammar(GrammarKind.REGEX, "(one|two|three)( and (one|two|three)){3,9}"),
     "lark": Grammar(GrammarKind.LARK, 'start: item ("; " item)+\nitem: /[a-z]{2,5}/ "=" /[0-9]+/'),
+    "calls": FORMATS["hermes"].grammar(OFFER, lambda _: None, ""),
 }
 LAWS = {
     "greedy": SamplingParameters(temperature=0.0, seed=1),
@@ -113,6 +117,14 @@ def check_text(name, text):
         assert 0 <= value["age"] <= 150
         assert len(value["name"]) <= 12
         assert set(value["tags"]) <= {"red", "green", "blue"}
+    elif name == "calls":
+        reader = FORMATS["hermes"].reader(OFFER.names, str)
+        told = [*reader.push(text)[1], *reader.finish()[1]]
+        assert {piece.name for piece in told} <= OFFER.names
+        for piece in told:
+            assert isinstance(json.loads(piece.arguments), dict)
+            if piece.name == "keep":
+                check_text("schema", piece.arguments)
     elif name == "regex":
         assert re.fullmatch(GRAMMARS[name].source, text)
     else:

@@ -1,4 +1,4 @@
-"""The HTTP door before real services with a toy model: many streams, forms, cancellation."""
+"""The HTTP door before real services with a toy: many streams, forms, calls, cancellation."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from tests.engine_harness import EngineHarness, load_toy, spec
+from tests.unit.text.tool_models import TEMPLATES
 
 from treedraft.inference.toy import make_toy_model
 from treedraft.local_cluster.cluster import LocalCluster
@@ -25,7 +26,9 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    return str(make_toy_model(tmp_path_factory.mktemp("toy") / "model", seed=3))
+    folder = make_toy_model(tmp_path_factory.mktemp("toy") / "model", seed=3)
+    (folder / "chat_template.jinja").write_text(TEMPLATES["hermes"])
+    return str(folder)
 
 
 async def read_stream(http: httpx2.AsyncClient, number: int) -> str:
@@ -54,6 +57,31 @@ def ask_in_turn(address: str) -> str:
     return answer.choices[0].message.content
 
 
+def call_in_turn(address: str) -> list[dict]:
+    """Have a model call tools that never learnt it; return what it gave to each call."""
+    tool = {"type": "function", "function": {"name": "remember", "parameters": SCHEMA}}
+    asked = {
+        "model": "model",
+        "messages": [{"role": "user", "content": "How old?"}],
+        "tools": [tool],
+        "tool_choice": {"type": "function", "function": {"name": "remember"}},
+        "max_tokens": 120,
+        "seed": 4,
+    }
+    told = []
+    with OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+        for enabled in (True, False):
+            extra = {"speculation": {"enabled": enabled}}
+            answer = client.chat.completions.create(**asked, extra_body=extra)
+            assert answer.choices[0].finish_reason == "tool_calls"
+            told.append(answer.choices[0].message.tool_calls[0].function.arguments)
+            with client.chat.completions.stream(**asked, extra_body=extra) as stream:
+                whole = stream.get_final_completion().choices[0]
+            told.append(whole.message.tool_calls[0].function.arguments)
+    assert len(set(told)) == 1  # however it is asked for and drafted
+    return [json.loads(arguments) for arguments in told]
+
+
 async def num_sessions(cluster: LocalCluster) -> int:
     client = cluster.connect()
     try:
@@ -69,7 +97,7 @@ async def until_idle(cluster: LocalCluster) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_many_streams_a_form_and_a_client_that_leaves(toy):
+async def test_many_streams_a_form_a_call_and_a_client_that_leaves(toy):
     plan = ClusterPlan(target=toy, draft="", target_threads=1)
     async with (
         LocalCluster(plan) as cluster,
@@ -83,6 +111,8 @@ async def test_many_streams_a_form_and_a_client_that_leaves(toy):
         assert reasons == ["length"] * NUM_STREAMS
         text = await asyncio.to_thread(ask_in_turn, cluster.address)
         assert 0 <= json.loads(text)["age"] <= 150
+        for arguments in await asyncio.to_thread(call_in_turn, cluster.address):
+            assert 0 <= arguments["age"] <= 150
         async with AsyncOpenAI(base_url=f"{cluster.address}/v1", api_key="x") as client:
             stream = await client.completions.create(
                 model="model",

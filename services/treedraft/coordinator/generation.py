@@ -17,6 +17,7 @@ from treedraft.coordinator.admission import (
     AdmissionGate,
 )
 from treedraft.coordinator.caretaker import Caretaker
+from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import Failover
 from treedraft.coordinator.model_index import served_models
 from treedraft.coordinator.opening import Opening
@@ -180,6 +181,10 @@ class Coordinator:
         async with aclosing(self._resumption.serve(request, repeated)) as events:
             async for event in events:
                 yield event
+
+    def find_model(self, name: str) -> KnownModel:
+        """Return what serves a model, or the only one; raises as `generate` if nothing does."""
+        return self._unserved.find_targets(name, self._registry.targets())[0][1]
 
     async def list_models(self) -> list[ServedModel]:
         """Return the models that can be asked for, ordered by name."""

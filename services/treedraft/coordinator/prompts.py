@@ -2,6 +2,7 @@
 
 import asyncio
 
+from treedraft.coordinator.tool_use import check_knows_calls
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.generation import GenerateQuery
 from treedraft.core.model_description import ModelDescription
@@ -20,8 +21,9 @@ async def encode_prompt(
 
     Raises:
         InvalidRequestError: not exactly one input is given (INVALID_INPUT), the
-            model has no chat template (NO_CHAT_TEMPLATE), or the template
-            refuses the conversation (CHAT_TEMPLATE_FAILED).
+            model has no chat template (NO_CHAT_TEMPLATE), the template has no place
+            for calls in the conversation (TOOLS_UNSUPPORTED) or refuses it
+            (CHAT_TEMPLATE_FAILED).
     """
     given = [query.text, query.token_ids, query.conversation]
     if sum(part is not None for part in given) != 1:
@@ -52,7 +54,10 @@ def _render(query: GenerateQuery, model: ModelDescription) -> str:
         raise InvalidRequestError(
             "the conversation is empty", field="conversation", reason="EMPTY_PROMPT"
         )
-    return render_chat(model.chat_template, query.conversation, model.special_tokens)
+    tools = query.tools.tools if query.tools else ()
+    if any(message.tool_calls for message in query.conversation):
+        check_knows_calls(model)
+    return render_chat(model.chat_template, query.conversation, model.special_tokens, tools=tools)
 
 
 def _begin_text(text: str, model: ModelDescription) -> str:

@@ -35,9 +35,10 @@ def digest_of(query: GenerateQuery) -> str:
     """Return what two queries share only if they ask for the same; empty without a key."""
     if not query.idempotency_key:
         return ""
-    parts = _QUERY.dump_python(query, mode="json")
-    parts["stopping"]["stop_token_ids"].sort()
-    parts["sampling"]["logit_bias"].sort()
+    # Without what was left out, so that a field that a newer version knows changes nothing.
+    parts = _QUERY.dump_python(query, mode="json", exclude_defaults=True)
+    parts.get("stopping", {}).get("stop_token_ids", []).sort()
+    parts.get("sampling", {}).get("logit_bias", []).sort()
     return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
 
 

@@ -4,7 +4,7 @@ What could still become part of a character or of a stop string is kept back;
 a stop string and all after it are never shown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from treedraft.core.sampling import StoppingCriteria
 from treedraft.text.stop_strings import StopStringScanner
@@ -15,9 +15,18 @@ class TextOutput:
     """The text of one session."""
 
     def __init__(
-        self, tokenizer: Tokenizer, stop_strings: Sequence[str] = (), *, min_tokens: int = 0
+        self,
+        tokenizer: Tokenizer,
+        stop_strings: Sequence[str] = (),
+        *,
+        min_tokens: int = 0,
+        marks: Mapping[int, str] | None = None,
     ) -> None:
-        """Begin before the first output token; in the first `min_tokens` nothing stops."""
+        """Begin before the first output token; in the first `min_tokens` nothing stops.
+
+        `marks` are special tokens that are shown, and how.
+        """
+        self._marks = marks or {}
         self._num_bound = min_tokens
         self._stream = tokenizer.stream()
         self._scanner = StopStringScanner(stop_strings) if stop_strings else None
@@ -35,7 +44,10 @@ class TextOutput:
         return text
 
     def _push(self, token_id: int) -> str:
-        text = self._stream.push(token_id)
+        if token_id in self._marks:
+            text = self._stream.finish() + self._marks[token_id]
+        else:
+            text = self._stream.push(token_id)
         if self._num_bound:
             self._num_bound -= 1
             return text

@@ -19,6 +19,7 @@ from treedraft.coordinator.choices import merged
 from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.model_index import find_targets
 from treedraft.coordinator.registry import WorkerRegistry
+from treedraft.coordinator.tool_use import ToolUse, without_idle_tools
 from treedraft.core.errors import TreedraftError
 from treedraft.core.generation import (
     Finished,
@@ -76,12 +77,18 @@ class UseCases:
         Closing it leaves the session, which can be resumed for a grace time. It
         raises a TreedraftError if the request is refused or its session fails.
         """
-        return self._coordinator.generate(
-            query,
-            tenant=self._tenants.tenant_of(caller.api_key),
+        tenant = self._tenants.tenant_of(caller.api_key)
+        query = without_idle_tools(query)
+        use = None
+        if query.tools is not None:
+            use = ToolUse(query, query.tools, self._coordinator.find_model(query.model))
+        events = self._coordinator.generate(
+            use.query if use else query,
+            tenant=tenant,
             traceparent=caller.traceparent,
             time_limit_seconds=caller.time_limit_seconds,
         )
+        return use.read(events) if use else events
 
     async def generate_choices(
         self, queries: Sequence[GenerateQuery], caller: Caller, *, is_kept: bool = False

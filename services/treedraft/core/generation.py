@@ -9,6 +9,7 @@ from treedraft.core.growth import TokenSource
 from treedraft.core.logprobs import TokenLogprobs, check_num_logprobs
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.session import FinishReason, RoundReport, SessionStatistics
+from treedraft.core.tools import ToolCall, ToolCallPiece, ToolChoice, ToolOffer
 
 MAX_CHOICES = 64
 MAX_IDEMPOTENCY_KEY_CHARS = 128
@@ -16,10 +17,17 @@ MAX_IDEMPOTENCY_KEY_CHARS = 128
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    An assistant's may have called tools; what came of a call is a message of the
+    role `tool`, with the call's id and perhaps the tool's name.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,8 @@ class GenerateQuery:
     `choice` tells several answers to one prompt with one seed apart.
     Two queries with one `idempotency_key` mean one session; empty is no key. With
     `num_logprobs` each token comes with its log-probability and with so many of
-    the most likely tokens.
+    the most likely tokens. `tools` go with a conversation; what the answer calls is
+    told apart from its text.
     """
 
     model: str = ""
@@ -46,6 +55,12 @@ class GenerateQuery:
     choice: int = 0
     idempotency_key: str = ""
     num_logprobs: int | None = None
+    tools: ToolOffer | None = None
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the answer may call tools."""
+        return self.tools is not None and self.tools.choice is not ToolChoice.NONE
 
     def __post_init__(self) -> None:
         """Check the numbers and the length of the key."""
@@ -108,7 +123,8 @@ class Delta:
     `base_length` counts the output tokens before these. `rounds` tells where
     they came from, if the request watches its rounds, and `text_sources` where
     each character of the text did. `held_token_ids` are those that the client of a
-    resumed answer has, told with its first delta and never sent.
+    resumed answer has, told with its first delta and never sent. Where tools were
+    offered, `text` is without the calls, and `text_sources` is not told.
     """
 
     base_length: int
@@ -119,6 +135,7 @@ class Delta:
     text_sources: tuple[TokenSource, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     held_token_ids: tuple[int, ...] = ()
+    tool_calls: tuple[ToolCallPiece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 from datetime import datetime
 
 import pytest
+from tests.unit.text.tool_models import TEMPLATES
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.generation import ChatMessage
-from treedraft.text.chat_template import render_chat
+from treedraft.core.tools import Tool, ToolCall
+from treedraft.text.chat_template import knows_tool_calls, knows_tools, render_chat
 
 MESSAGES = [
     ChatMessage("system", "Be brief."),
@@ -44,6 +46,72 @@ def test_equals_transformers(template, messages, add_generation_prompt):
         **SPECIAL,
     )
     assert render_chat(template, messages, SPECIAL, add_generation_prompt) == expected[0]
+
+
+TOOLS = [
+    Tool("look", "Looks.", '{"type": "object", "properties": {"at": {"type": "string"}}}'),
+    Tool("wait"),
+]
+CALLED = [
+    ChatMessage("user", "Look!"),
+    ChatMessage("assistant", "", (ToolCall("c1", "look", '{"at": "Größe"}'),)),
+    ChatMessage("tool", "nothing", tool_call_id="c1", name="look"),
+    ChatMessage("assistant", "", (ToolCall("c2", "wait", ""), ToolCall("c3", "look", "{brok"))),
+]
+AS_DICTS = [
+    {"role": "user", "content": "Look!"},
+    {"role": "assistant", "content": "", "tool_calls": [("c1", "look", {"at": "Größe"})]},
+    {"role": "tool", "content": "nothing", "tool_call_id": "c1", "name": "look"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [("c2", "wait", {}), ("c3", "look", "{brok")],
+    },
+]
+OFFERED = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "Looks.",
+            "parameters": {"type": "object", "properties": {"at": {"type": "string"}}},
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "wait",
+            "description": "",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    },
+]
+WITH_TOOLS = """{%- if tools is not none %}{%- for tool in tools %}{{ tool | tojson }}
+{% endfor %}{%- endif %}{% for message in messages %}{{ message | tojson }}{% endfor %}"""
+
+
+@pytest.mark.parametrize("template", [WITH_TOOLS, *TEMPLATES.values()])
+def test_tools_and_calls_are_told_as_transformers_tells_them(template):
+    messages = [dict(message) for message in AS_DICTS]
+    for message in messages:
+        if "tool_calls" in message:
+            message["tool_calls"] = [
+                {"id": i, "type": "function", "function": {"name": name, "arguments": arguments}}
+                for i, name, arguments in message["tool_calls"]
+            ]
+    expected, _ = render_jinja_template(
+        conversations=[messages], chat_template=template, tools=OFFERED, **SPECIAL
+    )
+    assert render_chat(template, CALLED, SPECIAL, False, tools=TOOLS) == expected[0]
+
+
+def test_templates_know_tools_or_do_not():
+    assert knows_tools(WITH_TOOLS)
+    assert knows_tools("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}")
+    for template in (SMOLLM2, "{% set tools = 1 %}{{ tools }}", "tools", "", "{% for"):
+        assert not knows_tools(template)
+    assert knows_tool_calls(TEMPLATES["hermes"])
+    assert not knows_tool_calls(SMOLLM2)
 
 
 def test_the_date_comes_from_the_given_clock():

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from treedraft.coordinator.http.event_ids import EventIds
-from treedraft.coordinator.http.shapes import AnswerShape, Choice
+from treedraft.coordinator.http.shapes import AnswerShape, Choice, finish_word
 from treedraft.coordinator.http.usage import speculation_metrics, usage_object
 from treedraft.core.generation import Delta, Finished, GenerateEvent, Started
 from treedraft.core.growth import TokenSource
 from treedraft.core.logprobs import TokenLogprobs
+from treedraft.core.tools import ToolCallPiece
 from treedraft.text.token_bytes import TokenBytes
 
 IndexedEvent = tuple[int, GenerateEvent]
@@ -60,8 +61,15 @@ class ChoiceState:
     token_ids: list[int] = field(default_factory=list)
     sources: list[TokenSource] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    calls: list[ToolCallPiece] = field(default_factory=list)
     num_told_chars: int = 0
     event_ids: EventIds = field(default_factory=EventIds)
+
+    @property
+    def finish_word(self) -> str:
+        """Why it ended; only once it has."""
+        assert self.finished is not None
+        return finish_word(self.finished.reason, has_calls=bool(self.calls))
 
 
 class AnswerState:
@@ -99,6 +107,7 @@ class AnswerState:
                 self._name, self._model = self.shape.id_prefix + event.session_id, event.model
         elif isinstance(event, Delta):
             choice.num_tokens = event.base_length + len(event.token_ids)
+            choice.calls.extend(event.tool_calls)
         else:
             choice.finished = event
         return choice
@@ -173,11 +182,10 @@ async def whole_answer(
 
 def _whole_choice(state: AnswerState, choice: ChoiceState) -> Choice:
     assert choice.started is not None
-    assert choice.finished is not None
     text = "".join(choice.texts)
     if state.words.prompt_texts:
         text = state.words.prompt_texts[choice.index] + text
     extras = state.extras(choice, choice.token_ids, choice.sources, choice.logprobs)
     if state.options.has_token_ids:
         extras["prompt_token_ids"] = list(choice.started.prompt_token_ids)
-    return state.shape.whole(choice.index, text, choice.finished.reason, extras)
+    return state.shape.whole(choice.index, text, choice.calls, choice.finish_word, extras)

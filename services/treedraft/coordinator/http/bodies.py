@@ -9,9 +9,12 @@ never read out of strings.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import Field, StrictBool, model_validator
 
+from treedraft.coordinator.http.body import Body
+from treedraft.coordinator.http.tool_bodies import ToolBody, ToolCallBody, ToolChoiceBody
 from treedraft.core.logprobs import MAX_LOGPROBS
+from treedraft.core.tools import MAX_TOOLS
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 64
@@ -30,17 +33,10 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
-    "tools": ([],),
     "verbosity": (),
     "web_search_options": (),
 }
 """Parameters known and not served, each with the values that ask for nothing."""
-
-
-class Body(BaseModel):
-    """Base of everything that comes in: strict, and unknown names are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class StreamOptions(Body):
@@ -142,11 +138,29 @@ class TextPart(Body):
     text: str
 
 
-class Message(Body):
-    """A message of a conversation."""
+# Parts of an answer that are not served, and that its reader sends back empty.
+_ANSWERED = frozenset({"refusal", "annotations", "audio", "function_call", "reasoning_content"})
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+
+class Message(Body):
+    """A message of a conversation. An assistant's is taken as it was answered."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {
+            name: value
+            for name, value in given.items()
+            if name not in _ANSWERED or value not in (None, [])
+        }
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    tool_calls: list[ToolCallBody] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_call_id: str | None = None
+    name: str | None = Field(default=None, description="Of the tool, in a message of its own.")
 
 
 class ChatBody(GenerationBody):
@@ -156,6 +170,9 @@ class ChatBody(GenerationBody):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    tools: list[ToolBody] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_choice: ToolChoiceBody | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class CompletionBody(GenerationBody):

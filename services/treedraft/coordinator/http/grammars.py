@@ -59,4 +59,10 @@ def _literally(text: str) -> str:
 
 def grammar_param(body: GenerationBody) -> str:
     """Return the parameter that is to blame for a grammar that cannot be followed."""
-    return "structured_outputs" if body.structured_outputs else "response_format"
+    if body.structured_outputs:
+        return "structured_outputs"
+    return "response_format" if _asks_for_form(body) else "tools"
+
+
+def _asks_for_form(body: GenerationBody) -> bool:
+    return body.response_format is not None and body.response_format.type != "text"

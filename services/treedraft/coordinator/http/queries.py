@@ -7,12 +7,12 @@ from treedraft.coordinator.http.bodies import (
     ChatBody,
     CompletionBody,
     GenerationBody,
-    Message,
     TokenIds,
 )
+from treedraft.coordinator.http.conversations import conversation_of, offer_of
 from treedraft.coordinator.http.grammars import grammar_of
 from treedraft.core.errors import InvalidRequestError
-from treedraft.core.generation import ChatMessage, GenerateQuery
+from treedraft.core.generation import GenerateQuery
 from treedraft.core.sampling import (
     SamplingParameters,
     SpeculationOptions,
@@ -38,11 +38,11 @@ def chat_queries(body: ChatBody) -> list[GenerateQuery]:
         raise InvalidRequestError(
             "max_tokens and max_completion_tokens mean the same; give one", field="max_tokens"
         )
-    conversation = tuple(_message(message) for message in body.messages)
     query = replace(
         _query(body, given.pop() if given else None),
-        conversation=conversation,
+        conversation=conversation_of(body),
         num_logprobs=_num_logprobs(body),
+        tools=offer_of(body),
     )
     return _choices([query], body)
 
@@ -91,15 +91,6 @@ def _prompted(
     if len(prompts) > MAX_PROMPTS:
         raise InvalidRequestError(f"at most {MAX_PROMPTS} prompts", field="input")
     return prompts or [replace(query, token_ids=tuple(token_ids))]
-
-
-def _message(message: Message) -> ChatMessage:
-    content = message.content
-    if not isinstance(content, str):
-        content = "".join(part.text for part in content)
-    # OpenAI's newer name for the same thing; templates know the older.
-    role = "system" if message.role == "developer" else message.role
-    return ChatMessage(role, content)
 
 
 def _choices(queries: list[GenerateQuery], body: GenerationBody) -> list[GenerateQuery]:

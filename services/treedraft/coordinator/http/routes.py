@@ -179,9 +179,10 @@ def _is_resumable(body: GenerationBody, queries: Sequence[GenerateQuery]) -> boo
     if not body.resumable:
         return False
     is_plain = len(queries) == 1 and queries[0].num_logprobs is None and not body.return_token_ids
-    if not (body.stream and is_plain):
+    if not (body.stream and is_plain and not queries[0].may_call):
         raise InvalidRequestError(
-            "resumable goes with a stream of one choice, without log-probabilities and token ids",
+            "resumable goes with a stream of one choice, without log-probabilities, token ids "
+            "and tools",
             field="resumable",
         )
     return True

@@ -4,20 +4,31 @@ A shape makes the objects of one choice; what is around them (`envelope`) is
 the same for both but for names.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from treedraft.coordinator.http.calls import call_delta, whole_calls
 from treedraft.coordinator.http.logprobs import Tokens, completion_logprobs, message_logprobs
 from treedraft.core.session import FinishReason
+from treedraft.core.tools import ToolCallPiece
 from treedraft.text.token_bytes import TokenBytes
 
 # OpenAI has no word for the third: the client itself cancelled, or its time was up.
-FINISH_WORDS = {
+_FINISH_WORDS = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
     FinishReason.CANCELLED: "cancelled",
 }
 
+_TOOL_CALLS = "tool_calls"
+
 Choice = dict[str, Any]
+CallPieces = Sequence[ToolCallPiece]
+
+
+def finish_word(reason: FinishReason, *, has_calls: bool) -> str:
+    """Return OpenAI's word for the end of a choice; one that ended by calling says so."""
+    return _TOOL_CALLS if has_calls and reason is FinishReason.STOP else _FINISH_WORDS[reason]
 
 
 class AnswerShape(Protocol):
@@ -36,15 +47,17 @@ class AnswerShape(Protocol):
         """Return `logprobs` of tokens whose text begins at an offset."""
         ...
 
-    def piece(self, index: int, text: str, extras: Choice) -> Choice:
-        """Return text that was added to a choice of a stream."""
+    def piece(self, index: int, text: str, calls: CallPieces, extras: Choice) -> Choice:
+        """Return what was added to a choice of a stream; only messages have calls."""
         ...
 
-    def ending(self, index: int, reason: FinishReason) -> Choice:
+    def ending(self, index: int, finish_reason: str) -> Choice:
         """Return the end of a choice of a stream."""
         ...
 
-    def whole(self, index: int, text: str, reason: FinishReason, extras: Choice) -> Choice:
+    def whole(
+        self, index: int, text: str, calls: CallPieces, finish_reason: str, extras: Choice
+    ) -> Choice:
         """Return a choice that is complete."""
         ...
 
@@ -66,25 +79,31 @@ class ChatShape:
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def piece(self, index: int, text: str, extras: Choice) -> Choice:
-        """Return a delta with text."""
-        delta = {"content": text}
+    def piece(self, index: int, text: str, calls: CallPieces, extras: Choice) -> Choice:
+        """Return a delta with text, calls or both."""
+        delta: Choice = {"content": text} if text or not calls else {}
+        if calls:
+            delta["tool_calls"] = [call_delta(call) for call in calls]
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         return choice | extras
 
-    def ending(self, index: int, reason: FinishReason) -> Choice:
+    def ending(self, index: int, finish_reason: str) -> Choice:
         """Return an empty delta with the reason."""
-        word = FINISH_WORDS[reason]
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": word}
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_reason}
 
-    def whole(self, index: int, text: str, reason: FinishReason, extras: Choice) -> Choice:
-        """Return a message."""
-        message = {"role": "assistant", "content": text, "refusal": None}
+    def whole(
+        self, index: int, text: str, calls: CallPieces, finish_reason: str, extras: Choice
+    ) -> Choice:
+        """Return a message; one that is nothing but calls has no content."""
+        content = text if text or not calls else None
+        message: Choice = {"role": "assistant", "content": content, "refusal": None}
+        if calls:
+            message["tool_calls"] = whole_calls(calls)
         choice = {
             "index": index,
             "message": message,
             "logprobs": None,
-            "finish_reason": FINISH_WORDS[reason],
+            "finish_reason": finish_reason,
         }
         return choice | extras
 
@@ -105,20 +124,21 @@ class CompletionShape:
         """Return nothing: plain text has no opening."""
         return None
 
-    def piece(self, index: int, text: str, extras: Choice) -> Choice:
+    def piece(self, index: int, text: str, calls: CallPieces, extras: Choice) -> Choice:
         """Return text that was added."""
         choice = {"index": index, "text": text, "logprobs": None, "finish_reason": None}
         return choice | extras
 
-    def ending(self, index: int, reason: FinishReason) -> Choice:
+    def ending(self, index: int, finish_reason: str) -> Choice:
         """Return the reason, and no text."""
-        word = FINISH_WORDS[reason]
-        return {"index": index, "text": "", "logprobs": None, "finish_reason": word}
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": finish_reason}
 
-    def whole(self, index: int, text: str, reason: FinishReason, extras: Choice) -> Choice:
+    def whole(
+        self, index: int, text: str, calls: CallPieces, finish_reason: str, extras: Choice
+    ) -> Choice:
         """Return the text."""
-        word = FINISH_WORDS[reason]
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": word} | extras
+        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+        return choice | extras
 
 
 CHAT = ChatShape()

@@ -67,10 +67,9 @@ class AnswerStream:
             if not event.token_ids and state.options.has_closing_text:
                 return b""
             tells_tokens = state.options.has_token_ids or state.options.has_logprobs
-            is_wanted = event.text or (tells_tokens and event.token_ids)
+            is_wanted = event.text or event.tool_calls or (tells_tokens and event.token_ids)
             return self._chunk(self._piece(choice, event)) if is_wanted else b""
-        assert choice.finished is not None
-        return self._chunk(state.shape.ending(index, choice.finished.reason))
+        return self._chunk(state.shape.ending(index, choice.finish_word))
 
     def _open(self, index: int, started: Started) -> bytes:
         shape, written = self._state.shape, b""
@@ -81,12 +80,12 @@ class AnswerStream:
             written = self._chunk(opening)
         prompt_texts = self._state.words.prompt_texts
         if prompt_texts:
-            written += self._chunk(shape.piece(index, prompt_texts[index], {}))
+            written += self._chunk(shape.piece(index, prompt_texts[index], (), {}))
         return written
 
     def _piece(self, choice: ChoiceState, delta: Delta) -> Choice:
         extras = self._state.extras(choice, delta.token_ids, delta.sources, delta.logprobs)
-        return self._state.shape.piece(choice.index, delta.text, extras)
+        return self._state.shape.piece(choice.index, delta.text, delta.tool_calls, extras)
 
     def _chunk(self, choice: Choice) -> bytes:
         content = {**self._envelope, "choices": [choice]}

@@ -1,0 +1,324 @@
+"""Tool calls as OpenAI's own client sees them, before a coordinator and a scripted target."""
+
+import json
+from collections.abc import AsyncIterator
+
+import openai
+import pytest
+from openai import AsyncOpenAI, pydantic_function_tool
+from pydantic import BaseModel
+from tests.unit.coordinator.cluster import Cluster, a_cluster
+from tests.unit.coordinator.support import FakeTarget, describe_toy, encode, output, says, until
+from tests.unit.text.tool_models import TEMPLATES, tokenizer_json
+from tokenizers import Tokenizer
+
+from treedraft.core.grammar import GrammarKind
+from treedraft.core.session import FinishReason
+
+ASK = [{"role": "user", "content": "rain?"}]
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Looks out.", "parameters": PARAMETERS},
+}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+TOOLS = [WEATHER, CLOCK]
+ROME = '{"city": "Röme"}'
+CALL = f'<tool_call>\n{{"name": "weather", "arguments": {ROME}}}\n</tool_call>'
+TWO_CALLS = f'{CALL}\n<tool_call>\n{{"name": "clock", "arguments": {{}}}}\n</tool_call>'
+READ = [("weather", ROME), ("clock", "{}")]
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    async with a_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def client(cluster) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{cluster.address}/v1", api_key="x", max_retries=0) as client:
+        yield client
+
+
+async def a_toy(cluster, script=None, template="hermes", **changes) -> FakeTarget:
+    """Add a target whose model calls tools."""
+    room = {"context_length": 2048, "max_prompt_tokens": 2000}
+    description = describe_toy(**{"chat_template": TEMPLATES[template], **room, **changes})
+    target = FakeTarget(description=description, script=script)
+    await cluster.add_target(target)
+    return target
+
+
+def calls_of(message) -> list[tuple[str, str]]:
+    return [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
+
+
+async def test_calls_are_told_apart_from_the_text(cluster, client):
+    target = await a_toy(cluster, says(f"Let me look.\n{TWO_CALLS}"))
+    answer = await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS)
+    (choice,) = answer.choices
+    assert choice.message.content == "Let me look."
+    assert calls_of(choice.message) == READ
+    assert choice.finish_reason == "tool_calls"
+    ids = [call.id for call in choice.message.tool_calls]
+    assert len(set(ids)) == 2
+    assert all(one.startswith("call_") for one in ids)
+    (spec,) = target.started.values()
+    prompt = bytes_of(spec.token_ids)
+    assert json.loads(prompt.splitlines()[0]) == WEATHER
+    assert spec.sampling.grammar is None
+
+
+def bytes_of(token_ids) -> str:
+    return Tokenizer.from_str(tokenizer_json(has_markers=False)).decode(list(token_ids))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
+async def test_calls_stream_piece_by_piece(cluster, client, chunk):
+    await a_toy(cluster, says(f"Hm. {TWO_CALLS}", chunk=chunk))
+    stream = await client.chat.completions.create(
+        model="toy", messages=ASK, tools=TOOLS, stream=True
+    )
+    content, calls, reasons, num_pieces = "", {}, [], 0
+    async for chunk_ in stream:
+        (choice,) = chunk_.choices
+        content += choice.delta.content or ""
+        reasons.append(choice.finish_reason)
+        for piece in choice.delta.tool_calls or []:
+            num_pieces += 1
+            if piece.id:
+                assert piece.index == len(calls)
+                calls[piece.index] = [piece.function.name, ""]
+            calls[piece.index][1] += piece.function.arguments
+    assert content == "Hm."
+    assert [tuple(call) for call in calls.values()] == READ
+    assert reasons[-1] == "tool_calls"
+    assert set(reasons[:-1]) == {None}
+    assert num_pieces > 2 or chunk > 2
+
+
+async def test_a_call_begins_to_stream_before_it_ends(cluster, client):
+    begun = encode(CALL[: CALL.index("Röme")])
+    target = await a_toy(cluster, lambda spec: [output(spec, 0, begun)])
+    async with client.chat.completions.stream(model="toy", messages=ASK, tools=TOOLS) as events:
+        spec = await target.session()
+        seen = []
+        async for event in events:
+            seen.append(event)
+            if event.type == "tool_calls.function.arguments.delta":
+                break
+        assert seen[-1].arguments_delta == '{"city": "'
+        assert seen[-1].name == "weather"
+        target.say(output(spec, len(begun), encode(CALL)[len(begun) :], FinishReason.STOP))
+        whole = await events.get_final_completion()
+    assert calls_of(whole.choices[0].message) == READ[:1]
+    assert whole.choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>\n{"name": "bomb", "arguments": {}}\n</tool_call>',
+        "<tool_call>\nnonsense",
+        "no call at all",
+    ],
+)
+@pytest.mark.parametrize("is_streaming", [False, True])
+async def test_what_is_no_call_is_content(cluster, client, text, is_streaming):
+    await a_toy(cluster, says(text))
+    answer = await client.chat.completions.create(
+        model="toy", messages=ASK, tools=TOOLS, stream=is_streaming
+    )
+    if is_streaming:
+        chunks = [chunk async for chunk in answer]
+        content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        reason = chunks[-1].choices[0].finish_reason
+    else:
+        (choice,) = answer.choices
+        content, reason = choice.message.content, choice.finish_reason
+        assert choice.message.tool_calls is None
+    assert (content, reason) == (text, "stop")
+
+
+async def test_a_call_that_is_cut_off_ends_by_length(cluster, client):
+    await a_toy(cluster, says(CALL[:50], reason=FinishReason.LENGTH))
+    answer = await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS)
+    (choice,) = answer.choices
+    assert choice.finish_reason == "length"
+    assert ROME.startswith(calls_of(choice.message)[0][1])
+
+
+async def test_what_was_called_goes_back_into_the_conversation(cluster, client):
+    target = await a_toy(
+        cluster, lambda spec: says(CALL if spec.prompt_length < 400 else "Wet.")(spec)
+    )
+    first = await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS)
+    message = first.choices[0].message
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain " * 20}
+    for sent in (message, message.model_dump()):
+        answer = await client.chat.completions.create(
+            model="toy", messages=[*ASK, sent, result], tools=TOOLS
+        )
+        assert answer.choices[0].message.content == "Wet."
+        assert answer.choices[0].finish_reason == "stop"
+    prompt = bytes_of(list(target.started.values())[-1].token_ids)
+    assert f'assistant:<tool_call>{{"name": "weather", "arguments": {ROME}}}' in prompt
+    assert "tool:rain rain" in prompt
+
+
+FORCED = [
+    ({"tool_choice": "required"}, ["weather", "clock"]),
+    ({"tool_choice": "required", "parallel_tool_calls": False}, ["weather", "clock"]),
+    ({"tool_choice": {"type": "function", "function": {"name": "clock"}}}, ["clock"]),
+    ({"parallel_tool_calls": False}, ["weather", "clock"]),
+]
+
+
+@pytest.mark.parametrize(("asked", "names"), FORCED)
+async def test_calls_that_must_be_made_are_a_grammar(cluster, client, asked, names):
+    target = await a_toy(cluster, says(CALL))
+    await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS, **asked)
+    (spec,) = target.started.values()
+    grammar = spec.sampling.grammar
+    assert grammar.kind is GrammarKind.LARK
+    for name in ("weather", "clock"):
+        assert (f'\\"{name}\\"' in grammar.source) == (name in names)
+    assert ("FREE" in grammar.source) == ("tool_choice" not in asked)
+
+
+async def test_no_tools_are_shown_where_none_may_be_called(cluster, client):
+    target = await a_toy(cluster, says(CALL))
+    answer = await client.chat.completions.create(
+        model="toy", messages=ASK, tools=TOOLS, tool_choice="none"
+    )
+    assert answer.choices[0].message.content == CALL
+    assert answer.choices[0].message.tool_calls is None
+    (spec,) = target.started.values()
+    assert list(spec.token_ids) == encode("user:rain?\nassistant:")
+
+
+class Weather(BaseModel):
+    city: str
+
+
+async def test_the_helpers_of_the_client_parse_what_was_called(cluster, client):
+    await a_toy(cluster, says(CALL.replace("weather", "Weather")))
+    answer = await client.chat.completions.parse(
+        model="toy", messages=ASK, tools=[pydantic_function_tool(Weather)]
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.parsed_arguments == Weather(city="Röme")
+
+
+async def test_several_choices_call_each_for_itself(cluster, client):
+    await a_toy(cluster, lambda spec: says(CALL if spec.choice else "no")(spec))
+    answer = await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS, n=3)
+    assert [choice.finish_reason for choice in answer.choices] == [
+        "stop",
+        "tool_calls",
+        "tool_calls",
+    ]
+    assert [choice.message.content for choice in answer.choices] == ["no", None, None]
+    assert len({calls.id for c in answer.choices for calls in c.message.tool_calls or []}) == 2
+
+
+async def test_markers_that_are_special_tokens_are_seen(cluster, client):
+    source = tokenizer_json(has_markers=True)
+    tokenizer = Tokenizer.from_str(source)
+    text = f"Well.[TOOL_CALLS]weather[ARGS]{ROME}"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+
+    def script(spec):
+        middle = len(ids) // 2
+        return [
+            output(spec, 0, ids[:middle]),
+            output(spec, middle, ids[middle:], FinishReason.STOP),
+        ]
+
+    marked = {"tokenizer_json": source, "vocab_size": tokenizer.get_vocab_size()}
+    await a_toy(cluster, script, "mistral_named", **marked)
+    answer = await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS)
+    (choice,) = answer.choices
+    assert (choice.message.content, calls_of(choice.message)) == ("Well.", READ[:1])
+    assert len(choice.message.tool_calls[0].id) == 9
+
+
+REFUSED = [
+    (
+        {"tools": TOOLS, "response_format": {"type": "json_object"}},
+        "tools_conflict",
+        "response_format",
+    ),
+    ({"tools": [WEATHER, WEATHER]}, "invalid_tools", "tools"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "invalid_tools", "tools"),
+    (
+        {
+            "tools": [
+                {"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}
+            ]
+        },
+        "invalid_tools",
+        "tools",
+    ),
+    ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "invalid_value", "tools[0].type"),
+    (
+        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}},
+        "invalid_tools",
+        "tool_choice",
+    ),
+    ({"tools": TOOLS, "tool_choice": "perhaps"}, "invalid_value", "tool_choice"),
+    ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
+    (
+        {"tools": [WEATHER | {"function": {"name": "a", "parameters": {"$ref": "#/x"}}}]},
+        "invalid_grammar",
+        "tools",
+    ),
+    ({"tools": TOOLS, "extra_body": {"ignore_eos": True}}, "grammar_conflict", "ignore_eos"),
+]
+
+
+@pytest.mark.parametrize(("asked", "code", "param"), REFUSED)
+async def test_what_cannot_be_called_is_refused_by_name(cluster, client, asked, code, param):
+    target = await a_toy(cluster, says("x"))
+    if code in ("invalid_grammar", "grammar_conflict"):
+        asked = {**asked, "tool_choice": "required"}
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(model="toy", messages=ASK, **asked)
+    assert (caught.value.code, caught.value.param) == (code, param)
+    assert not target.started
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+async def test_a_model_that_knows_no_tools_says_so(cluster, client, is_streaming):
+    await cluster.add_target(FakeTarget(script=says("x")))
+    called = {"id": "c", "type": "function", "function": {"name": "a", "arguments": "{}"}}
+    for asked, param in (
+        ({"messages": ASK, "tools": TOOLS}, "tools"),
+        ({"messages": [*ASK, {"role": "assistant", "tool_calls": [called]}]}, "messages"),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(model="toy", stream=is_streaming, **asked)
+        assert (caught.value.code, caught.value.param) == ("tools_unsupported", param)
+
+
+async def test_a_template_in_a_format_nobody_knows_is_refused(cluster, client):
+    await a_toy(cluster, chat_template="{{ tools }}{{ messages }}")
+    with pytest.raises(openai.BadRequestError, match="format") as caught:
+        await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS)
+    assert caught.value.code == "tools_unsupported"
+
+
+async def test_a_reader_that_leaves_amid_a_call_cancels(cluster, client):
+    target = await a_toy(cluster, lambda spec: [output(spec, 0, encode(CALL[:60]))])
+    async with client.chat.completions.stream(model="toy", messages=ASK, tools=TOOLS) as events:
+        spec = await target.session()
+        async for event in events:
+            if event.type == "tool_calls.function.arguments.delta":
+                break
+    await until(lambda: target.cancelled == [spec.session_id])
