@@ -70,7 +70,7 @@ def test_gpus_bring_their_image_their_resource_and_a_toleration(helm):
     pool = {"gpus": 2, "tolerations": [{"key": "team", "operator": "Exists"}]}
     _, pod = a_target(helm, pool)
     assert container(pod)["image"] == "treedraft/inference-cuda:0.1.0"
-    assert container(pod)["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert container(pod)["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert [item["key"] for item in pod["spec"]["tolerations"]] == ["team", "nvidia.com/gpu"]
 
 

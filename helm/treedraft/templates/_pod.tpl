@@ -115,15 +115,19 @@ env:
 ports:
   - name: grpc
     containerPort: {{ include "treedraft.port.grpc" . }}
+    protocol: TCP
   - name: health
     containerPort: {{ include "treedraft.port.health" . }}
+    protocol: TCP
   {{- range .ports }}
   - name: {{ .name }}
     containerPort: {{ .port }}
+    protocol: TCP
   {{- end }}
   {{- if .root.Values.metrics.enabled }}
   - name: metrics
     containerPort: {{ .root.Values.metrics.port }}
+    protocol: TCP
   {{- end }}
 startupProbe:
   {{- include "treedraft.probe" (dict "root" .root) | nindent 2 }}
@@ -163,7 +167,7 @@ volumeMounts:
 {{- define "treedraft.resources" -}}
 {{- $resources := deepCopy .resources }}
 {{- if .gpus }}
-{{- $resources = set $resources "limits" (set (deepCopy (default dict $resources.limits)) .gpuResource .gpus) }}
+{{- $resources = set $resources "limits" (set (deepCopy (default dict $resources.limits)) .gpuResource (toString .gpus)) }}
 {{- end }}
 {{- toYaml $resources }}
 {{- end }}

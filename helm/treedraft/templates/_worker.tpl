@@ -166,10 +166,12 @@ spec:
     - name: grpc
       port: {{ include "treedraft.port.grpc" . }}
       targetPort: grpc
+      protocol: TCP
     {{- if .root.Values.metrics.enabled }}
     - name: metrics
       port: {{ .root.Values.metrics.port }}
       targetPort: metrics
+      protocol: TCP
     {{- end }}
 {{- end }}
 

@@ -53,10 +53,12 @@ redis://{{ include "treedraft.componentName" (dict "root" . "component" "redis")
 - name: grpc
   port: {{ include "treedraft.port.grpc" . }}
   targetPort: grpc
+  protocol: TCP
   appProtocol: grpc
 {{- if .Values.coordinator.http.enabled }}
 - name: http
   port: {{ include "treedraft.port.http" . }}
   targetPort: http
+  protocol: TCP
 {{- end }}
 {{- end }}

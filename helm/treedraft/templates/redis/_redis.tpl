@@ -9,6 +9,7 @@ args: [--save, "", --appendonly, "no", --dir, /tmp, --maxmemory, {{ $spec.maxMem
 ports:
   - name: redis
     containerPort: 6379
+    protocol: TCP
 {{- range $probe := list "startupProbe" "readinessProbe" "livenessProbe" }}
 {{ $probe }}:
   exec:
