@@ -51,7 +51,7 @@ def test_containers_have_no_rights_and_a_read_only_root(name, service):
 def test_images_are_named_exactly():
     for service in [*BASE["services"].values(), *OVER["services"].values()]:
         if "image" in service:
-            tag = service["image"].rpartition(":")[2]
+            tag = service["image"].partition("@")[0].rpartition(":")[2]
             assert tag[:1].isdigit() or tag[:1] == "v"
 
 
