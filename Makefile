@@ -40,7 +40,7 @@ weights: setup ## Fetch the default model into the cache folder (98 MB)
 
 .PHONY: test
 test: setup ## Run the test suite (no weights needed)
-	$(PYTEST) -m "not real_model and not statistical and not browser" $(ARGS)
+	$(PYTEST) -m "not real_model and not statistical and not browser and not kube and not hosts" $(ARGS)
 
 .PHONY: chaos
 chaos: setup ## Kill, freeze, cut and restart everything under load: make chaos SECONDS=600 SEED=1
@@ -82,11 +82,27 @@ test-all: test test-browser test-statistical test-real ## Run everything
 golden: weights ## Write anew what transformers' generate says (slow; only for new weights)
 	$(BIN)/python scripts/make_golden.py "$$($(BIN)/treedraft fetch default)" tests/golden/greedy.json
 
+.PHONY: hosts
+hosts: setup ## Run each service on a host of its own, over slow, lossy and cut links (network namespaces)
+	$(PYTEST) -m hosts -s tests/hosts $(ARGS)
+
+.PHONY: test-kube
+test-kube: setup ## Hold chart and autoscaler against a real API server, if `make kube-binaries` was run
+	$(PYTEST) -m kube tests/kube $(ARGS)
+
+.PHONY: kube-binaries
+kube-binaries: setup ## Build a real API server from Debian's sources into the cache (ten minutes, once; root)
+	$(BIN)/python -m scripts.kube_binaries
+
 ##@ Check
 
 .PHONY: kind
 kind: ## Install the chart in a kind cluster (wants docker, kind, kubectl, helm; not run by our checks)
 	scripts/kind.sh
+
+.PHONY: pin-bases
+pin-bases: setup ## Pin images of others by the digests that docker says they have now
+	$(BIN)/python -m scripts.pin_bases
 
 .PHONY: check
 check: lint types imports proto-check chart-check test-fast ## Do all that is fast: format, lint, types, imports, protos, chart, unit tests

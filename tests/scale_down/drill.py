@@ -1,9 +1,9 @@
 """Four targets become one while sessions stream.
 
 Everything is a process: coordinators, targets, a drafter, Redis, and our autoscaler, which
-looks at the coordinators, marks what each pod's end would cost and writes the new size.
-What it decides is done by a stand-in for Kubernetes' controllers. Every answer is compared
-with the undisturbed one.
+looks at the coordinators, marks what each pod's end would cost and writes the new size. What
+that means for pods is a cluster's matter: a stand-in (`replica_set`) or a real one
+(`tests/kube`). Every answer is compared with the undisturbed one.
 """
 
 import asyncio
@@ -13,16 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from tests.chaos.faults import TARGET
 from tests.chaos.fleet import Fleet, FleetPlan
 from tests.chaos.load import Load, make_queries
-from tests.kube_api import KubeApi
 from tests.scale_down.autoscaler_process import (
     AutoscalerProcess,
     endpoints_setting,
     pools_setting,
-    write_kubeconfig,
 )
-from tests.scale_down.replica_set import Removal, ReplicaSet
+from tests.scale_down.cluster import Cluster, Removal
 
 from treedraft.core.worker import WorkerRole
 from treedraft.inference.toy import make_toy_model
@@ -30,9 +29,7 @@ from treedraft.rpc.coordinator_client import CoordinatorClient
 from treedraft.telemetry import names
 
 NUM_TARGETS = 4
-_DEPLOYMENT = "target"
-# A Deployment's pods carry the hash of their template in their names.
-_POOL = "target-5f6d8c"
+LEASE = "demo-treedraft-autoscaler"
 _PATIENCE_SECONDS = 120.0
 
 # Nothing but sessions counts, there is room for all of them on one target, and nobody waits.
@@ -79,6 +76,7 @@ class Figures:
 
 async def scale_down(
     folder: Path,
+    cluster: Cluster,
     *,
     pace: Mapping[str, str] = AT_ONCE,
     at_once: int = 12,
@@ -97,7 +95,7 @@ async def scale_down(
         num_coordinators=num_coordinators,
         num_targets=NUM_TARGETS,
         num_drafters=1,
-        target_pool=_POOL,
+        target_pool=cluster.pool,
         settings={"TREEDRAFT_TARGET__DRAIN_SECONDS": str(drain_seconds)},
     )
     async with Fleet(plan, folder) as fleet:
@@ -105,29 +103,17 @@ async def scale_down(
         load = Load(fleet.endpoints, queries)
         try:
             await load.learn(at_once=4)
-            with KubeApi() as kube:
-                pods = _pods(kube, fleet)
-                await _under_load(fleet, load, pods, folder, pace, at_once, seconds_after)
-                reasons = _reasons(kube)
+            await _under_load(fleet, load, cluster, folder, pace, at_once, seconds_after)
         finally:
             await load.close()
         moves = await _num_moves(fleet)
-    return _figures(load, pods, moves, reasons)
-
-
-def _pods(kube: KubeApi, fleet: Fleet) -> ReplicaSet:
-    targets = {
-        name: service for name, service in fleet.services.items() if service.role == "target"
-    }
-    pods = ReplicaSet(kube, _DEPLOYMENT, targets)
-    pods.create()
-    return pods
+    return _figures(load, cluster, moves)
 
 
 async def _under_load(
     fleet: Fleet,
     load: Load,
-    pods: ReplicaSet,
+    cluster: Cluster,
     folder: Path,
     pace: Mapping[str, str],
     at_once: int,
@@ -136,20 +122,23 @@ async def _under_load(
     is_over = asyncio.Event()
     settings = {
         "COORDINATORS": endpoints_setting(fleet.endpoints),
-        "POOLS": pools_setting("Deployment", _DEPLOYMENT, most=NUM_TARGETS),
-        "NAMESPACE": "ns",
+        "POOLS": pools_setting(cluster.kind, cluster.workload, most=NUM_TARGETS),
+        "NAMESPACE": cluster.namespace,
         "INTERVAL_SECONDS": "0.3",
+        # Whoever may write a lease may write that of this name.
+        "LEADER__LEASE_NAME": LEASE,
         **pace,
     }
-    server = f"http://127.0.0.1:{pods.kube.server.server_port}"
-    kubeconfig = write_kubeconfig(folder / "kubeconfig", server)
+    targets = {name: one for name, one in fleet.services.items() if one.role == TARGET}
+    await cluster.create(targets)
+    kubeconfig = cluster.kubeconfig(folder)
     async with asyncio.TaskGroup() as group:
         group.create_task(load.run(at_once, is_over, seed=4))
-        following = group.create_task(pods.follow())
+        following = group.create_task(cluster.follow())
         await _until_all_are_busy(fleet)
         async with AutoscalerProcess(folder, kubeconfig, settings) as autoscaler:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while len(pods.removals) < NUM_TARGETS - 1:
+                while len(cluster.removals) < NUM_TARGETS - 1:
                     autoscaler.check()
                     await asyncio.sleep(0.05)
             await asyncio.sleep(seconds_after)
@@ -194,13 +183,7 @@ def _read(url: str) -> str:
         return response.read().decode()
 
 
-def _reasons(kube: KubeApi) -> tuple[str, ...]:
-    return tuple(
-        found["message"] for (plural, _), found in kube.objects.items() if plural == "events"
-    )
-
-
-def _figures(load: Load, pods: ReplicaSet, moves: int, reasons: tuple[str, ...]) -> Figures:
+def _figures(load: Load, cluster: Cluster, moves: int) -> Figures:
     outcome = load.outcome
     return Figures(
         sessions=outcome.num_sessions,
@@ -210,8 +193,8 @@ def _figures(load: Load, pods: ReplicaSet, moves: int, reasons: tuple[str, ...])
         changed=outcome.verdicts["changed"],
         moves=moves,
         longest_stall_seconds=round(max((one.seconds for one in outcome.stalls), default=0.0), 3),
-        removals=tuple(pods.removals),
-        costs=pods.costs,
-        reasons=reasons,
+        removals=tuple(cluster.removals),
+        costs=cluster.costs,
+        reasons=cluster.reasons(),
         examples=tuple(outcome.examples),
     )

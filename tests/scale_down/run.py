@@ -11,12 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.kube_api import KubeApi
 from tests.scale_down.drill import AT_ONCE, NUM_TARGETS, ONE_BY_ONE, Figures, scale_down
+from tests.scale_down.replica_set import ReplicaSet
 
 
 def _table(name: str, figures: Figures) -> str:
     ends = ", ".join(
-        f"{one.name} ({one.cost} sessions) in {one.seconds:.1f} s" for one in figures.removals
+        f"{one.name} ({figures.costs[one.name]} sessions) in {one.seconds:.1f} s"
+        for one in figures.removals
     )
     return "\n".join(
         (
@@ -38,10 +41,11 @@ def main() -> int:
     options = parser.parse_args()
     found: dict[str, Figures] = {}
     for name, pace in (("at once", AT_ONCE), ("one by one", ONE_BY_ONE)):
-        with tempfile.TemporaryDirectory(prefix="treedraft-scale-") as folder:
+        with KubeApi() as kube, tempfile.TemporaryDirectory(prefix="treedraft-") as folder:
             found[name] = asyncio.run(
                 scale_down(
                     Path(folder),
+                    ReplicaSet(kube),
                     pace=pace,
                     at_once=options.sessions,
                     num_coordinators=2,

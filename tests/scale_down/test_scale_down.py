@@ -1,8 +1,9 @@
 """From four targets to one under load: the autoscaler chooses, pods drain, nothing is lost."""
 
 import pytest
+from tests.kube_api import KubeApi
 from tests.scale_down.drill import NUM_TARGETS, scale_down
-from tests.scale_down.replica_set import first_to_go
+from tests.scale_down.replica_set import ReplicaSet, first_to_go
 from tests.unit.coordinator.redis_server import find_redis_server
 
 
@@ -14,7 +15,8 @@ def test_the_cheapest_pods_go_first_whatever_their_names():
 @pytest.mark.skipif(find_redis_server() is None, reason="no redis-server on this machine")
 async def test_four_targets_become_one_and_no_answer_is_anything_but_right(tmp_path, monkeypatch):
     monkeypatch.setenv("TREEDRAFT_NATIVE", "0")  # to compile takes longer than the rest
-    figures = await scale_down(tmp_path)
+    with KubeApi() as kube:
+        figures = await scale_down(tmp_path, ReplicaSet(kube))
     print(figures)
     assert figures.is_good, figures
     assert len(figures.removals) == NUM_TARGETS - 1
