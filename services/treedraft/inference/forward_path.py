@@ -11,6 +11,7 @@ import ctypes
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from treedraft.core.errors import InvalidRequestError
@@ -46,6 +47,8 @@ class ForwardPath:
 
     def take(self, module: PreTrainedModel) -> NativeDecoder | None:
         """Make a module ready to go this way; return its native decoder, if it has one."""
+        if self.library or self.is_packed:
+            _let_go_of_files(module)
         if self.library:
             return go_native(module, self.library, self.storage)
         if self.is_lean:
@@ -53,6 +56,17 @@ class ForwardPath:
         if self.is_packed:
             prepack_linears(module)
         return None
+
+
+def _let_go_of_files(module: PreTrainedModel) -> None:
+    """Copy what is not going to be packed, embedding and norms, out of the files of a module.
+
+    A file stays in memory as a whole as long as one tensor in it is used.
+    """
+    for child in module.modules():
+        if not isinstance(child, nn.Linear):
+            for tensor in (*child.parameters(recurse=False), *child.buffers(recurse=False)):
+                tensor.data = tensor.data.clone()
 
 
 def choose_path(

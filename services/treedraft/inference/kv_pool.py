@@ -10,11 +10,14 @@ Invariant: a slot that was never written holds zeros, and no reader looks at a
 slot of another session.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+_ALIGNMENT = 64  # bytes: a cache line, as torch has it
 
 
 class KVPool:
@@ -34,10 +37,10 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
-        """Reserve the memory; on a CPU the pages of it are touched at first use only."""
+        """Reserve the memory; on a CPU it is taken as slots are first used, lowest first."""
         shape = (num_layers, num_slots, num_kv_heads, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = _zeros(shape, dtype, torch.device(device))
+        self.values = _zeros(shape, dtype, torch.device(device))
         self._words = (
             None
             if self.keys.device.type != "cpu"
@@ -90,6 +93,19 @@ class KVPool:
         write = torch.tensor(destinations, dtype=torch.int64, device=device)
         for stored in (self.keys, self.values):
             stored.index_copy_(1, write, stored.index_select(1, read))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return zeros; on a CPU, such as the system makes when they are first touched.
+
+    Torch would write them all at once: gigabytes taken and never used.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(num_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(raw[start : start + num_bytes]).view(dtype).view(shape)
 
 
 def _words_of(stored: torch.Tensor) -> npt.NDArray[np.signedinteger]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from treedraft.core.errors import UnsupportedModelError
 from treedraft.core.exchange import SharedTokenizer
 from treedraft.core.model_description import ModelDescription
@@ -30,6 +32,8 @@ from treedraft.target.warm_up import warm_up
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import Tracing
 from treedraft.text.grammar import GrammarFactory
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ def assemble(
         dtype=model.dtype,
         device=model.device,
     )
+    _log.info("KV pool", tokens=kv.num_slots, most_mb=round(kv.num_bytes / 1e6))
     runner = Runner(model, kv)
     max_session_tokens = min(model.context_length, pool.num_blocks * size)
     description = describe(model, max_prompt_tokens=max_session_tokens - 1, block_size=size)

@@ -21,8 +21,8 @@ class KVSettings(Frozen):
     tokens: int = Field(
         default=65536,
         ge=64,
-        description="Tokens the pool holds, over all sessions; memory is this times the bytes a "
-        "token takes (46 KB in fp32 for the default model).",
+        description="Tokens the pool holds, over all sessions. This bounds its memory: a token "
+        "takes 46 KB in fp32 of the default model, so 3 GB in all; on a CPU as it is first used.",
     )
     block_size: int = Field(
         default=16, ge=1, le=256, description="Tokens per page, the unit of prefix sharing."

@@ -1,5 +1,8 @@
 """Which way a model's passes go, and what is refused."""
 
+import gc
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from treedraft.inference.native.compiler import find_compiler
 from treedraft.inference.native.decoder import WeightStorage
 from treedraft.inference.toy import make_toy_model
 
+MAPS = Path("/proc/self/maps")
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 
 
@@ -50,3 +54,18 @@ def test_another_dtype_goes_through_torch(toy):
     model = load_model(toy, dtype="bfloat16")
     assert model.native is None
     assert model.dtype is torch.bfloat16
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="needs Linux")
+@pytest.mark.parametrize("is_native", [pytest.param(True, marks=needs_compiler), False])
+def test_a_packed_module_lets_go_of_its_files(toy, monkeypatch, is_native):
+    if not is_native:
+        monkeypatch.setattr(forward_path, "native_library", lambda: None)
+    kept = load_model(toy, is_packed=False)
+    assert str(toy) in MAPS.read_text()
+    del kept
+    gc.collect()
+    model = load_model(toy)
+    assert (model.native is not None) == is_native
+    gc.collect()
+    assert str(toy) not in MAPS.read_text()

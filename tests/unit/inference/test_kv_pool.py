@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -43,3 +46,27 @@ def test_geometry_and_size():
     assert (pool.num_layers, pool.num_slots, pool.num_kv_heads, pool.head_dim) == (3, 8, 2, 4)
     assert pool.num_bytes == 2 * 3 * 8 * 2 * 4 * 2
     assert not pool.keys.any()
+
+
+def resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_memory_is_taken_as_slots_are_used():
+    before = resident_bytes()
+    pool = KVPool(2, 131_072, 8, 64, dtype=torch.float32, device="cpu")
+    assert pool.num_bytes == 1 << 30
+    reserved = resident_bytes() - before
+    pool.keys[:, : 131_072 // 2] = 1.0
+    used = resident_bytes() - before
+    assert reserved < 64 << 20
+    assert used > 200 << 20
+    assert not pool.keys[:, 131_072 // 2].any()
+
+
+@pytest.mark.parametrize("num_slots", [1, 7, 4096])
+def test_numbers_begin_at_a_cache_line(num_slots):
+    pool = KVPool(1, num_slots, 1, 3, dtype=torch.bfloat16, device="cpu")
+    assert pool.keys.data_ptr() % 64 == pool.values.data_ptr() % 64 == 0

@@ -160,10 +160,10 @@ class NativeDecoder:
         )
 
     def _take_linear(self, layer: int, part: int, *linears: nn.Linear) -> None:
-        weight = torch.cat([linear.weight.detach() for linear in linears]).float().contiguous()
+        weight = _joined([linear.weight for linear in linears])
         bias = None
         if linears[0].bias is not None:
-            bias = torch.cat([linear.bias.detach() for linear in linears]).float().contiguous()
+            bias = _joined([linear.bias for linear in linears])
         outputs, inputs = weight.shape
         self._library.treedraft_decoder_set_linear(
             self._handle,
@@ -175,6 +175,12 @@ class NativeDecoder:
             inputs,
             _STORAGE_NUMBERS[self.storage],
         )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return parts one after another as float32; one that is so already is no copy."""
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return whole.detach().float().contiguous()
 
 
 def can_go_native(module: PreTrainedModel) -> bool:
