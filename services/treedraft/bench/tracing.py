@@ -8,7 +8,6 @@ the same for all of them; their texts are the same, token for token.
 """
 
 import json
-import random
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from treedraft.bench.answer import Answer, ask
+from treedraft.bench.estimate import Estimate, estimate
 from treedraft.bench.plan import WITHOUT_RECENT_TRAFFIC
 from treedraft.bench.prompts import conversations
 from treedraft.core.generation import ChatMessage, GenerateEvent, GenerateQuery
@@ -28,12 +28,6 @@ from treedraft.settings import TelemetrySettings
 
 OFF, DEFAULT, ALL = "off", "default", "all"
 MODES = (OFF, DEFAULT, ALL)
-_NUM_RESAMPLES = 2000
-_SEED = 7
-
-
-Estimate = tuple[float, float, float]
-"""A median, and the ends of its interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +75,6 @@ class TracingResult:
         """
         rows = zip(self.seconds[OFF], self.seconds[mode], self.num_tokens, strict=True)
         return estimate([(traced - off) / tokens * 1e6 for off, traced, tokens in rows])
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return the median of values and the 95 % interval of resampled medians."""
-    draw = random.Random(_SEED)
-    medians = sorted(median(draw.choices(values, k=len(values))) for _ in range(_NUM_RESAMPLES))
-    edge = _NUM_RESAMPLES // 40
-    return median(values), medians[edge], medians[-edge - 1]
 
 
 class _Traced:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import typer
 
+from treedraft.cli.bench_door import door
 from treedraft.cli.bench_tracing import tracing
 from treedraft.cli.benchmark import bench
 from treedraft.cli.chat import chat
@@ -62,6 +63,7 @@ def _bench_app() -> typer.Typer:
     """Return `bench`, which measures when called alone and has commands below it."""
     app = typer.Typer(name="bench", invoke_without_command=True, rich_markup_mode=None)
     app.callback(invoke_without_command=True)(bench)
+    app.command()(door)
     app.command()(hits)
     app.command()(host)
     app.command()(links)

@@ -1,0 +1,1 @@
+"""What the HTTP door costs beside the gRPC door: the same answers, chunk by chunk, over both."""
