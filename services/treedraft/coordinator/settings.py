@@ -1,6 +1,6 @@
 """Settings of the coordinator (`TREEDRAFT_COORDINATOR__…`)."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from treedraft.settings import (
@@ -11,6 +11,7 @@ from treedraft.settings import (
     TelemetrySettings,
     TlsSettings,
 )
+from treedraft.text.tool_formats.formats import ToolFormats
 
 
 class LimitSettings(Frozen):
@@ -90,10 +91,24 @@ class HttpSettings(Frozen):
     keep_alive_seconds: int = Field(
         default=30, ge=1, description="How long an idle connection is kept open."
     )
+    heartbeat_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        description="Longest silence on a stream; then a comment line goes out, so that nobody on "
+        "the way takes the connection for idle. A stream whose first token takes longer begins "
+        "without it. 0 sends none.",
+    )
     cors_origins: CommaSeparated = Field(
         default=(),
         description="Origins whose pages may ask from a browser, with commas between them; `*` "
         "is all. Empty allows none but the door's own.",
+    )
+    allowed_hosts: CommaSeparated = Field(
+        default=(),
+        description="Host names that requests may name, with commas between them; `*.` before a "
+        "domain is all below it, `*` all there are. Empty: this machine's own names where the "
+        "door listens on loopback without TLS and without API keys, which keeps out pages that "
+        "rebind their name; all names otherwise.",
     )
 
 
@@ -185,6 +200,12 @@ class CoordinatorSettings(ServiceSettings):
         description="Models that are served even while no target runs: asking for one answers "
         "MODEL_ASLEEP, and the autoscaler starts a target. With commas between them.",
     )
+    tool_formats: CommaSeparated = Field(
+        default=(),
+        description="`MODEL=FORMAT` for models whose chat template does not show how they write "
+        "tool calls, with commas between them; `*` is every model. Formats are `hermes`, "
+        "`llama3_json` and `mistral`.",
+    )
     describe_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Time for asking a new target what it serves."
     )
@@ -211,3 +232,9 @@ class CoordinatorSettings(ServiceSettings):
     http: HttpSettings = HttpSettings()
     tls: TlsSettings = Field(default_factory=TlsSettings)
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @field_validator("tool_formats")
+    @classmethod
+    def _check_tool_formats(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        ToolFormats(given)
+        return given

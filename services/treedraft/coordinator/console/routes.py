@@ -67,7 +67,7 @@ def _watched(cases: ConsoleCases, queries: Sequence[GenerateQuery], request: Req
         raise InvalidRequestError("the console asks for one answer at a time", field="n")
     query = replace(queries[0], watch_rounds=True)
     events = cases.generate(query, caller_of(request))
-    return EventStreamResponse(WatchedStream(cases.tokenizer_of).frames(events), events)
+    return EventStreamResponse(WatchedStream(cases.tokenizer_of).frames(events), events.aclose)
 
 
 def _overview(seen: Overview) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from treedraft import __version__
 from treedraft.coordinator.http.bodies import UNSUPPORTED
 from treedraft.coordinator.http.errors import from_validation, to_http
 from treedraft.coordinator.http.guard import Guard
+from treedraft.coordinator.http.hosts import AllowedHosts
 from treedraft.coordinator.http.operations import operator_routes
 from treedraft.coordinator.http.routes import openai_routes
 from treedraft.coordinator.settings import HttpSettings
@@ -29,6 +30,8 @@ def make_app(
     use_cases: UseCases,
     registry: CollectorRegistry,
     is_serving: Callable[[], bool],
+    *,
+    hosts: AllowedHosts,
 ) -> FastAPI:
     """Return the application.
 
@@ -37,6 +40,7 @@ def make_app(
         use_cases: what it is a skin of.
         registry: metrics that it shows.
         is_serving: whether requests are let in.
+        hosts: names that it answers to.
     """
     app = FastAPI(
         title="treedraft",
@@ -45,13 +49,14 @@ def make_app(
         docs_url=None,  # these pages would fetch scripts from elsewhere
         redoc_url=None,
     )
-    app.include_router(openai_routes(use_cases))
+    app.include_router(openai_routes(use_cases, settings.heartbeat_seconds))
     app.include_router(operator_routes(registry, is_serving))
     app.add_exception_handler(TreedraftError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(
         Guard,
+        hosts=hosts,
         max_body_bytes=settings.max_body_mb * _MEBIBYTE,
         max_head_bytes=settings.max_header_kb * _KIBIBYTE,
     )

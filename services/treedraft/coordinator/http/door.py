@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from treedraft.coordinator.http.app import make_app
+from treedraft.coordinator.http.hosts import hosts_of
 from treedraft.coordinator.http.server import HttpServer
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.use_cases import UseCases
@@ -32,7 +33,18 @@ class HttpDoor:
         self.is_serving = True
         self._server: HttpServer | None = None
         if settings.http.enabled:
-            app = make_app(settings.http, use_cases, registry, lambda: self.is_serving)
+            app = make_app(
+                settings.http,
+                use_cases,
+                registry,
+                lambda: self.is_serving,
+                hosts=hosts_of(
+                    settings.http.allowed_hosts,
+                    bound_to=settings.http.host,
+                    advertised=settings.http.advertise,
+                    is_guarded=bool(settings.door.keys_file) or settings.tls.is_spoken,
+                ),
+            )
             if settings.http.console:
                 console.attach(app)
             self._server = HttpServer(

@@ -62,6 +62,7 @@ _OPENAI_CODES = {
 _PARAMS = {
     "stop_strings": "stop",
     "num_logprobs": "logprobs",
+    "idempotency_key": "idempotency-key",
     "max_nodes": "speculation.max_nodes",
     "max_depth": "speculation.max_depth",
 }

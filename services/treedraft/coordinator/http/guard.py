@@ -1,4 +1,4 @@
-"""What stands before every route: size limits, request ids, and a net below.
+"""What stands before every route: size limits, hosts, request ids, and a net below.
 
 Plain ASGI, since anything that wraps bodies would cost each frame of a stream.
 An error that no route foresaw is logged and told without details; once a
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from treedraft.coordinator.http.errors import BODY_TOO_LARGE, HEAD_TOO_LARGE, to_http
+from treedraft.coordinator.http.hosts import AllowedHosts
 from treedraft.coordinator.http.responses import ClientGoneError
 from treedraft.core.errors import InvalidRequestError, TreedraftError
 
@@ -28,9 +29,12 @@ _log = structlog.get_logger(__name__)
 class Guard:
     """Wraps an application."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_head_bytes: int) -> None:
-        """Let bodies and heads in up to these sizes."""
+    def __init__(
+        self, app: ASGIApp, *, hosts: AllowedHosts, max_body_bytes: int, max_head_bytes: int
+    ) -> None:
+        """Let bodies and heads in up to these sizes, for these hosts."""
         self._app = app
+        self._hosts = hosts
         self._max_body_bytes = max_body_bytes
         self._max_head_bytes = max_head_bytes
 
@@ -52,6 +56,7 @@ class Guard:
 
         try:
             self._check_head(scope)
+            self._hosts.check(headers.get(b"host"))
             limited = self._limited(receive, headers.get(b"content-length", b""))
             await self._app(scope, limited, send_marked)
         except ClientGoneError:

@@ -1,5 +1,7 @@
 """Turns a checked body into the queries that it stands for, one per choice."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from treedraft.coordinator.http.bodies import (
@@ -45,6 +47,31 @@ def chat_queries(body: ChatBody) -> list[GenerateQuery]:
         tools=offer_of(body),
     )
     return _choices([query], body)
+
+
+def repeatable(queries: Sequence[GenerateQuery], key: str) -> list[GenerateQuery]:
+    """Return queries that mean the same sessions whenever they are made under this key.
+
+    Each choice has a key of its own, and a seed that is the same for all and each time.
+
+    Raises:
+        InvalidRequestError: IDEMPOTENCY_KEY_TOO_LONG.
+    """
+    keyed = [replace(query, idempotency_key=key) for query in queries]
+    if not key or len(keyed) == 1:
+        return keyed
+    seed = int.from_bytes(hashlib.sha256(f"seed of {key}".encode()).digest()[:8], "little")
+    return [
+        replace(
+            query,
+            idempotency_key=hashlib.sha256(f"{index} of {key}".encode()).hexdigest(),
+            sampling=replace(
+                query.sampling,
+                seed=seed if query.sampling.seed is None else query.sampling.seed,
+            ),
+        )
+        for index, query in enumerate(keyed)
+    ]
 
 
 def completion_queries(body: CompletionBody) -> list[GenerateQuery]:
@@ -144,5 +171,8 @@ def _speculation(body: GenerationBody) -> SpeculationOptions:
     if given is None:
         return SpeculationOptions()
     return SpeculationOptions(
-        enabled=given.enabled is not False, max_nodes=given.max_nodes, max_depth=given.max_depth
+        enabled=given.enabled is not False,
+        max_nodes=given.max_nodes,
+        max_depth=given.max_depth,
+        lookup=given.lookup is not False,
     )

@@ -6,7 +6,7 @@ connection only to those who listen, so both kinds of answer do.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -22,6 +22,9 @@ _EVENT_STREAM = [
     # Proxies that buffer would turn a stream into one late lump.
     (b"x-accel-buffering", b"no"),
 ]
+
+
+_COMMENT = b": still here\n\n"
 
 
 class ClientGoneError(Exception):
@@ -42,19 +45,28 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -
             raise ClientGoneError
         return working.result()
     finally:
-        await _end(working, gone)
+        await end(working, gone)
 
 
 class EventStreamResponse(Response):
     """Frames of server-sent events, sent as they come."""
 
     def __init__(
-        self, frames: AsyncGenerator[bytes, None], source: AsyncGenerator[Any, None]
+        self,
+        frames: AsyncGenerator[bytes, None],
+        close: Callable[[], Awaitable[None]],
+        *,
+        heartbeat_seconds: float = 0.0,
     ) -> None:
-        """Send these frames; in the end, close what they are made of."""
+        """Send these frames; in the end, `close` what they are made of.
+
+        Where there is none for so many seconds a comment is sent; 0 sends none.
+        """
         super().__init__()
+        self._heartbeat_seconds = heartbeat_seconds
+        self._sent_at = 0.0
         self._frames = frames
-        self._source = source
+        self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the frames end or the client is gone."""
@@ -65,15 +77,37 @@ class EventStreamResponse(Response):
             if sending.done():
                 sending.result()
         finally:
-            await _end(sending, gone)
-            await self._source.aclose()  # the frames may never have begun
+            await end(sending, gone)
+            await self._close()  # the frames may never have begun
 
     async def _send(self, send: Send) -> None:
-        async with aclosing(self._frames) as frames:
-            await send({"type": "http.response.start", "status": 200, "headers": _EVENT_STREAM})
-            async for frame in frames:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.start", "status": 200, "headers": _EVENT_STREAM})
+        beating = asyncio.ensure_future(self._beat(send))
+        try:
+            async with aclosing(self._frames) as frames:
+                async for frame in frames:
+                    await self._send_part(send, frame)
+        finally:
+            await end(beating)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _beat(self, send: Send) -> None:
+        """Send a comment whenever nothing else was sent for a while.
+
+        Beside the frames, not around them: a token costs no task of its own.
+        """
+        clock = asyncio.get_running_loop().time
+        self._sent_at = clock()
+        while self._heartbeat_seconds:
+            left = self._sent_at + self._heartbeat_seconds - clock()
+            if left <= 0:
+                await self._send_part(send, _COMMENT)
+            else:
+                await asyncio.sleep(left)
+
+    async def _send_part(self, send: Send, part: bytes) -> None:
+        self._sent_at = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -81,7 +115,8 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _end(*tasks: "asyncio.Future[Any]") -> None:
+async def end(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancel tasks and wait for their end."""
     for task in tasks:
         task.cancel()
     for task in tasks:

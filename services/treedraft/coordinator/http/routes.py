@@ -1,8 +1,8 @@
 """OpenAI's routes: `/v1/chat/completions`, `/v1/completions`, `/v1/models`."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -20,13 +20,15 @@ from treedraft.coordinator.http.answers import (
 from treedraft.coordinator.http.bodies import ChatBody, CompletionBody, GenerationBody
 from treedraft.coordinator.http.event_ids import resume_query, tells_end
 from treedraft.coordinator.http.grammars import grammar_param
-from treedraft.coordinator.http.queries import chat_queries, completion_queries
-from treedraft.coordinator.http.responses import EventStreamResponse, while_connected
+from treedraft.coordinator.http.queries import chat_queries, completion_queries, repeatable
+from treedraft.coordinator.http.responses import EventStreamResponse, end, while_connected
 from treedraft.coordinator.http.shapes import CHAT, COMPLETION, AnswerShape
 from treedraft.coordinator.http.streams import AnswerStream
 from treedraft.coordinator.use_cases import Caller, UseCases
 from treedraft.core.errors import InvalidRequestError, UnknownModelError
 from treedraft.core.generation import GenerateQuery, ServedModel, Started
+
+FirstEvents = asyncio.Future[list[IndexedEvent]]
 
 _BEARER = "bearer "
 
@@ -44,9 +46,18 @@ def caller_of(request: Request) -> Caller:
 class CompletionRoutes:
     """Answers completions of both shapes by the use-cases."""
 
-    def __init__(self, use_cases: UseCases, clock: Callable[[], float] = time.time) -> None:
-        """Take the time of answers from `clock`, seconds of the epoch."""
+    def __init__(
+        self,
+        use_cases: UseCases,
+        heartbeat_seconds: float = 0.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Take the time of answers from `clock`, seconds of the epoch.
+
+        No stream is silent for longer than `heartbeat_seconds`, unless that is 0.
+        """
         self._use_cases = use_cases
+        self._heartbeat_seconds = heartbeat_seconds
         self._clock = clock
 
     async def chat(self, body: ChatBody, request: Request) -> Response:
@@ -68,7 +79,8 @@ class CompletionRoutes:
         is_echo: bool = False,
     ) -> Response:
         caller = caller_of(request)
-        options = _options(body, queries)
+        key = request.headers.get("idempotency-key", "")
+        queries, options = repeatable(queries, key), _options(body, queries)
         words = PromptWords(
             tuple(await self._prompt_texts(queries, caller)) if is_echo else (),
             await self._use_cases.token_bytes(queries[0].model, caller)
@@ -76,20 +88,44 @@ class CompletionRoutes:
             else None,
         )
         state = AnswerState(shape, options, int(self._clock()), words)
-        is_kept = options.is_resumable
+        is_kept = options.is_resumable or bool(key)  # to be asked for again
         events = self._use_cases.generate_choices(queries, caller, is_kept=is_kept)
         try:
             if not body.stream:
                 answer = whole_answer(events, state)
                 return JSONResponse(await while_connected(request, answer))
-            early = await while_connected(request, _first_events(events))
+            first = await while_connected(request, self._first_events(events))
         except InvalidRequestError as error:
             if error.field != "grammar":
                 raise
             param = grammar_param(body)
             raise InvalidRequestError(error.message, field=param, reason=error.reason) from error
-        frames = AnswerStream(state).frames(_chain(early, events))
-        return EventStreamResponse(frames, events)
+        return self._stream(state, first, events)
+
+    def _stream(
+        self, state: AnswerState, first: FirstEvents, events: AsyncGenerator[IndexedEvent, None]
+    ) -> Response:
+        async def close() -> None:
+            await end(first)
+            await events.aclose()
+
+        frames = AnswerStream(state).frames(_chain(first, events))
+        return EventStreamResponse(frames, close, heartbeat_seconds=self._heartbeat_seconds)
+
+    async def _first_events(self, events: AsyncGenerator[IndexedEvent, None]) -> FirstEvents:
+        """Return what reads the first events: done, unless they take too long to be waited for.
+
+        So a request that its target refuses still gets a status that says so.
+        """
+        first = asyncio.ensure_future(_up_to_promise(events))
+        try:
+            await asyncio.wait({first}, timeout=self._heartbeat_seconds or None)
+        except asyncio.CancelledError:
+            await end(first)
+            raise
+        if first.done():
+            first.result()
+        return first
 
     async def resume(self, request: Request, session_id: str, shape: AnswerShape) -> Response:
         """Go on with a stream that broke, after the event that the client saw last."""
@@ -102,10 +138,8 @@ class CompletionRoutes:
             has_closing_text=tells_end(last_event_id),
         )
         events = merged([self._use_cases.resume(query, caller_of(request))])
-        early = await while_connected(request, _first_events(events))
-        state = AnswerState(shape, options, int(self._clock()))
-        frames = AnswerStream(state).frames(_chain(early, events))
-        return EventStreamResponse(frames, events)
+        first = await while_connected(request, self._first_events(events))
+        return self._stream(AnswerState(shape, options, int(self._clock())), first, events)
 
     async def _prompt_texts(self, queries: Sequence[GenerateQuery], caller: Caller) -> list[str]:
         return [
@@ -116,9 +150,9 @@ class CompletionRoutes:
         ]
 
 
-def openai_routes(use_cases: UseCases) -> APIRouter:
-    """Return the routes."""
-    completions = CompletionRoutes(use_cases)
+def openai_routes(use_cases: UseCases, heartbeat_seconds: float = 0.0) -> APIRouter:
+    """Return the routes; no stream is silent for longer than that, unless it is 0."""
+    completions = CompletionRoutes(use_cases, heartbeat_seconds)
     router = APIRouter(prefix="/v1", tags=["OpenAI"])
     router.post("/chat/completions", summary="Chat completion", response_model=None)(
         completions.chat
@@ -179,10 +213,9 @@ def _is_resumable(body: GenerationBody, queries: Sequence[GenerateQuery]) -> boo
     if not body.resumable:
         return False
     is_plain = len(queries) == 1 and queries[0].num_logprobs is None and not body.return_token_ids
-    if not (body.stream and is_plain and not queries[0].may_call):
+    if not (body.stream and is_plain):
         raise InvalidRequestError(
-            "resumable goes with a stream of one choice, without log-probabilities, token ids "
-            "and tools",
+            "resumable goes with a stream of one choice, without log-probabilities and token ids",
             field="resumable",
         )
     return True
@@ -200,11 +233,8 @@ def _model_object(model: ServedModel) -> dict[str, Any]:
     }
 
 
-async def _first_events(events: AsyncGenerator[IndexedEvent, None]) -> list[IndexedEvent]:
-    """Return the events up to the first that is more than a promise.
-
-    So a request that its target refuses still gets a status that says so.
-    """
+async def _up_to_promise(events: AsyncGenerator[IndexedEvent, None]) -> list[IndexedEvent]:
+    """Return the events up to the first that is more than a promise."""
     early: list[IndexedEvent] = []
     try:
         async for item in events:
@@ -218,10 +248,13 @@ async def _first_events(events: AsyncGenerator[IndexedEvent, None]) -> list[Inde
 
 
 async def _chain(
-    early: Sequence[IndexedEvent], events: AsyncGenerator[IndexedEvent, None]
+    first: FirstEvents, events: AsyncGenerator[IndexedEvent, None]
 ) -> AsyncGenerator[IndexedEvent, None]:
-    async with aclosing(events):
-        for item in early:
+    try:
+        for item in await first:
             yield item
         async for item in events:
             yield item
+    finally:
+        await end(first)
+        await events.aclose()
