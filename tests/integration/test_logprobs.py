@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import zip_longest
 
 import pytest
 import torch
@@ -98,3 +99,6 @@ def test_nothing_ends_a_text_before_its_least_length(model, law):
     lengths = drafted.finish.statistics.accepted_lengths
     assert sum(lengths) == drafted.finish.statistics.rounds
     assert sum(i * n for i, n in enumerate(lengths)) == drafted.finish.statistics.accepted_nodes
+    by_depth = drafted.finish.statistics.accepted_lengths_by_depth
+    assert [sum(n) for n in zip_longest(*by_depth, fillvalue=0)] == list(lengths)
+    assert all(len(counts) <= depth + 1 for depth, counts in enumerate(by_depth))

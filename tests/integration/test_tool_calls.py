@@ -7,13 +7,15 @@ import openai
 import pytest
 from openai import AsyncOpenAI, pydantic_function_tool
 from pydantic import BaseModel
-from tests.unit.coordinator.cluster import Cluster, a_cluster
+from tests.unit.coordinator.cluster import Cluster, a_cluster, ask, failure_of, text_of
 from tests.unit.coordinator.support import FakeTarget, describe_toy, encode, output, says, until
 from tests.unit.text.tool_models import TEMPLATES, tokenizer_json
 from tokenizers import Tokenizer
 
+from treedraft.core.generation import ChatMessage, Delta, GenerateQuery
 from treedraft.core.grammar import GrammarKind
 from treedraft.core.session import FinishReason
+from treedraft.core.tools import Tool, ToolChoice, ToolOffer
 
 ASK = [{"role": "user", "content": "rain?"}]
 PARAMETERS = {
@@ -314,6 +316,16 @@ async def test_a_template_in_a_format_nobody_knows_is_refused(cluster, client):
     assert caught.value.code == "tools_unsupported"
 
 
+async def test_a_format_that_the_template_does_not_show_can_be_named():
+    async with (
+        a_cluster(tool_formats=["other=mistral", "toy=hermes"]) as cluster,
+        AsyncOpenAI(base_url=f"{cluster.address}/v1", api_key="x", max_retries=0) as client,
+    ):
+        await a_toy(cluster, says(CALL), chat_template="{{ tools }}{{ messages }}")
+        answer = await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS)
+        assert calls_of(answer.choices[0].message) == READ[:1]
+
+
 async def test_a_reader_that_leaves_amid_a_call_cancels(cluster, client):
     target = await a_toy(cluster, lambda spec: [output(spec, 0, encode(CALL[:60]))])
     async with client.chat.completions.stream(model="toy", messages=ASK, tools=TOOLS) as events:
@@ -322,3 +334,25 @@ async def test_a_reader_that_leaves_amid_a_call_cancels(cluster, client):
             if event.type == "tool_calls.function.arguments.delta":
                 break
     await until(lambda: target.cancelled == [spec.session_id])
+
+
+async def test_the_grpc_door_tells_calls_apart_too(cluster):
+    target = await a_toy(cluster, says(f"Hm.\n{TWO_CALLS}"))
+    tools = tuple(
+        Tool(one["function"]["name"], "", json.dumps(one["function"].get("parameters", {})))
+        for one in TOOLS
+    )
+    query = GenerateQuery(
+        conversation=(ChatMessage("user", "rain?"),), tools=ToolOffer(tools, ToolChoice.REQUIRED)
+    )
+    events = await ask(cluster.client, query)
+    assert text_of(events) == "Hm."
+    calls: dict[int, list[str]] = {}
+    for piece in (piece for e in events if isinstance(e, Delta) for piece in e.tool_calls):
+        calls.setdefault(piece.index, [piece.name, ""])[1] += piece.arguments
+    assert [tuple(call) for call in calls.values()] == READ
+    assert events[-1].has_tool_calls
+    (spec,) = target.started.values()
+    assert spec.sampling.grammar is not None
+    plain = GenerateQuery(text="x", tools=query.tools)
+    assert (await failure_of(cluster.client, plain)).reason == "TOOLS_CONFLICT"

@@ -59,6 +59,7 @@ from treedraft.core.session import (
     SessionSpec,
     SessionStatistics,
 )
+from treedraft.core.tools import Tool, ToolCall, ToolCallPiece, ToolChoice, ToolOffer
 from treedraft.core.worker import (
     ClusterDescription,
     DrafterAddress,
@@ -111,6 +112,7 @@ speculations = st.builds(
     enabled=st.booleans(),
     max_nodes=st.none() | st.integers(0, 256),
     max_depth=st.none() | st.integers(0, 64),
+    lookup=st.booleans(),
 )
 statistics = st.builds(
     SessionStatistics,
@@ -119,6 +121,7 @@ statistics = st.builds(
     decode_ms=number,
     round_ms=st.builds(RoundTimes, *[number] * 6),
     accepted_lengths=tuples(uint32),
+    accepted_lengths_by_depth=tuples(tuples(uint32)),
 )
 source_lists = tuples(st.sampled_from(TokenSource), max_size=20)
 addresses = st.builds(DrafterAddress, text, text, text)
@@ -259,10 +262,29 @@ descriptions = st.builds(
     block_size=uint32,
     adds_bos=st.booleans(),
 )
+messages = st.builds(
+    ChatMessage, text, text, tuples(st.builds(ToolCall, text, text, text)), text, text
+)
+tools = st.builds(
+    Tool,
+    st.from_regex("[A-Za-z0-9_-]{1,64}", fullmatch=True),
+    text,
+    st.sampled_from(["", "{}", '{"type": "object"}']),
+    st.booleans(),
+)
+offers = st.lists(tools, min_size=1, max_size=3, unique_by=lambda tool: tool.name).flatmap(
+    lambda some: st.one_of(
+        st.builds(
+            ToolOffer, st.just(tuple(some)), st.sampled_from(ToolChoice), is_parallel=st.booleans()
+        ),
+        st.just(ToolOffer(tuple(some), ToolChoice.REQUIRED, some[0].name)),
+    )
+)
+pieces = st.builds(ToolCallPiece, uint32, text, text, text)
 inputs = st.one_of(
     st.fixed_dictionaries({"text": text}),
     st.fixed_dictionaries({"token_ids": token_ids}),
-    st.fixed_dictionaries({"conversation": tuples(st.builds(ChatMessage, text, text))}),
+    st.fixed_dictionaries({"conversation": tuples(messages)}),
 )
 queries = st.builds(
     lambda chosen, **rest: GenerateQuery(**chosen, **rest),
@@ -275,15 +297,23 @@ queries = st.builds(
     idempotency_key=st.text(max_size=128),
     choice=st.integers(0, 63),
     num_logprobs=st.none() | st.integers(0, 20),
+    tools=st.none() | offers,
 )
 events = st.one_of(
     st.builds(Started, text, uint64, token_ids, text, text),
     perhaps_with_logprobs(
         st.builds(
-            Delta, uint32, token_ids, source_lists, text, tuples(round_reports(), 2), source_lists
+            Delta,
+            uint32,
+            token_ids,
+            source_lists,
+            text,
+            tuples(round_reports(), 2),
+            source_lists,
+            tool_calls=tuples(pieces, 3),
         )
     ),
-    st.builds(Finished, st.sampled_from(FinishReason), statistics, number),
+    st.builds(Finished, st.sampled_from(FinishReason), statistics, number, st.booleans()),
 )
 registrations = st.builds(
     WorkerRegistration,

@@ -36,6 +36,7 @@ from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.coordinator.tenant import ANONYMOUS, Tenant
+from treedraft.coordinator.tool_reading import with_calls_read
 from treedraft.coordinator.unserved import UnservedModels
 from treedraft.core.errors import UnavailableError
 from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
@@ -43,6 +44,7 @@ from treedraft.core.worker import ClusterDescription, WorkerReport
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import Tracing
+from treedraft.text.tool_formats.formats import ToolFormats
 
 
 class Coordinator:
@@ -86,7 +88,10 @@ class Coordinator:
             grace_seconds=settings.disconnect_grace_seconds,
             max_kept=limits.max_sessions,
         )
-        self._resumption = Resumption(registry, self._services, self._caretaker, coordinator_id)
+        self.tool_formats = ToolFormats(settings.tool_formats)
+        self._resumption = Resumption(
+            registry, self._services, self._caretaker, coordinator_id, self.tool_formats
+        )
         self._unserved = UnservedModels(settings.sleeping_models)
         self._opening = Opening(
             registry,
@@ -174,12 +179,19 @@ class Coordinator:
         session = await self._opening.open_once(request, query)
         if session is not None:
             answer = request.answer(session, request.model)
-            async for event in self.rollout.counted(request.placement, answer):
+            events = with_calls_read(
+                self.rollout.counted(request.placement, answer),
+                query.tools.names if query.tools else (),
+                session.known,
+                query.stopping,
+                self.tool_formats,
+            )
+            async for event in events:
                 yield event
             return
         repeated = ResumeQuery(session_id_of(query.idempotency_key, request.tenant), 0, b"")
-        async with aclosing(self._resumption.serve(request, repeated)) as events:
-            async for event in events:
+        async with aclosing(self._resumption.serve(request, repeated)) as again:
+            async for event in again:
                 yield event
 
     def find_model(self, name: str) -> KnownModel:

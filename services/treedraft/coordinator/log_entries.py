@@ -1,5 +1,7 @@
 """What the store is told of a session that begins, and of where it runs."""
 
+from collections.abc import Collection
+
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.session_log import LogEntry
@@ -15,6 +17,7 @@ def first_entry(
     *,
     tenant: str = "",
     query_digest: str = "",
+    tool_names: Collection[str] = (),
 ) -> LogEntry:
     """Return what the store is to keep of a session that begins."""
     request = SessionRequest(
@@ -28,6 +31,7 @@ def first_entry(
         choice=spec.choice,
         tenant=tenant,
         query_digest=query_digest,
+        tool_names=tuple(sorted(tool_names)),
     )
     return LogEntry(request, spec.epoch, owner, stored_placement(placement))
 

@@ -99,7 +99,7 @@ class Opening:
         placement = request.placement = await self._place(request, query, targets, prompt)
         known = next(known for worker, known in targets if worker.registration == placement.target)
         spec = self._spec(request, query, placement, known, prompt)
-        return await self._start(request, spec, placement, known, digest_of(query))
+        return await self._start(request, spec, placement, known, query)
 
     async def _admit(
         self, request: GenerationRequest, query: GenerateQuery
@@ -139,7 +139,7 @@ class Opening:
         spec: SessionSpec,
         placement: Placement,
         known: KnownModel,
-        query_digest: str,
+        query: GenerateQuery,
     ) -> RunningSession:
         """Keep the session in the store and run it on its target."""
         entry = first_entry(
@@ -148,7 +148,8 @@ class Opening:
             known,
             self._coordinator_id,
             tenant=request.tenant.name,
-            query_digest=query_digest,
+            query_digest=digest_of(query),
+            tool_names=query.tools.names if query.tools else (),
         )
         target = placement.target
         session = RunningSession(

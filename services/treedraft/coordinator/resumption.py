@@ -8,7 +8,7 @@ one session come one after the other. A session that has ended is shown from the
 log; one that the store has lost is put back by the coordinator that has it.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 from treedraft.coordinator.caretaker import Caretaker
 from treedraft.coordinator.catalog import KnownModel
@@ -21,6 +21,7 @@ from treedraft.coordinator.session_store.protocol import SESSION_FINISHED, unkno
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRecord
 from treedraft.coordinator.specs import resumed_spec
 from treedraft.coordinator.text_output import session_text
+from treedraft.coordinator.tool_reading import with_calls_read
 from treedraft.coordinator.turns import Turns
 from treedraft.core.errors import (
     SessionConflictError,
@@ -35,6 +36,7 @@ from treedraft.core.session import (
     SessionOutput,
     SessionStatistics,
 )
+from treedraft.text.tool_formats.formats import ToolFormats
 
 
 class Resumption:
@@ -46,12 +48,14 @@ class Resumption:
         services: SessionServices,
         caretaker: Caretaker,
         coordinator_id: str,
+        tool_formats: ToolFormats | None = None,
     ) -> None:
         """Resume under the name `coordinator_id`."""
         self._registry = registry
         self._services = services
         self._caretaker = caretaker
         self._coordinator_id = coordinator_id
+        self._tool_formats = tool_formats or ToolFormats()
         self.turns = Turns()
 
     async def serve(
@@ -78,6 +82,10 @@ class Resumption:
             events = self._replay(request, record, known, query)
         else:
             events = request.answer(session, record.request.model)
+        asked = record.request
+        events = with_calls_read(
+            events, asked.tool_names, known, asked.stopping, self._tool_formats
+        )
         async for event in events:
             yield event
 
@@ -172,7 +180,7 @@ class Resumption:
         record: SessionRecord,
         known: KnownModel,
         query: ResumeQuery,
-    ) -> AsyncIterator[GenerateEvent]:
+    ) -> AsyncGenerator[GenerateEvent, None]:
         request.repeat()
         spec, output = resumed_spec(request, record), record.output_token_ids
         request.show(spec, record.request.model)

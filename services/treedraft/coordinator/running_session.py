@@ -78,7 +78,7 @@ class RunningSession:
         """Prepare a session that the store has; `start` runs it."""
         self.spec = spec
         self.tenant = entry.request.tenant
-        self._known = known
+        self.known = known
         self._services = services
         self._span = span
         self._on_tokens = on_tokens
@@ -246,7 +246,7 @@ class RunningSession:
         """Find a target, claim the session for it and run it there."""
         token_ids = self._relay.token_ids
         spec = replace(self.spec, token_ids=token_ids)
-        departure = Departure(spec, self._known, frozenset(self._left))
+        departure = Departure(spec, self.known, frozenset(self._left))
         placement, self._turn = await self._services.failover.place(departure)
         epoch = await self._claim(placement)
         span.set(

@@ -19,7 +19,7 @@ from treedraft.coordinator.choices import merged
 from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.model_index import find_targets
 from treedraft.coordinator.registry import WorkerRegistry
-from treedraft.coordinator.tool_use import ToolUse, without_idle_tools
+from treedraft.coordinator.tool_use import bound_by_tools, without_idle_tools
 from treedraft.core.errors import TreedraftError
 from treedraft.core.generation import (
     Finished,
@@ -79,16 +79,15 @@ class UseCases:
         """
         tenant = self._tenants.tenant_of(caller.api_key)
         query = without_idle_tools(query)
-        use = None
         if query.tools is not None:
-            use = ToolUse(query, query.tools, self._coordinator.find_model(query.model))
-        events = self._coordinator.generate(
-            use.query if use else query,
+            known = self._coordinator.find_model(query.model)
+            query = bound_by_tools(query, query.tools, known, self._coordinator.tool_formats)
+        return self._coordinator.generate(
+            query,
             tenant=tenant,
             traceparent=caller.traceparent,
             time_limit_seconds=caller.time_limit_seconds,
         )
-        return use.read(events) if use else events
 
     async def generate_choices(
         self, queries: Sequence[GenerateQuery], caller: Caller, *, is_kept: bool = False

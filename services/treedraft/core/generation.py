@@ -145,6 +145,7 @@ class Finished:
     reason: FinishReason
     statistics: SessionStatistics
     time_to_first_token_ms: float
+    has_tool_calls: bool = False
 
 
 GenerateEvent = Started | Delta | Finished

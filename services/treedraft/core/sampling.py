@@ -143,11 +143,16 @@ class StoppingCriteria:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationOptions:
-    """How much may be speculated for one session; None leaves it to the server."""
+    """How much may be speculated for one session; None leaves it to the server.
+
+    Without `lookup` nothing is drafted from texts seen before, and this one is not
+    remembered for others.
+    """
 
     enabled: bool = True
     max_nodes: int | None = None
     max_depth: int | None = None
+    lookup: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""

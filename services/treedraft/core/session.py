@@ -130,7 +130,9 @@ class RoundReport:
 class SessionStatistics:
     """Counts and times of one session; `round_ms` holds the means over its rounds.
 
-    `accepted_lengths[i]` counts the rounds that accepted `i` drafted nodes.
+    `accepted_lengths[i]` counts the rounds that accepted `i` drafted nodes, and
+    `accepted_lengths_by_depth[d]` those of them whose tree was `d` deep, as far as
+    their target could still say it.
     """
 
     rounds: int = 0
@@ -148,6 +150,7 @@ class SessionStatistics:
     cached_prompt_tokens: int = 0
     preemptions: int = 0
     accepted_lengths: tuple[int, ...] = ()
+    accepted_lengths_by_depth: tuple[tuple[int, ...], ...] = ()
 
     @property
     def tokens_per_round(self) -> float:

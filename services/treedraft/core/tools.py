@@ -71,6 +71,10 @@ class ToolOffer:
             raise _invalid(f"1 to {MAX_TOOLS} tools")
         if len(self.names) != len(self.tools):
             raise _invalid("two tools have one name")
+        if self.name and not self.is_forced:
+            raise InvalidRequestError(
+                "a tool that is named is required", field="tool_choice", reason="INVALID_TOOLS"
+            )
         if self.name and self.name not in self.names:
             raise InvalidRequestError(
                 f"there is no tool {self.name}", field="tool_choice", reason="INVALID_TOOLS"

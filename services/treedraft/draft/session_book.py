@@ -156,7 +156,8 @@ class SessionBook:
         if self._model:
             self._model.add(session, link.vocab_size)
         # Where a model samples a node's children, no other child may be there.
-        if self._settings.lookup.enabled and not (self._model and session.is_rejection):
+        is_wanted = self._settings.lookup.enabled and spec.speculation.lookup
+        if is_wanted and not (self._model and session.is_rejection):
             is_beside_model = self._model is not None
             session.use_lookup(
                 SessionLookup(self._settings.lookup, tenant, is_beside_model=is_beside_model)
@@ -210,7 +211,8 @@ class SessionBook:
         if session:
             if self._model:
                 self._model.remove(session)
-            self.tenants.remember(session.spec.tenant_salt, session.token_ids)
+            if session.spec.speculation.lookup:
+                self.tenants.remember(session.spec.tenant_salt, session.token_ids)
             session.close()
             self.changed.pop(session, None)
             self.restless.pop(session, None)

@@ -6,7 +6,9 @@ else (pages, tree, drafter) can be thrown away and rebuilt from it.
 
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +52,8 @@ class RunningCounts:
     preemptions: int = 0
     cached_prompt_tokens: int = 0
     part_ms: list[float] = field(default_factory=lambda: [0.0] * 6)
-    accepted_lengths: Counter[int] = field(default_factory=Counter)
+    # Rounds by how deep their tree was and how much of it they accepted.
+    accepted_lengths: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     def add_round(
         self,
@@ -58,6 +61,7 @@ class RunningCounts:
         *,
         num_emitted: int,
         num_admitted: int,
+        depth: int,
         num_accepted: int,
         is_hit: bool | None,
     ) -> None:
@@ -68,7 +72,7 @@ class RunningCounts:
         self.emitted_tokens += num_emitted
         self.admitted_nodes += num_admitted
         self.accepted_nodes += num_accepted
-        self.accepted_lengths[num_accepted] += 1
+        self.accepted_lengths[depth, num_accepted] += 1
         if is_hit is not None:
             self.hits += is_hit
             self.misses += not is_hit
@@ -238,6 +242,7 @@ class TargetSession:
         """Return the counts so far, with means over the rounds."""
         counts = self.counts
         means = [total / max(counts.rounds, 1) for total in counts.part_ms]
+        by_depth = _by_depth(counts.accepted_lengths)
         return SessionStatistics(
             rounds=counts.rounds,
             emitted_tokens=counts.emitted_tokens,
@@ -253,8 +258,15 @@ class TargetSession:
             round_ms=RoundTimes(*means),
             cached_prompt_tokens=counts.cached_prompt_tokens,
             preemptions=counts.preemptions,
-            accepted_lengths=tuple(
-                counts.accepted_lengths[length]
-                for length in range(max(counts.accepted_lengths, default=-1) + 1)
-            ),
+            accepted_lengths=tuple(map(sum, zip_longest(*by_depth, fillvalue=0))),
+            accepted_lengths_by_depth=by_depth,
         )
+
+
+def _by_depth(rounds: Mapping[tuple[int, int], int]) -> tuple[tuple[int, ...], ...]:
+    """Return for each depth how many rounds accepted 0, 1, 2, … nodes."""
+    by_depth: list[list[int]] = []
+    for (depth, length), count in sorted(rounds.items()):
+        by_depth += [[] for _ in range(depth + 1 - len(by_depth))]
+        by_depth[depth] += [0] * (length - len(by_depth[depth])) + [count]
+    return tuple(map(tuple, by_depth))

@@ -176,6 +176,7 @@ class PassRunner:
                 times,
                 num_emitted=len(round_.verdict.token_ids),
                 num_admitted=tree.num_nodes,
+                depth=max(tree.depths, default=0),
                 num_accepted=len(round_.verdict.accepted),
                 is_hit=round_.is_hit,
             )

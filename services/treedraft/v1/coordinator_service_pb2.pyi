@@ -23,6 +23,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ToolChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CHOICE_UNSPECIFIED: _ToolChoice.ValueType  # 0
+    """The same as auto."""
+    TOOL_CHOICE_AUTO: _ToolChoice.ValueType  # 1
+    """The model calls or writes as it likes."""
+    TOOL_CHOICE_NONE: _ToolChoice.ValueType  # 2
+    """The model is not told of the functions."""
+    TOOL_CHOICE_REQUIRED: _ToolChoice.ValueType  # 3
+    """The answer is nothing but calls, which satisfy their schemas."""
+
+class ToolChoice(_ToolChoice, metaclass=_ToolChoiceEnumTypeWrapper):
+    """Whether functions are called."""
+
+TOOL_CHOICE_UNSPECIFIED: ToolChoice.ValueType  # 0
+"""The same as auto."""
+TOOL_CHOICE_AUTO: ToolChoice.ValueType  # 1
+"""The model calls or writes as it likes."""
+TOOL_CHOICE_NONE: ToolChoice.ValueType  # 2
+"""The model is not told of the functions."""
+TOOL_CHOICE_REQUIRED: ToolChoice.ValueType  # 3
+"""The answer is nothing but calls, which satisfy their schemas."""
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
+
 class _WorkerRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -64,6 +92,7 @@ class GenerateRequest(_message.Message):
     CHOICE_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     NUM_LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model; empty takes the only one served."""
     text: _builtins.str
@@ -104,6 +133,12 @@ class GenerateRequest(_message.Message):
     def speculation(self) -> _sampling_pb2.SpeculationOptions:
         """How much may be speculated."""
 
+    @_builtins.property
+    def tools(self) -> Global___ToolOffer:
+        """Functions that the answer may or must call; only with a conversation, and
+        only where the model's template knows tools (TOOLS_UNSUPPORTED).
+        """
+
     def __init__(
         self,
         *,
@@ -118,10 +153,11 @@ class GenerateRequest(_message.Message):
         choice: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
         num_logprobs: _builtins.int | None = ...,
+        tools: Global___ToolOffer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "conversation", b"conversation", "input", b"input", "num_logprobs", b"num_logprobs", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "conversation", b"conversation", "input", b"input", "num_logprobs", b"num_logprobs", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "tools", b"tools"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "choice", b"choice", "conversation", b"conversation", "idempotency_key", b"idempotency_key", "input", b"input", "model", b"model", "num_logprobs", b"num_logprobs", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "watch_rounds", b"watch_rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "choice", b"choice", "conversation", b"conversation", "idempotency_key", b"idempotency_key", "input", b"input", "model", b"model", "num_logprobs", b"num_logprobs", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "tools", b"tools", "watch_rounds", b"watch_rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_logprobs: _TypeAlias = _typing.Literal["num_logprobs"]  # noqa: Y015
     _WhichOneofArgType__num_logprobs: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs"]  # noqa: Y015
@@ -133,6 +169,142 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class ToolOffer(_message.Message):
+    """Functions that can be called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOLS_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    IS_PARALLEL_FIELD_NUMBER: _builtins.int
+    choice: Global___ToolChoice.ValueType
+    """Whether they are called; unspecified is auto."""
+    name: _builtins.str
+    """With TOOL_CHOICE_REQUIRED: the one that is called, once; empty for any."""
+    is_parallel: _builtins.bool
+    """Whether there may be several calls in one answer; absent: yes."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """The functions, at least one, of different names."""
+
+    def __init__(
+        self,
+        *,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
+        choice: Global___ToolChoice.ValueType = ...,
+        name: _builtins.str = ...,
+        is_parallel: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_parallel", b"_is_parallel", "is_parallel", b"is_parallel"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_parallel", b"_is_parallel", "choice", b"choice", "is_parallel", b"is_parallel", "name", b"name", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_parallel: _TypeAlias = _typing.Literal["is_parallel"]  # noqa: Y015
+    _WhichOneofArgType__is_parallel: _TypeAlias = _typing.Literal["_is_parallel", b"_is_parallel"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_parallel) -> _WhichOneofReturnType__is_parallel | None: ...
+
+Global___ToolOffer: _TypeAlias = ToolOffer  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """A function that can be called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    IS_STRICT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, of letters, digits, - and _, at most 64."""
+    description: _builtins.str
+    """What it is good for, in words for the model."""
+    parameters: _builtins.str
+    """JSON schema of its arguments, an object; empty for no arguments."""
+    is_strict: _builtins.bool
+    """Whether every call is held to the schema, forced or not."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _builtins.str = ...,
+        is_strict: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "is_strict", b"is_strict", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """A call that was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Its id; the message with its result names it."""
+    name: _builtins.str
+    """What was called."""
+    arguments: _builtins.str
+    """The arguments, a JSON object."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call_id", b"call_id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class ToolCallPiece(_message.Message):
+    """Part of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which of the answer's calls."""
+    call_id: _builtins.str
+    """Its id, with its first piece."""
+    name: _builtins.str
+    """What is called, with the first piece."""
+    arguments: _builtins.str
+    """What is added to the arguments."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        call_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call_id", b"call_id", "index", b"index", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallPiece: _TypeAlias = ToolCallPiece  # noqa: Y015
 
 @_typing.final
 class TokenSequence(_message.Message):
@@ -190,19 +362,33 @@ class ChatMessage(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """`system`, `user` or `assistant`, or what else the template knows."""
+    """`system`, `user`, `assistant` or `tool`, or what else the template knows."""
     content: _builtins.str
     """Its text."""
+    tool_call_id: _builtins.str
+    """Of a tool's message: the call that it is the result of."""
+    name: _builtins.str
+    """Of a tool's message: what was called, for templates that ask for it."""
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
+        """The calls that an assistant made."""
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         content: _builtins.str = ...,
+        tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
+        tool_call_id: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,6 +485,7 @@ class GenerateDelta(_message.Message):
     ROUNDS_FIELD_NUMBER: _builtins.int
     TEXT_SOURCES_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
     base_length: _builtins.int
     """Number of output tokens before these."""
     text: _builtins.str
@@ -332,6 +519,14 @@ class GenerateDelta(_message.Message):
         has none.
         """
 
+    @_builtins.property
+    def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallPiece]:
+        """What was added to calls, where tools were offered; `text` is without them
+        then, and `text_sources` is empty. Calls that are still open, and text that
+        may become one, are told with what makes them certain, at the end in a delta
+        without tokens.
+        """
+
     def __init__(
         self,
         *,
@@ -342,10 +537,11 @@ class GenerateDelta(_message.Message):
         rounds: _abc.Iterable[_target_service_pb2.RoundReport] | None = ...,
         text_sources: _token_tree_pb2.TokenSourceRuns | None = ...,
         logprobs: _target_service_pb2.TokenLogprobs | None = ...,
+        tool_calls: _abc.Iterable[Global___ToolCallPiece] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "sources", b"sources", "text_sources", b"text_sources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "logprobs", b"logprobs", "rounds", b"rounds", "sources", b"sources", "text", b"text", "text_sources", b"text_sources", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "logprobs", b"logprobs", "rounds", b"rounds", "sources", b"sources", "text", b"text", "text_sources", b"text_sources", "token_ids", b"token_ids", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -360,10 +556,13 @@ class GenerateFinished(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    HAS_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     reason: _sampling_pb2.FinishReason.ValueType
     """Why it ended."""
     time_to_first_token_ms: _builtins.float
     """Time from arrival of the request to its first token, in milliseconds."""
+    has_tool_calls: _builtins.bool
+    """Whether the answer called something."""
     @_builtins.property
     def statistics(self) -> _target_service_pb2.SessionStatistics:
         """What it took."""
@@ -374,10 +573,11 @@ class GenerateFinished(_message.Message):
         reason: _sampling_pb2.FinishReason.ValueType = ...,
         statistics: _target_service_pb2.SessionStatistics | None = ...,
         time_to_first_token_ms: _builtins.float = ...,
+        has_tool_calls: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "statistics", b"statistics", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_tool_calls", b"has_tool_calls", "reason", b"reason", "statistics", b"statistics", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

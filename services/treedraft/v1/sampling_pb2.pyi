@@ -299,6 +299,7 @@ class SpeculationOptions(_message.Message):
     ENABLED_FIELD_NUMBER: _builtins.int
     MAX_NODES_FIELD_NUMBER: _builtins.int
     MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    LOOKUP_FIELD_NUMBER: _builtins.int
     enabled: _builtins.bool
     """Whether to use drafts at all; absent: yes."""
     max_nodes: _builtins.int
@@ -307,25 +308,34 @@ class SpeculationOptions(_message.Message):
     """
     max_depth: _builtins.int
     """At most that deep a tree; absent: the server's own choice."""
+    lookup: _builtins.bool
+    """Whether to draft by lookup, and to remember the text for it; absent: as the
+    drafter is set up.
+    """
     def __init__(
         self,
         *,
         enabled: _builtins.bool | None = ...,
         max_nodes: _builtins.int | None = ...,
         max_depth: _builtins.int | None = ...,
+        lookup: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "enabled", b"enabled", "max_depth", b"max_depth", "max_nodes", b"max_nodes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_lookup", b"_lookup", "_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "enabled", b"enabled", "lookup", b"lookup", "max_depth", b"max_depth", "max_nodes", b"max_nodes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "enabled", b"enabled", "max_depth", b"max_depth", "max_nodes", b"max_nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_lookup", b"_lookup", "_max_depth", b"_max_depth", "_max_nodes", b"_max_nodes", "enabled", b"enabled", "lookup", b"lookup", "max_depth", b"max_depth", "max_nodes", b"max_nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__lookup: _TypeAlias = _typing.Literal["lookup"]  # noqa: Y015
+    _WhichOneofArgType__lookup: _TypeAlias = _typing.Literal["_lookup", b"_lookup"]  # noqa: Y015
     _WhichOneofReturnType__max_depth: _TypeAlias = _typing.Literal["max_depth"]  # noqa: Y015
     _WhichOneofArgType__max_depth: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth"]  # noqa: Y015
     _WhichOneofReturnType__max_nodes: _TypeAlias = _typing.Literal["max_nodes"]  # noqa: Y015
     _WhichOneofArgType__max_nodes: _TypeAlias = _typing.Literal["_max_nodes", b"_max_nodes"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lookup) -> _WhichOneofReturnType__lookup | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_depth) -> _WhichOneofReturnType__max_depth | None: ...
     @_typing.overload

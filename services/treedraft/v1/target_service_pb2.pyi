@@ -548,6 +548,7 @@ class SessionStatistics(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     FIRST_TOKENS_FIELD_NUMBER: _builtins.int
     ACCEPTED_LENGTHS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_LENGTHS_BY_DEPTH_FIELD_NUMBER: _builtins.int
     rounds: _builtins.int
     """Passes of the target that emitted tokens."""
     emitted_tokens: _builtins.int
@@ -582,6 +583,10 @@ class SessionStatistics(_message.Message):
     def accepted_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many rounds accepted 0, 1, 2, … drafted nodes."""
 
+    @_builtins.property
+    def accepted_lengths_by_depth(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcceptedLengths]:
+        """The same for the rounds whose tree was 0, 1, 2, … nodes deep."""
+
     def __init__(
         self,
         *,
@@ -600,14 +605,39 @@ class SessionStatistics(_message.Message):
         preemptions: _builtins.int = ...,
         first_tokens: _builtins.int = ...,
         accepted_lengths: _abc.Iterable[_builtins.int] | None = ...,
+        accepted_lengths_by_depth: _abc.Iterable[Global___AcceptedLengths] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["round_ms", b"round_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_lengths", b"accepted_lengths", "accepted_nodes", b"accepted_nodes", "admitted_nodes", b"admitted_nodes", "cached_prompt_tokens", b"cached_prompt_tokens", "decode_ms", b"decode_ms", "drafted_nodes", b"drafted_nodes", "dropped_nodes", b"dropped_nodes", "emitted_tokens", b"emitted_tokens", "first_token_ms", b"first_token_ms", "first_tokens", b"first_tokens", "hits", b"hits", "misses", b"misses", "preemptions", b"preemptions", "round_ms", b"round_ms", "rounds", b"rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_lengths", b"accepted_lengths", "accepted_lengths_by_depth", b"accepted_lengths_by_depth", "accepted_nodes", b"accepted_nodes", "admitted_nodes", b"admitted_nodes", "cached_prompt_tokens", b"cached_prompt_tokens", "decode_ms", b"decode_ms", "drafted_nodes", b"drafted_nodes", "dropped_nodes", b"dropped_nodes", "emitted_tokens", b"emitted_tokens", "first_token_ms", b"first_token_ms", "first_tokens", b"first_tokens", "hits", b"hits", "misses", b"misses", "preemptions", b"preemptions", "round_ms", b"round_ms", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionStatistics: _TypeAlias = SessionStatistics  # noqa: Y015
+
+@_typing.final
+class AcceptedLengths(_message.Message):
+    """Rounds by what they accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many rounds accepted 0, 1, 2, … drafted nodes; empty for no rounds."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptedLengths: _TypeAlias = AcceptedLengths  # noqa: Y015
 
 @_typing.final
 class RoundTimes(_message.Message):

@@ -228,3 +228,17 @@ def test_the_thread_drafts_sleeps_and_stops(tmp_path):
     assert drafter.join(10)
     assert ended.is_set()
     assert drafter.report.num_sessions == 0
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+def test_without_lookup_a_session_neither_drafts_from_texts_nor_is_remembered(target, is_used):
+    target.open(
+        1, make_spec(TEXT, speculation=SpeculationOptions(lookup=is_used), tenant_salt=b"t")
+    )
+    target.grow()
+    assert bool(target.best_path(1)) == is_used
+    target.send(closes=(1,))
+    target.grow()
+    target.open(2, make_spec([1, 2, *TEXT[5:9]], tenant_salt=b"t"))
+    target.grow()
+    assert target.best_path(2)[:2] == ([TEXT[9], TEXT[10]] if is_used else [])

@@ -12,7 +12,7 @@ from treedraft.core.errors import InvalidRequestError
 from treedraft.core.tools import Tool, ToolChoice, ToolOffer
 from treedraft.text.grammar import GrammarFactory, check_grammar
 from treedraft.text.tokenizer import Tokenizer
-from treedraft.text.tool_formats.formats import FORMATS, format_of
+from treedraft.text.tool_formats.formats import FORMATS, ToolFormats, format_of
 
 WEATHER = Tool(
     "get_weather",
@@ -52,6 +52,16 @@ def read(name: str, pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
     assert list(calls) == list(range(len(calls)))
     assert reader.has_calls == bool(calls)
     return "".join(content for content, _ in told), list(calls.values())
+
+
+def told_of(name: str, pieces: list[str]) -> tuple[str, list[str]]:
+    """Return what has been told of a text that goes on: content, and what calls consist of."""
+    reader = FORMATS[name].reader(NAMES, str)
+    told = [reader.push(piece) for piece in pieces]
+    calls = [(part.index, part.name + part.arguments) for _, parts in told for part in parts]
+    indices = sorted({index for index, _ in calls})
+    words = ["".join(text for i, text in calls if i == index) for index in indices]
+    return "".join(content for content, _ in told), words
 
 
 def call(name: str, arguments: str, key: str = "arguments") -> str:
@@ -159,6 +169,8 @@ def test_texts_of_any_words_cut_anywhere_are_read_alike(data):
     text = "".join(data.draw(st.lists(st.sampled_from(words), max_size=12)))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+    for end in cuts:  # a client that resumes has been told as much, whatever the cuts were
+        assert told_of(name, [text[:end]]) == told_of(name, list(text[:end]))
     content, calls = read(name, pieces)
     assert (content, calls) == read(name, [text])
     if not calls:
@@ -186,6 +198,16 @@ def test_a_format_is_known_by_its_template():
         assert format_of(template).name == name.removesuffix("_named")
     assert format_of("{{ messages }}") is None
     assert format_of("<tool_call><function=name>") is None
+
+
+def test_formats_can_be_named_for_models():
+    formats = ToolFormats(["org/one=mistral", "*=hermes"])
+    assert formats.find("org/one", TEMPLATES["hermes"]).name == "mistral"
+    assert formats.find("two", "").name == "hermes"
+    assert ToolFormats().find("two", TEMPLATES["llama3_json"]).name == "llama3_json"
+    for wrong in ("one=klingon", "=hermes", "hermes", ""):
+        with pytest.raises(ValueError, match="MODEL=FORMAT"):
+            ToolFormats([wrong])
 
 
 CHOICES = {

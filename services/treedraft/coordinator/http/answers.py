@@ -69,7 +69,7 @@ class ChoiceState:
     def finish_word(self) -> str:
         """Why it ended; only once it has."""
         assert self.finished is not None
-        return finish_word(self.finished.reason, has_calls=bool(self.calls))
+        return finish_word(self.finished.reason, has_calls=self.finished.has_tool_calls)
 
 
 class AnswerState:

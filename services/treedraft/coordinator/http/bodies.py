@@ -52,6 +52,9 @@ class Speculation(Body):
     enabled: bool | None = None
     max_nodes: int | None = None
     max_depth: int | None = None
+    lookup: bool | None = Field(
+        default=None, description="False: no drafts from texts seen before."
+    )
 
 
 class NamedSchema(Body):

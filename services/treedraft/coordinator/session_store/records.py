@@ -14,7 +14,8 @@ class SessionRequest:
 
     Prompt, parameters and seed determine the whole output, so a session can
     be resumed from this and from the tokens logged so far. `query_digest` is of
-    the query as it came, for one that may be repeated.
+    the query as it came, for one that may be repeated; `tool_names` are those of what
+    the answer may call.
     """
 
     session_id: str
@@ -27,6 +28,7 @@ class SessionRequest:
     choice: int = 0
     tenant: str = ""
     query_digest: str = ""
+    tool_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,14 @@ from treedraft.rpc.convert.statistics import (
     statistics_from_proto,
     statistics_to_proto,
 )
+from treedraft.rpc.convert.tools import (
+    calls_from_proto,
+    calls_to_proto,
+    offer_from_proto,
+    offer_to_proto,
+    pieces_from_proto,
+    pieces_to_proto,
+)
 from treedraft.rpc.convert.tree import sources_from_proto, sources_to_proto
 from treedraft.v1 import coordinator_service_pb2
 
@@ -55,6 +63,7 @@ def generate_query_to_proto(query: GenerateQuery) -> coordinator_service_pb2.Gen
             choice=query.choice,
             idempotency_key=query.idempotency_key,
             num_logprobs=query.num_logprobs,
+            tools=offer_to_proto(query.tools) if query.tools else None,
         )
         if query.text is not None:
             message.text = query.text
@@ -64,7 +73,13 @@ def generate_query_to_proto(query: GenerateQuery) -> coordinator_service_pb2.Gen
         else:
             message.conversation.SetInParent()
             for item in query.conversation or ():
-                message.conversation.messages.add(role=item.role, content=item.content)
+                message.conversation.messages.add(
+                    role=item.role,
+                    content=item.content,
+                    tool_calls=calls_to_proto(item.tool_calls),
+                    tool_call_id=item.tool_call_id,
+                    name=item.name,
+                )
     except ValueError as error:
         raise InvalidRequestError(str(error), reason="VALUE_OUT_OF_RANGE") from error
     return message
@@ -83,8 +98,7 @@ def generate_query_from_proto(message: coordinator_service_pb2.GenerateRequest) 
     if kind == "tokens":
         tokens = tuple(message.tokens.token_ids)
     elif kind == "conversation":
-        messages = message.conversation.messages
-        conversation = tuple(ChatMessage(item.role, item.content) for item in messages)
+        conversation = tuple(map(_message_from_proto, message.conversation.messages))
     return GenerateQuery(
         model=message.model,
         text=message.text if kind == "text" else None,
@@ -97,6 +111,17 @@ def generate_query_from_proto(message: coordinator_service_pb2.GenerateRequest) 
         choice=message.choice,
         idempotency_key=message.idempotency_key,
         num_logprobs=message.num_logprobs if message.HasField("num_logprobs") else None,
+        tools=offer_from_proto(message.tools) if message.HasField("tools") else None,
+    )
+
+
+def _message_from_proto(message: coordinator_service_pb2.ChatMessage) -> ChatMessage:
+    return ChatMessage(
+        message.role,
+        message.content,
+        calls_from_proto(message.tool_calls),
+        message.tool_call_id,
+        message.name,
     )
 
 
@@ -143,6 +168,7 @@ def generate_event_to_proto(event: GenerateEvent) -> coordinator_service_pb2.Gen
                 rounds=[round_report_to_proto(report) for report in event.rounds],
                 text_sources=sources_to_proto(event.text_sources) if event.text_sources else None,
                 logprobs=logprobs_to_proto(event.logprobs),
+                tool_calls=pieces_to_proto(event.tool_calls),
             )
             return coordinator_service_pb2.GenerateResponse(delta=delta)
         case Finished():
@@ -150,6 +176,7 @@ def generate_event_to_proto(event: GenerateEvent) -> coordinator_service_pb2.Gen
                 reason=finish_reason_to_proto(event.reason),
                 statistics=statistics_to_proto(event.statistics),
                 time_to_first_token_ms=event.time_to_first_token_ms,
+                has_tool_calls=event.has_tool_calls,
             )
             return coordinator_service_pb2.GenerateResponse(finished=finished)
         case _:
@@ -184,6 +211,7 @@ def generate_event_from_proto(
                 rounds=tuple(round_report_from_proto(report) for report in delta.rounds),
                 text_sources=sources_from_proto(delta.text_sources),
                 logprobs=logprobs_from_proto(delta.logprobs, len(delta.token_ids)),
+                tool_calls=pieces_from_proto(delta.tool_calls),
             )
         case "finished":
             finished = message.finished
@@ -191,6 +219,7 @@ def generate_event_from_proto(
                 reason=finish_reason_from_proto(finished.reason),
                 statistics=statistics_from_proto(finished.statistics),
                 time_to_first_token_ms=finished.time_to_first_token_ms,
+                has_tool_calls=finished.has_tool_calls,
             )
         case _:
             return None

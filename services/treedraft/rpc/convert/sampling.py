@@ -122,6 +122,7 @@ def speculation_to_proto(speculation: SpeculationOptions) -> sampling_pb2.Specul
         enabled=None if speculation.enabled else False,
         max_nodes=speculation.max_nodes,
         max_depth=speculation.max_depth,
+        lookup=None if speculation.lookup else False,
     )
 
 
@@ -135,6 +136,7 @@ def speculation_from_proto(message: sampling_pb2.SpeculationOptions) -> Speculat
         enabled=message.enabled if message.HasField("enabled") else True,
         max_nodes=message.max_nodes if message.HasField("max_nodes") else None,
         max_depth=message.max_depth if message.HasField("max_depth") else None,
+        lookup=message.lookup if message.HasField("lookup") else True,
     )
 
 

@@ -23,6 +23,10 @@ def statistics_to_proto(statistics: SessionStatistics) -> target_service_pb2.Ses
         preemptions=statistics.preemptions,
         first_tokens=statistics.first_tokens,
         accepted_lengths=statistics.accepted_lengths,
+        accepted_lengths_by_depth=[
+            target_service_pb2.AcceptedLengths(counts=counts)
+            for counts in statistics.accepted_lengths_by_depth
+        ],
     )
 
 
@@ -44,6 +48,9 @@ def statistics_from_proto(message: target_service_pb2.SessionStatistics) -> Sess
         preemptions=message.preemptions,
         first_tokens=message.first_tokens,
         accepted_lengths=tuple(message.accepted_lengths),
+        accepted_lengths_by_depth=tuple(
+            tuple(rounds.counts) for rounds in message.accepted_lengths_by_depth
+        ),
     )
 
 
