@@ -1,20 +1,25 @@
 """How the passes of a model are run: the quickest way that its kind and the machine allow.
 
 - native: one call into the library compiled for this CPU, float32, Llama-like models;
+- fused: our own kernels under CUDA graphs, bfloat16 or float16, for the same models;
 - lean: our own forward of torch operators, for the same models elsewhere;
 - own: transformers' forward of the module, for all others.
 
 Linear layers on a CPU are packed for oneDNN in the latter two.
 """
 
+from __future__ import annotations
+
 import ctypes
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from treedraft.core.errors import InvalidRequestError
+from treedraft.inference.fused.support import can_fuse, is_available, triton_version
 from treedraft.inference.lean import can_streamline, streamline
 from treedraft.inference.native.compiler import native_library
 from treedraft.inference.native.decoder import (
@@ -25,6 +30,12 @@ from treedraft.inference.native.decoder import (
     smallest_lossless_storage,
 )
 from treedraft.inference.prepacked import can_prepack, prepack_linears
+
+if TYPE_CHECKING:
+    from treedraft.inference.fused.decoder import FusedDecoder
+
+# Another number for every change that changes how fused passes round.
+_FUSED_KERNELS = "fused-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,7 @@ class ForwardPath:
         is_packed: whether its linear layers are packed for oneDNN.
         library: of the native decoder, or None.
         storage: how that holds weights.
+        is_fused: whether the fused decoder takes the module.
     """
 
     kernels: tuple[str, ...]
@@ -44,13 +56,18 @@ class ForwardPath:
     is_packed: bool = False
     library: ctypes.CDLL | None = None
     storage: WeightStorage = WeightStorage.FLOAT32
+    is_fused: bool = False
 
-    def take(self, module: PreTrainedModel) -> NativeDecoder | None:
-        """Make a module ready to go this way; return its native decoder, if it has one."""
+    def take(self, module: PreTrainedModel) -> NativeDecoder | FusedDecoder | None:
+        """Make a module ready to go this way; return the decoder in its place, if it has one."""
         if self.library or self.is_packed:
             _let_go_of_files(module)
         if self.library:
             return go_native(module, self.library, self.storage)
+        if self.is_fused:
+            from treedraft.inference.fused.decoder import FusedDecoder  # needs Triton
+
+            return FusedDecoder(module)
         if self.is_lean:
             streamline(module)
         if self.is_packed:
@@ -99,6 +116,8 @@ def choose_path(
             return ForwardPath(("native", storage.value), library=library, storage=storage)
     if weights != "auto":
         raise _unsupported_weights(weights)
+    if is_available(device, dtype) and can_fuse(module):
+        return ForwardPath((_FUSED_KERNELS, triton_version()), is_fused=True)
     kernels = ("packed" if is_packed else "plain", "lean" if is_lean else "own")
     return ForwardPath(kernels, is_lean=is_lean, is_packed=is_packed)
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -30,6 +30,9 @@ from treedraft.inference.support import check_supported, probe_module
 from treedraft.inference.tree_attention import ATTENTION_NAME
 from treedraft.inference.weights import ModelFiles, be_silent, resolve
 
+if TYPE_CHECKING:
+    from treedraft.inference.fused.decoder import FusedDecoder
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SAMPLES_PER_TENSOR = 1024
 # Settings that say nothing about the numbers that come out.
@@ -46,8 +49,8 @@ class LoadedModel:
 
     Of a drafter folder, `draft_token_ids` are the ids of the head's columns and
     the tokenizer is known by its hash alone; of any other model it is None, and
-    the columns are the ids. With a `native` decoder, passes go through that and
-    the module has no linear layers any more.
+    the columns are the ids. With a `native` decoder, ours for a CPU or the fused one for
+    CUDA, passes go through that and the module has no linear layers any more.
     """
 
     name: str
@@ -68,7 +71,7 @@ class LoadedModel:
     num_kv_heads: int
     head_dim: int
     draft_token_ids: tuple[int, ...] | None = None
-    native: NativeDecoder | None = None
+    native: "NativeDecoder | FusedDecoder | None" = None
 
 
 def load_model(

@@ -23,8 +23,6 @@ import torch
 
 from treedraft.core.errors import UnsupportedModelError
 from treedraft.inference.kv_pool import KVPool
-from treedraft.inference.native.decoder import NativeDecoder
-from treedraft.inference.native.rows import rows_of
 from treedraft.inference.segment import Segment, checked_slots, concatenate, written_slots
 from treedraft.inference.tree_attention import (
     ATTENTION_NAME,
@@ -37,6 +35,13 @@ from treedraft.inference.tree_attention import (
 
 # Kernels on CUDA read a mask in place only if its rows are aligned.
 _MASK_ALIGNMENT = 16
+
+
+class PassDecoder(Protocol):
+    """Runs whole passes in place of a module."""
+
+    def run(self, segments: Sequence[Segment], pool: KVPool) -> torch.Tensor:
+        """Return the logits of all output rows, float32; the next pass may write over them."""
 
 
 class ForwardModel(Protocol):
@@ -71,7 +76,7 @@ class ForwardModel(Protocol):
         """Of weights and KV."""
 
     @property
-    def native(self) -> NativeDecoder | None:
+    def native(self) -> PassDecoder | None:
         """The decoder that runs passes in place of the module, if there is one."""
 
 
@@ -103,7 +108,8 @@ class Runner:
 
         Returns:
             float32 [sum of len(output_rows), vocab_size], segments in the given
-            order. An inference tensor: clone it before changing it in place.
+            order. An inference tensor: clone it before changing it in place, and
+            before the next pass if it is to last.
 
         Raises:
             UnsupportedModelError: a layer asks for attention that is not ours.
@@ -111,7 +117,7 @@ class Runner:
         if not segments:
             return torch.empty((0, self.model.vocab_size), device=self.model.device)
         if self.model.native:
-            return self.model.native.forward(rows_of(segments, self.pool.num_slots), self.pool)
+            return self.model.native.run(segments, self.pool)
         order = group_shapes(
             [(s.num_rows, s.num_keys) for s in segments],
             is_on_cpu=self.model.device.type == "cpu",

@@ -11,9 +11,11 @@ The noise must never be used in a ratio test p/q as well: that changes the law.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from treedraft.inference.draw import NoiseRows, draw_on_device, noised_rows
+from treedraft.inference.fused.support import is_available
 from treedraft.inference.law import LawRow, branch_of, processed_logits, target_probs
 from treedraft.inference.sampler_ties import tie_margin
 from treedraft.inference.token_history import SessionCounts, TokenHistory
@@ -42,8 +44,20 @@ def coupled_draw(
         noise_rows: keep one across passes to make the noise of a position once.
     """
     if target_logits.device.type != "cpu":
-        drawn: list[int] = draw_on_device(target_logits, rows).tolist()
-        return drawn
+        return _drawn_on_device(target_logits, rows)
     kept = noise_rows or NoiseRows()
     candidates = noised_rows(target_logits, rows, kept)
     return [row.token_at(int(row.scores.argmax())) for row in candidates]
+
+
+def _drawn_on_device(target_logits: Tensor, rows: Sequence[LawRow]) -> list[int]:
+    """Draw where the logits are; to read the tokens is the one wait for the device in a step."""
+    if not rows:
+        return []
+    if is_available(target_logits.device, torch.bfloat16):
+        from treedraft.inference.fused.draw import queue_draw  # needs Triton
+
+        drawn: list[int] = queue_draw(target_logits, rows).tolist()
+    else:
+        drawn = draw_on_device(target_logits, rows).tolist()
+    return drawn

@@ -85,9 +85,13 @@ class PassRunner:
         segments = [build_segment(session_pass, self._block_size) for session_pass in passes]
         target_logits = self._runner.forward(segments)
         clock.forwarded = time.monotonic_ns()
+        # On an accelerator the pass has only been queued, and this goes on beside it.
         drawing = [session_pass for session_pass in passes if session_pass.reaches_end]
         laws = [law_rows(session_pass.session, session_pass.tree) for session_pass in drawing]
-        walks = self._walk(drawing, laws, target_logits)
+        drawn = self._draw(drawing, laws, target_logits)
+        if target_logits.device.type != "cpu":
+            clock.forwarded = time.monotonic_ns()  # now the tokens are here
+        walks = self._walk(drawing, laws, drawn, target_logits)
         logprobs = _logprobs(drawing, laws, walks, target_logits)
         take_draft_events()
         clock.walked = time.monotonic_ns()
@@ -101,29 +105,34 @@ class PassRunner:
         clock.committed = time.monotonic_ns()
         return self._measure(passes, rounds, clock)
 
-    def _walk(
+    def _draw(
         self,
         drawing: Sequence[SessionPass],
         laws: Sequence[list[LawRow]],
         target_logits: torch.Tensor,
-    ) -> list[Walk]:
-        """Draw at every node and walk each tree; logits are in the order of `drawing`."""
-        rows_of = _rows_of(laws)
+    ) -> list[int]:
+        """Draw at every row of the sessions under the coupled rule."""
         is_coupled = [not p.session.is_rejection for p in drawing]
-        drawn = iter(
-            coupled_draw(
-                target_logits[list(chain.from_iterable(compress(rows_of, is_coupled)))],
-                list(chain.from_iterable(compress(laws, is_coupled))),
-                self._noise_rows,
-            )
-        )
+        rows = list(chain.from_iterable(compress(laws, is_coupled)))
+        if not all(is_coupled):
+            own = compress(_rows_of(laws), is_coupled)
+            target_logits = target_logits[list(chain.from_iterable(own))]
+        return coupled_draw(target_logits, rows, self._noise_rows)
+
+    def _walk(
+        self,
+        drawing: Sequence[SessionPass],
+        laws: Sequence[list[LawRow]],
+        drawn: Sequence[int],
+        target_logits: torch.Tensor,
+    ) -> list[Walk]:
+        """Walk each tree; logits are in the order of `drawing`, tokens of the coupled among it."""
+        left = iter(drawn)
         return [
-            coupled_walk(session_pass.tree, list(islice(drawn, len(rows))))
-            if coupled
-            else self._reject(session_pass, target_logits[rows_of[index]], rows)
-            for index, (session_pass, rows, coupled) in enumerate(
-                zip(drawing, laws, is_coupled, strict=True)
-            )
+            self._reject(session_pass, target_logits[own], rows)
+            if session_pass.session.is_rejection
+            else coupled_walk(session_pass.tree, list(islice(left, len(rows))))
+            for session_pass, rows, own in zip(drawing, laws, _rows_of(laws), strict=True)
         ]
 
     @staticmethod

@@ -28,7 +28,7 @@ from treedraft.core.sampling import SamplingParameters
 from treedraft.inference.downloads import Progress
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.models import LoadedModel, load_model
-from treedraft.inference.native.decoder import WeightStorage
+from treedraft.inference.native.decoder import NativeDecoder, WeightStorage
 from treedraft.inference.prepacked import PackedLinear, can_prepack
 from treedraft.inference.runner import Runner
 from treedraft.inference.sampler import LawRow, coupled_draw
@@ -70,7 +70,7 @@ def run_passes(
     for storage in WeightStorage:
         model = load_model(plan.target, weights=storage.value, progress=progress)
         subjects += _native_subjects(model, plan)
-        assert model.native
+        assert isinstance(model.native, NativeDecoder)
         gigabytes[storage.value] = model.native.read_weights() / 1e9
     for name in _DTYPES:
         if can_prepack(torch.device("cpu"), _DTYPES[name]):
@@ -105,7 +105,7 @@ def _time(
 
 
 def _native_subjects(model: LoadedModel, plan: PassesPlan) -> Iterator[Subject]:
-    if model.native is None:
+    if not isinstance(model.native, NativeDecoder):
         raise UnsupportedModelError(
             f"passes of {model.name} go through torch here", reason="NO_NATIVE_DECODER"
         )

@@ -12,6 +12,7 @@ the pass, whichever slots they use and however many threads compute.
 """
 
 import ctypes
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -22,8 +23,9 @@ from transformers import PreTrainedModel
 
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.lean import can_streamline
-from treedraft.inference.native.rows import Rows
+from treedraft.inference.native.rows import Rows, rows_of
 from treedraft.inference.native.turn_table import TurnTable, is_steady
+from treedraft.inference.segment import Segment
 
 _ATTENTION_NORM, _MLP_NORM, _FINAL_NORM = range(3)
 _QKV, _OUT, _GATE_UP, _DOWN, _HEAD = range(5)
@@ -101,6 +103,10 @@ class NativeDecoder:
         """Free the weights."""
         if handle := getattr(self, "_handle", None):
             self._library.treedraft_decoder_free(handle)
+
+    def run(self, segments: Sequence[Segment], pool: KVPool) -> Tensor:
+        """Run one pass over segments, as `forward` does over rows."""
+        return self.forward(rows_of(segments, pool.num_slots), pool)
 
     def forward(self, rows: Rows, pool: KVPool) -> Tensor:
         """Run one pass; keys and values of the rows go into their slots of the pool.

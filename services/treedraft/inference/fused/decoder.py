@@ -1,0 +1,245 @@
+"""Fused passes of one model: what is launched, in which order, on which memory.
+
+A layer is nine kernels: the parts of the product before added up and normed, the
+joined product of queries, keys and values, their turn and their way into the pool,
+attention in parts and the parts joined, the product out of it, again the norm, the
+gated pair of the MLP, and the product out of that.
+
+Invariant: the logits of a row are the same to the bit whatever other rows share the
+pass, whichever slots they use and however large the pass is padded.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import triton
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from treedraft.inference.fused.graphs import PassGraphs
+from treedraft.inference.fused.kernels.attention import attend, combine
+from treedraft.inference.fused.kernels.norm import add_norm, embed_norm, final_norm
+from treedraft.inference.fused.kernels.product import gated_product, product
+from treedraft.inference.fused.kernels.turn import turn_and_store
+from treedraft.inference.fused.layout import Column, PassLayout, lay_out
+from treedraft.inference.fused.plans import KEY_BLOCK, NUM_PARTS, ProductPlan, row_tile
+from treedraft.inference.fused.weights import LayerWeights, take_weights
+from treedraft.inference.fused.workspace import Capacity, Workspace
+from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.segment import Segment
+
+_LOG2_E = math.log2(math.e)
+_SMALLEST_DOT = 16
+
+
+class FusedDecoder:
+    """A Llama-like decoder whose passes are kernels of ours. Used by one thread."""
+
+    def __init__(self, module: PreTrainedModel, *, uses_graphs: bool = True) -> None:
+        """Take the weights of `module`, of a kind that `support.can_fuse` knows.
+
+        Args:
+            module: on its device; it keeps no linear layer of its own.
+            uses_graphs: whether passes are replayed where there is CUDA.
+        """
+        self.weights = take_weights(module)
+        self.vocab_size = self.weights.shape.vocab_size
+        shape = self.weights.shape
+        self._hidden_block = triton.next_power_of_2(shape.hidden)
+        self._norm_warps = 4 if self._hidden_block <= 2048 else 8
+        self._padded_group = max(_SMALLEST_DOT, triton.next_power_of_2(shape.group))
+        is_on_cuda = self.weights.head.device.type == "cuda"
+        self._graphs = PassGraphs() if uses_graphs and is_on_cuda else None
+        self._workspace: Workspace | None = None
+
+    @torch.inference_mode()
+    def run(self, segments: Sequence[Segment], pool: KVPool) -> Tensor:
+        """Queue one pass; keys and values of the rows go into their slots of the pool.
+
+        Returns:
+            float32 [output rows, vocab], in memory that the next pass writes to again.
+        """
+        layout = lay_out(segments, pool.num_slots)
+        space = self._fitting(layout, pool)
+        space.upload(layout)
+        key = (layout.row_bucket, layout.output_bucket)
+        if self._graphs is None:
+            self._launch(space, *key)
+        else:
+            self._graphs.run(key, lambda: self._launch(space, *key))
+        return space.logits[: layout.num_outputs]
+
+    def _fitting(self, layout: PassLayout, pool: KVPool) -> Workspace:
+        space = self._workspace
+        capacity = (space.capacity if space else Capacity()).covering(layout)
+        if space is None or space.pool is not pool or space.capacity != capacity:
+            if self._graphs is not None:
+                self._graphs.clear()
+            self._workspace = space = None  # before the next one is there
+            self._workspace = space = Workspace(self.weights, pool, capacity)
+        return space
+
+    def _launch(self, space: Workspace, num_rows: int, num_outputs: int) -> None:
+        """Queue all kernels of a pass of bucket size."""
+        weights, shape = self.weights, self.weights.shape
+        columns = space.columns(num_rows)
+        embed_norm[(num_rows,)](
+            columns[Column.TOKEN],
+            weights.embeddings,
+            space.states,
+            weights.layers[0].attention_norm,
+            space.normed,
+            shape.epsilon,
+            HIDDEN=shape.hidden,
+            BLOCK=self._hidden_block,
+            num_warps=self._norm_warps,
+        )
+        key_slots = space.key_slots(num_rows, num_outputs)
+        for index, layer in enumerate(weights.layers):
+            if index:
+                self._norm(space, num_rows, weights.plans.down, layer.attention_norm)
+            self._attention(space, num_rows, index, columns, key_slots)
+            self._norm(space, num_rows, weights.plans.out, layer.mlp_norm)
+            self._mlp(space, num_rows, layer)
+        final_norm[(num_outputs,)](
+            space.output_rows(num_rows, num_outputs),
+            space.states,
+            space.parts,
+            space.capacity.rows * shape.hidden,
+            weights.norm,
+            space.normed,
+            shape.epsilon,
+            NUM_SPLITS=weights.plans.down.num_splits,
+            HIDDEN=shape.hidden,
+            BLOCK=self._hidden_block,
+            num_warps=self._norm_warps,
+        )
+        self._product(space.normed, weights.head, space.logits, 0, weights.plans.head, num_outputs)
+
+    def _attention(
+        self,
+        space: Workspace,
+        num_rows: int,
+        index: int,
+        columns: Sequence[Tensor],
+        key_slots: Tensor,
+    ) -> None:
+        plans, shape, layer = self.weights.plans, self.weights.shape, self.weights.layers[index]
+        stride = space.capacity.rows * shape.qkv
+        self._product(space.normed, layer.qkv, space.parts, stride, plans.qkv, num_rows)
+        self._turn(space, num_rows, index, columns)
+        self._attend(space, num_rows, index, columns, key_slots)
+        stride = space.capacity.rows * shape.hidden
+        self._product(space.attended, layer.out, space.parts, stride, plans.out, num_rows)
+
+    def _turn(self, space: Workspace, num_rows: int, index: int, columns: Sequence[Tensor]) -> None:
+        weights, shape, layer = self.weights, self.weights.shape, self.weights.layers[index]
+        turn_and_store[(num_rows, shape.num_heads + 2 * shape.num_kv_heads)](
+            space.parts,
+            space.capacity.rows * shape.qkv,
+            layer.bias,
+            weights.cosines,
+            weights.sines,
+            columns[Column.POSITION],
+            columns[Column.WRITE_SLOT],
+            space.queries,
+            space.pool.key_layers[index],
+            space.pool.value_layers[index],
+            NUM_SPLITS=weights.plans.qkv.num_splits,
+            NUM_HEADS=shape.num_heads,
+            NUM_KV_HEADS=shape.num_kv_heads,
+            HEAD_DIM=shape.head_dim,
+            HAS_BIAS=layer.bias.numel() > 0,
+            num_warps=1,
+        )
+
+    def _attend(
+        self,
+        space: Workspace,
+        num_rows: int,
+        index: int,
+        columns: Sequence[Tensor],
+        key_slots: Tensor,
+    ) -> None:
+        shape = self.weights.shape
+        sizes = {
+            "NUM_KV_HEADS": shape.num_kv_heads,
+            "GROUP": shape.group,
+            "HEAD_DIM": shape.head_dim,
+            "BLOCK": KEY_BLOCK,
+            "NUM_PARTS": NUM_PARTS,
+        }
+        parts = space.sums, space.peaks, space.masses
+        attend[(num_rows, shape.num_kv_heads, NUM_PARTS)](
+            space.queries,
+            space.pool.key_layers[index],
+            space.pool.value_layers[index],
+            key_slots,
+            *columns[Column.LINE_START :],
+            *parts,
+            shape.scaling * _LOG2_E,
+            PADDED_GROUP=self._padded_group,
+            **sizes,
+            num_warps=4,
+            num_stages=2,
+        )
+        lengths = columns[Column.LINE_LENGTH], columns[Column.PATH_LENGTH]
+        combine[(num_rows, shape.num_heads)](*parts, *lengths, space.attended, **sizes, num_warps=2)
+
+    def _mlp(self, space: Workspace, num_rows: int, layer: LayerWeights) -> None:
+        plans, tile = self.weights.plans, row_tile(num_rows)
+        gated_product[(-(-num_rows // tile), plans.gate_up.num_column_programs)](
+            space.normed,
+            layer.gate_up,
+            space.activated,
+            OUTPUTS=plans.gate_up.outputs,
+            INPUTS=plans.gate_up.inputs,
+            BLOCK_M=tile,
+            BLOCK_N=plans.gate_up.block_n,
+            BLOCK_K=plans.gate_up.block_k,
+            num_warps=plans.gate_up.num_warps,
+            num_stages=plans.gate_up.num_stages,
+        )
+        stride = space.capacity.rows * self.weights.shape.hidden
+        self._product(space.activated, layer.down, space.parts, stride, plans.down, num_rows)
+
+    def _norm(self, space: Workspace, num_rows: int, before: ProductPlan, weight: Tensor) -> None:
+        shape = self.weights.shape
+        add_norm[(num_rows,)](
+            space.states,
+            space.parts,
+            space.capacity.rows * shape.hidden,
+            weight,
+            space.normed,
+            shape.epsilon,
+            NUM_SPLITS=before.num_splits,
+            HIDDEN=shape.hidden,
+            BLOCK=self._hidden_block,
+            num_warps=self._norm_warps,
+        )
+
+    @staticmethod
+    def _product(
+        inputs: Tensor,
+        weight: Tensor,
+        parts: Tensor,
+        part_stride: int,
+        plan: ProductPlan,
+        num_rows: int,
+    ) -> None:
+        tile = row_tile(num_rows)
+        product[(-(-num_rows // tile), plan.num_column_programs, plan.num_splits)](
+            inputs,
+            weight,
+            parts,
+            part_stride,
+            OUTPUTS=plan.outputs,
+            INPUTS=plan.inputs,
+            SPLIT_INPUTS=plan.split_inputs,
+            BLOCK_M=tile,
+            BLOCK_N=plan.block_n,
+            BLOCK_K=plan.block_k,
+            num_warps=plan.num_warps,
+            num_stages=plan.num_stages,
+        )

@@ -1,0 +1,120 @@
+"""The memory that fused passes work in: allocated once, at addresses that stay.
+
+A captured graph holds addresses, so a workspace that has become too small is thrown
+away as a whole, and with it the graphs that were captured on it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from treedraft.inference.fused.layout import Column, PassLayout, column_stride, fixed_length
+from treedraft.inference.fused.plans import MAX_ROWS, NUM_PARTS, padded_rows
+from treedraft.inference.fused.weights import DecoderWeights
+from treedraft.inference.kv_pool import KVPool
+
+_FIRST_OUTPUTS = 256
+_FIRST_SLOTS = 1 << 18
+_NUM_STAGED = 3  # passes whose integers may be on their way at once
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The largest pass that fits."""
+
+    rows: int = MAX_ROWS
+    outputs: int = _FIRST_OUTPUTS
+    numbers: int = _FIRST_SLOTS
+
+    def covering(self, layout: PassLayout) -> "Capacity":
+        """Return what holds a pass as well; `self` if it fits already."""
+        return Capacity(
+            max(self.rows, padded_rows(layout.row_bucket)),
+            _doubled(self.outputs, padded_rows(layout.output_bucket)),
+            _doubled(self.numbers, len(layout.numbers)),
+        )
+
+
+def _doubled(size: int, needed: int) -> int:
+    while size < needed:
+        size *= 2
+    return size
+
+
+class Workspace:
+    """Buffers for passes of one decoder on one pool."""
+
+    def __init__(self, weights: DecoderWeights, pool: KVPool, capacity: Capacity) -> None:
+        """Allocate everything."""
+        shape, plans = weights.shape, weights.plans
+        device, dtype = weights.head.device, weights.head.dtype
+        self.pool = pool
+        self.capacity = capacity
+        self._shape = shape
+
+        def floats(*sizes: int) -> Tensor:
+            return torch.zeros(sizes, dtype=torch.float32, device=device)
+
+        def numbers(*sizes: int) -> Tensor:
+            return torch.zeros(sizes, dtype=dtype, device=device)
+
+        rows = capacity.rows
+        self.numbers = torch.zeros(capacity.numbers, dtype=torch.int32, device=device)
+        self.states = floats(rows, shape.hidden)
+        self.normed = numbers(max(rows, capacity.outputs), shape.hidden)
+        products = (plans.qkv, plans.out, plans.down)
+        self.parts = floats(max(p.num_splits * p.outputs for p in products) * rows)
+        self.queries = numbers(rows, shape.num_heads * shape.head_dim)
+        self.attended = numbers(rows, shape.num_heads * shape.head_dim)
+        heads = rows * shape.num_kv_heads * NUM_PARTS * shape.group
+        self.sums = floats(heads, shape.head_dim)
+        self.peaks, self.masses = floats(heads), floats(heads)
+        self.activated = numbers(rows, shape.intermediate)
+        self.logits = floats(capacity.outputs, shape.vocab_size)
+        self._staging = _Staging(capacity.numbers, device)
+
+    def upload(self, layout: PassLayout) -> None:
+        """Queue the copy of a pass's integers to the device."""
+        count = len(layout.numbers)
+        self._staging.copy(layout, self.numbers[:count])
+
+    def columns(self, row_bucket: int) -> list[Tensor]:
+        """Return each `Column` of a pass."""
+        stride = column_stride(row_bucket)
+        return [self.numbers[place * stride :][:row_bucket] for place in range(len(Column))]
+
+    def output_rows(self, row_bucket: int, output_bucket: int) -> Tensor:
+        """Return the rows whose logits are wanted."""
+        return self.numbers[len(Column) * column_stride(row_bucket) :][:output_bucket]
+
+    def key_slots(self, row_bucket: int, output_bucket: int) -> Tensor:
+        """Return the slots of all lines and paths."""
+        return self.numbers[fixed_length(row_bucket, output_bucket) :]
+
+
+class _Staging:
+    """Page-locked memory, from which a copy does not wait for the device."""
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self._is_on_cuda = device.type == "cuda"
+        self._turn = 0
+        self._buffers = [
+            torch.zeros(capacity, dtype=torch.int32, pin_memory=True)
+            for _ in range(_NUM_STAGED if self._is_on_cuda else 0)
+        ]
+        self._events: list[torch.cuda.Event | None] = [None] * len(self._buffers)
+
+    def copy(self, layout: PassLayout, destination: Tensor) -> None:
+        source = torch.from_numpy(layout.numbers)
+        if not self._is_on_cuda:
+            destination.copy_(source)
+            return
+        turn = self._turn = (self._turn + 1) % len(self._buffers)
+        event = self._events[turn] or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.synchronize()  # long past, unless several passes went by without a look
+        staged = self._buffers[turn][: len(destination)]
+        staged.copy_(source)
+        destination.copy_(staged, non_blocking=True)
+        event.record()
+        self._events[turn] = event

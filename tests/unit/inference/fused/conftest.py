@@ -1,0 +1,50 @@
+"""Kernels run in Triton's interpreter where there is no CUDA device.
+
+What decides is set before the first kernel is imported, so this comes first.
+"""
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+collect_ignore_glob: list[str] = []
+try:
+    from treedraft.inference.fused.kernels import attention
+except ImportError:
+    collect_ignore_glob = [
+        "test_attention.py",
+        "test_products.py",
+        "test_decoder.py",
+        "test_draw.py",
+    ]
+
+
+def _range(*bounds):
+    """Return a range over numbers as the interpreter has them, arrays of one.
+
+    Triton 3.6 asks numpy to take such an array for an integer, which numpy 2.4 no
+    longer does.
+    """
+    return range(*(int(b.handle.data.item()) if hasattr(b, "handle") else int(b) for b in bounds))
+
+
+if os.environ.get("TRITON_INTERPRET") == "1" and not collect_ignore_glob:
+    attention.range = _range
+
+
+def pytest_report_header() -> str | None:
+    """Say why kernels are not tested, if they are not."""
+    return "fused kernels are not tested: no Triton here" if collect_ignore_glob else None
+
+
+@pytest.fixture(autouse=True)
+def _few_threads():
+    """Keep torch from waking its threads for matrices of a few kilobytes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

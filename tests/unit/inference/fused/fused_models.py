@@ -1,0 +1,32 @@
+"""Small models of sizes that kernels take, run by the fused decoder."""
+
+import copy
+import functools
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tests.unit.inference.tiny_models import SIZES, TinyModel, build
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from treedraft.inference.fused.decoder import FusedDecoder
+from treedraft.inference.runner import Runner
+
+NUM_SLOTS = 256
+SCATTERED = np.random.default_rng(3).permutation(NUM_SLOTS)
+
+_SIZES = SIZES | {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 6}
+
+
+@functools.cache
+def small_model(architecture: str, dtype: torch.dtype = torch.float32) -> TinyModel:
+    """Return a model with heads of 16 numbers."""
+    kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+    config, model_class = kinds[architecture]
+    return replace(build(config(**_SIZES), model_class, dtype), head_dim=16)
+
+
+def fused_runner(model: TinyModel) -> Runner:
+    """Return a runner whose passes are fused, on a pool of its own."""
+    module = copy.deepcopy(model.module)
+    return Runner(replace(model, module=module, native=FusedDecoder(module)), model.pool(NUM_SLOTS))
