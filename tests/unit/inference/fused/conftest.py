@@ -16,10 +16,10 @@ try:
     from treedraft.inference.fused.kernels import attention
 except ImportError:
     collect_ignore_glob = [
-        "test_attention.py",
-        "test_products.py",
-        "test_decoder.py",
-        "test_draw.py",
+        "test_fused_attention.py",
+        "test_fused_products.py",
+        "test_fused_decoder.py",
+        "test_fused_draw.py",
     ]
 
 

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from treedraft.inference.fused.decoder import FusedDecoder
 from treedraft.inference.runner import Runner
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NUM_SLOTS = 256
 SCATTERED = np.random.default_rng(3).permutation(NUM_SLOTS)
 
@@ -23,7 +24,8 @@ def small_model(architecture: str, dtype: torch.dtype = torch.float32) -> TinyMo
     """Return a model with heads of 16 numbers."""
     kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
     config, model_class = kinds[architecture]
-    return replace(build(config(**_SIZES), model_class, dtype), head_dim=16)
+    model = build(config(**_SIZES), model_class, dtype)
+    return replace(model, head_dim=16)
 
 
 def fused_runner(model: TinyModel) -> Runner:

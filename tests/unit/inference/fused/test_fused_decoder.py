@@ -1,6 +1,5 @@
 """Fused passes say what transformers' own forward says, whatever shares the pass."""
 
-import numpy as np
 import pytest
 import torch
 from tests.unit.inference.fused.fused_models import SCATTERED, fused_runner, small_model
@@ -28,9 +27,9 @@ def test_prompts_and_trees_have_the_logits_of_the_modules_own_forward(name):
         runner.forward([chunk(text, SCATTERED, a, b, [b - a - 1])]).clone()
         for a, b in [(0, 7), (7, 11)]
     ]
-    assert_same(torch.cat(parts), model.causal_logits(text)[[6, 10]])
+    assert_same(torch.cat(parts).cpu(), model.causal_logits(text)[[6, 10]])
     logits = runner.forward([tree_pass(text, SCATTERED, TREE)])
-    assert_same(logits, logits_by_definition(model, text, TREE))
+    assert_same(logits.cpu(), logits_by_definition(model, text, TREE))
 
 
 def test_a_row_is_the_same_to_the_bit_whatever_shares_its_pass():
@@ -62,7 +61,7 @@ def test_half_precision_stays_near():
     text = tokens(8)
     logits = fused_runner(model).forward([chunk(text, SCATTERED, 0, 8)])
     expected = small_model("llama").causal_logits(text)
-    assert (logits - expected).abs().mean() < 0.05 * expected.abs().mean()
+    assert (logits.cpu() - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
 def test_a_pass_too_large_for_the_workspace_gets_a_larger_one():
@@ -93,11 +92,11 @@ def _with_first_capacity(decoder, capacity):
 def test_rows_of_many_sessions_keep_apart():
     model = small_model("llama")
     runner = fused_runner(model)
-    texts = [tokens(4 + i, seed=i) for i in range(5)]
+    texts = [tokens(2 + i, seed=i) for i in range(3)]
     segments = [
         chunk(text, SCATTERED[20 * i :], 0, len(text), [len(text) - 1])
         for i, text in enumerate(texts)
     ]
     logits = runner.forward(segments)
-    assert_same(logits, torch.stack([model.causal_logits(text)[-1] for text in texts]))
-    assert np.isfinite(logits.numpy()).all()
+    assert_same(logits.cpu(), torch.stack([model.causal_logits(text)[-1] for text in texts]))
+    assert torch.isfinite(logits).all()
