@@ -16,7 +16,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NUM_SLOTS = 256
 SCATTERED = np.random.default_rng(3).permutation(NUM_SLOTS)
 
-_SIZES = SIZES | {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 6}
+# Few heads, since a program of a kernel takes a millisecond in the interpreter.
+_SIZES = SIZES | {"num_attention_heads": 3, "num_key_value_heads": 1}
 
 
 @functools.cache
@@ -25,10 +26,11 @@ def small_model(architecture: str, dtype: torch.dtype = torch.float32) -> TinyMo
     kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
     config, model_class = kinds[architecture]
     model = build(config(**_SIZES), model_class, dtype)
-    return replace(model, head_dim=16)
+    return replace(model, head_dim=16, num_kv_heads=1)
 
 
 def fused_runner(model: TinyModel) -> Runner:
     """Return a runner whose passes are fused, on a pool of its own."""
-    module = copy.deepcopy(model.module)
-    return Runner(replace(model, module=module, native=FusedDecoder(module)), model.pool(NUM_SLOTS))
+    module = copy.deepcopy(model.module).to(DEVICE)
+    on_device = replace(model, module=module, native=FusedDecoder(module), device=DEVICE)
+    return Runner(on_device, on_device.pool(NUM_SLOTS))

@@ -1,0 +1,1 @@
+"""What is proved and measured on a CUDA device; see `prove`."""
