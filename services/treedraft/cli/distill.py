@@ -16,6 +16,9 @@ def distill(
     target: options.Target = "default",
     layers: Annotated[int | None, typer.Option(min=1, help="Layers of the drafter.")] = None,
     vocab: Annotated[int | None, typer.Option(min=1, help="Columns of its head.")] = None,
+    init: Annotated[
+        str, typer.Option(help="Drafter to begin from: its folder, or a shipped one's name.")
+    ] = "",
     prompts: Annotated[int | None, typer.Option(min=1, help="Prompts to make up.")] = None,
     prompt_file: Annotated[
         list[Path] | None, typer.Option(help="Prompts of your own, .txt or .jsonl; repeatable.")
@@ -48,6 +51,7 @@ def distill(
         "target": target,
         "train.layers": layers,
         "train.vocab_size": vocab,
+        "train.init": init or None,
         "prompts.count": prompts,
         "prompts.files": tuple(str(path) for path in prompt_file) if prompt_file else None,
         "responses.per_prompt": responses,

@@ -53,6 +53,7 @@ __all__ = [
     "drafter_config",
     "is_drafter_folder",
     "load_drafter",
+    "read_own_weights",
     "save_drafter",
 ]
 
@@ -185,6 +186,19 @@ def load_drafter(
         weights[name] = _restored(weights, name, folder)
     _set_weights(module, weights, folder)
     return module, manifest
+
+
+def read_own_weights(folder: Path) -> dict[str, Tensor]:
+    """Return what a drafter folder stores beside its input embedding, by name, on the CPU.
+
+    Raises:
+        UnsupportedModelError: reason WEIGHTS_CORRUPT.
+    """
+    return {
+        name: tensor
+        for name, tensor in _read_weights(folder).items()
+        if not name.endswith((".int8", ".scale")) and "embed" not in name
+    }
 
 
 def _check_columns(

@@ -22,10 +22,11 @@ from treedraft.training.checkpoint import remove_checkpoint
 from treedraft.training.corpus import Corpus, CorpusWriter
 from treedraft.training.evaluation.held_out import held_out_prompts
 from treedraft.training.generation import free_memory, generator_factory
+from treedraft.training.initial import fingerprint_of
 from treedraft.training.prompt_grammar import fingerprint
 from treedraft.training.prompt_store import PromptStore
 from treedraft.training.prompts import collect_prompts
-from treedraft.training.responses import collect_responses, done_jobs
+from treedraft.training.responses import PACE_OF_RESPONSES, collect_responses, done_jobs
 from treedraft.training.settings import DistillSettings
 from treedraft.training.target import TrainingTarget, load_target
 from treedraft.training.train_settings import PACE_SETTINGS
@@ -148,10 +149,12 @@ class _Run:
             shape["grammar"] = fingerprint()
             return StageIdentity({**common, "prompts": shape, "held_out": held_out})
         if stage is Stage.RESPONSES:
-            shape = settings.responses.model_dump(mode="json")
+            shape = settings.responses.model_dump(mode="json", exclude=PACE_OF_RESPONSES)
             return self._after(Stage.PROMPTS, {**common, "responses": shape})
         if stage is Stage.TRAIN:
-            shape = settings.train.model_dump(mode="json", exclude=PACE_SETTINGS)
+            shape = settings.train.model_dump(mode="json", exclude={*PACE_SETTINGS, "init"})
+            if settings.train.init:
+                shape["init"] = fingerprint_of(settings.train.init)
             return self._after(Stage.RESPONSES, {"target": self._target_name, "train": shape})
         shape = settings.evaluation.model_dump(mode="json")
         return self._after(Stage.TRAIN, {"target": self._target_name, "evaluation": shape})

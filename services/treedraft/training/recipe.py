@@ -3,15 +3,18 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from treedraft.training.corpus import Corpus
+from treedraft.training.files import replace_text
 from treedraft.training.target import TrainingTarget
 from treedraft.training.train_settings import PACE_SETTINGS, TrainSettings
 from treedraft.training.validation import Validation
 
+TRAINING_FILE = "training.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -20,8 +23,9 @@ class TrainingResult:
     """What a run came to.
 
     `layers` are the target's that the drafter began as; `coverage` is the share of
-    answer tokens that it has columns for; `num_tokens` counts those it was trained
-    on, with repetitions; `kept_average` says that the moving average was the better.
+    answer tokens that it has columns for; `num_answer_tokens` are those of the texts and
+    `num_tokens` those it was trained on, with repetitions; `init` names the drafter that it
+    began from instead of these layers; `kept_average` says that the moving average was the better.
     """
 
     layers: tuple[int, ...]
@@ -30,6 +34,8 @@ class TrainingResult:
     num_parameters: int
     num_steps: int
     num_tokens: int
+    num_answer_tokens: int
+    init: str
     seconds: float
     kept_average: bool
     validation: Validation
@@ -37,6 +43,10 @@ class TrainingResult:
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
         return asdict(self)
+
+    def write(self, folder: Path) -> None:
+        """Leave the figures in the drafter's folder."""
+        replace_text(folder / TRAINING_FILE, json.dumps(self.to_json(), indent=1) + "\n")
 
 
 def pass_dtype(target: TrainingTarget, settings: TrainSettings) -> torch.dtype:

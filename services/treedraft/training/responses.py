@@ -27,6 +27,8 @@ from treedraft.training.speed import FLUSH_SECONDS, Interval, Speed
 from treedraft.training.target import TrainingTarget
 
 _TOKENS_PER_PART = 4_000_000
+# A stage that was broken off may be gone on with under other values of these.
+PACE_OF_RESPONSES = {"max_seconds"}
 
 
 class ResponseSettings(Frozen):
@@ -40,6 +42,13 @@ class ResponseSettings(Frozen):
     max_new_tokens: int = Field(default=256, ge=1, description="Longest answer, in tokens.")
     max_length: int = Field(
         default=448, ge=16, description="Longest prompt and answer together, in tokens."
+    )
+
+    max_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="Time after which no more answers are begun; the stage is finished with what "
+        "there is. 0 sets no limit.",
     )
 
     @field_validator("temperatures")
@@ -109,7 +118,7 @@ def collect_responses(
         prefix_ids=common_beginning([t for t, is_fit in zip(encoded, fits, strict=True) if is_fit]),
         seed=int(np.random.default_rng((seed, len(done), 2)).integers(2**62)),
     )
-    jobs = _jobs(orders, encoded, settings)
+    jobs = _until(settings.max_seconds, clock, _jobs(orders, encoded, settings))
     speed, interval = Speed(clock), Interval(FLUSH_SECONDS, clock)
     try:
         for finished in generator.run(jobs):
@@ -167,6 +176,18 @@ def _jobs(
 ) -> Iterator[Job]:
     for order in orders:
         yield Job(order.number, encoded[order.prompt], order.temperature, settings.max_new_tokens)
+
+
+def _until(max_seconds: float, clock: Callable[[], float], jobs: Iterator[Job]) -> Iterator[Job]:
+    """Yield jobs until the time is up; without a limit, all of them."""
+    if not max_seconds:
+        yield from jobs
+        return
+    started = clock()
+    for job in jobs:
+        if clock() - started >= max_seconds:
+            return
+        yield job
 
 
 def _document(finished: FinishedText) -> Document:

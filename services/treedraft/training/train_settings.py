@@ -94,6 +94,11 @@ class TrainSettings(Frozen):
     vocab_size: int = Field(
         default=16_384, ge=1, description="Columns of the head: the ids most frequent in the texts."
     )
+    init: str = Field(
+        default="",
+        description="Folder of a drafter to begin from, or the name of a shipped one, in place of "
+        "layers of the target; its columns stay, and it must have `layers` layers.",
+    )
     seed: int = Field(default=0, ge=0, description="Of the order of texts.")
     epochs: float = Field(default=8.0, gt=0, description="How often each text is seen.")
     max_seconds: float = Field(

@@ -27,6 +27,7 @@ from treedraft.training.checkpoint import load_checkpoint, save_checkpoint
 from treedraft.training.compilation import compile_layers_if_possible, undo_compilation
 from treedraft.training.corpus import Corpus
 from treedraft.training.files import replace_text
+from treedraft.training.initial import choose_columns, read_initial
 from treedraft.training.optimisation import learning_rate_factor
 from treedraft.training.recipe import TrainingResult, pass_dtype, run_identity
 from treedraft.training.student import choose_layers, decoder_layers, make_student
@@ -35,7 +36,7 @@ from treedraft.training.target import TrainingTarget
 from treedraft.training.teaching import Teaching, causally_attending
 from treedraft.training.train_settings import TrainSettings
 from treedraft.training.validation import Validation, validate
-from treedraft.training.vocabulary import choose_vocabulary, coverage
+from treedraft.training.vocabulary import coverage
 
 HISTORY_FILE = "history.json"
 DRAFTER_SO_FAR = "drafter-so-far"
@@ -96,13 +97,13 @@ class TrainingRun:
     ) -> None:
         """Make the student, split the texts, and write a drafter once to see that it works."""
         self._target, self._settings, self._work = target, settings, work
+        self._num_answer_tokens = corpus.num_response_tokens
         self._progress, self._clock = progress, clock
         self.layers = choose_layers(
             settings.layer_choice, settings.layers, len(decoder_layers(target.module))
         )
-        self.draft_token_ids = choose_vocabulary(
-            corpus, settings.vocab_size, vocab_size=target.vocab_size, always=target.eos_token_ids
-        )
+        initial = read_initial(settings.init, target) if settings.init else None
+        self.draft_token_ids = choose_columns(initial, corpus, settings, target)
         self.coverage = coverage(corpus, self.draft_token_ids, target.vocab_size)
         progress(
             f"layers {', '.join(map(str, self.layers))}; {len(self.draft_token_ids):,} ids cover "
@@ -111,6 +112,8 @@ class TrainingRun:
         self.student = make_student(
             target.module, self.layers, self.draft_token_ids, dtype=pass_dtype(target, settings)
         )
+        if initial:
+            initial.put_into(self.student)
         self._write_drafter(work / DRAFTER_SO_FAR)
         self.teaching = Teaching(target, corpus, settings, progress)
         self.trainer = StudentTrainer(
@@ -158,16 +161,15 @@ class TrainingRun:
 
     def train_to_the_end(self, max_steps: int | None = None) -> None:
         """Take steps until the run is done, or so many; save when interrupted."""
-        steps_left = max_steps
         try:
             while self.share < 1.0:
                 batches = self.teaching.plan_epoch(self._epoch)
                 for documents in batches[self._next_batch :]:
-                    if self.share >= 1.0 or steps_left == 0:
+                    if self.share >= 1.0 or max_steps == 0:
                         return
                     self._step(documents)
                     self._look_after()
-                    steps_left = None if steps_left is None else steps_left - 1
+                    max_steps = None if max_steps is None else max_steps - 1
                 self._epoch, self._next_batch = self._epoch + 1, 0
         except KeyboardInterrupt:
             self.save()
@@ -206,17 +208,21 @@ class TrainingRun:
         self._write_drafter(out)
         self._write_history()
         self._progress(f"drafter in {out}: {validation}")
-        return TrainingResult(
+        result = TrainingResult(
             layers=self.layers,
             draft_vocab_size=len(self.draft_token_ids),
             coverage=self.coverage,
             num_parameters=sum(p.numel() for p in self.student.parameters() if p.requires_grad),
             num_steps=self.num_steps,
             num_tokens=self.num_tokens,
+            num_answer_tokens=self._num_answer_tokens,
+            init=self._settings.init,
             seconds=seconds,
             kept_average=kept_average,
             validation=validation,
         )
+        result.write(out)
+        return result
 
     def _start_clock(self) -> None:
         self._started = self._saved = self._looked = self._clock()

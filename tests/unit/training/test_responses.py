@@ -124,3 +124,13 @@ def test_the_common_beginning_leaves_each_prompt_a_token(token_ids, expected):
 def test_shares_of_temperatures_are_a_law(shares):
     with pytest.raises(ValidationError, match="add up to 1"):
         ResponseSettings(temperatures=shares)
+
+
+def test_no_answer_is_begun_after_the_time_is_up(target, tmp_path):
+    clock = iter(range(100_000))
+    writer = CorpusWriter(tmp_path)
+    result = collect(
+        target, ASKED, writer, clock=lambda: next(clock), max_new_tokens=3, max_seconds=15
+    )
+    assert 4 <= result["answers"] < 20  # four slots were given out at the start
+    assert Corpus.open(tmp_path).num_documents == result["answers"]

@@ -4,11 +4,12 @@ import pytest
 import torch
 from training_toys import toy_corpus, toy_target
 
-from treedraft.core.errors import TreedraftError
+from treedraft.core.errors import InvalidRequestError, TreedraftError
 from treedraft.inference.drafter_folder import WEIGHTS_FILE
 from treedraft.inference.models import load_model
 from treedraft.training.checkpoint import CHECKPOINT_FILE
 from treedraft.training.optimisation import learning_rate_factor
+from treedraft.training.recipe import TRAINING_FILE
 from treedraft.training.student_trainer import _MAX_BAD_STEPS
 from treedraft.training.teacher import TeacherCache, summarise
 from treedraft.training.teaching import causally_attending
@@ -215,3 +216,45 @@ def test_tokens_per_pass_walks_along_the_text(hits, expected):
     is_hit = torch.tensor([h == "1" for h in hits]).numpy()
     is_first = torch.tensor([True, *[False] * (len(hits) - 1)]).numpy()
     assert _tokens_per_pass(is_hit, is_first) == pytest.approx(expected)
+
+
+def test_training_goes_on_from_another_drafter_with_its_columns(target, corpus, tmp_path):
+    first = train(target, corpus, SETTINGS, tmp_path / "work", tmp_path / "first")
+    settings = SETTINGS.model_copy(update={"init": str(tmp_path / "first"), "vocab_size": 20})
+    with causally_attending(target.module):
+        begun = TrainingRun(target, corpus, settings, tmp_path / "w2", lambda _: None)
+        start = validate(begun.trainer, begun.teaching.validation)
+    assert start.overlap == pytest.approx(first.validation.overlap, abs=0.02)
+    second = train(target, corpus, settings, tmp_path / "work-2", tmp_path / "second")
+    assert second.draft_vocab_size == 300
+    assert second.init == str(tmp_path / "first")
+    assert second.num_answer_tokens == corpus.num_response_tokens
+    assert json.loads((tmp_path / "second" / TRAINING_FILE).read_text())["num_tokens"] > 0
+    columns = [load_model(tmp_path / name).draft_token_ids for name in ("first", "second")]
+    assert columns[0] == columns[1]
+
+
+def test_a_drafter_that_does_not_fit_is_not_begun_from(target, corpus, tmp_path):
+    train(
+        target, corpus, SETTINGS.model_copy(update={"epochs": 0.2}), tmp_path / "w", tmp_path / "a"
+    )
+    deeper = SETTINGS.model_copy(update={"init": str(tmp_path / "a"), "layers": 3})
+    with pytest.raises(InvalidRequestError) as caught:
+        train(target, corpus, deeper, tmp_path / "w2", tmp_path / "b")
+    assert caught.value.reason == "INIT_MISMATCH"
+    other = toy_target(tmp_path / "other-target", layers=2)
+    with torch.no_grad():
+        other.module.get_input_embeddings().weight.add_(0.1)
+    with pytest.raises(InvalidRequestError, match="input embedding") as caught:
+        train(
+            other,
+            corpus,
+            SETTINGS.model_copy(update={"init": str(tmp_path / "a")}),
+            tmp_path / "w3",
+            tmp_path / "c",
+        )
+    assert caught.value.reason == "INIT_MISMATCH"
+    nowhere = SETTINGS.model_copy(update={"init": str(tmp_path / "nowhere")})
+    with pytest.raises(InvalidRequestError) as caught:
+        train(target, corpus, nowhere, tmp_path / "w4", tmp_path / "d")
+    assert caught.value.reason == "INIT_NOT_FOUND"
