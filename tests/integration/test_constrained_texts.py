@@ -45,7 +45,7 @@ GRAMMARS = {
     "schema": Grammar(GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA)),
     "regex": Grammar(GrammarKind.REGEX, "(one|two|three)( and (one|two|three)){3,9}"),
     "lark": Grammar(GrammarKind.LARK, 'start: item ("; " item)+\nitem: /[a-z]{2,5}/ "=" /[0-9]+/'),
-    "calls": FORMATS["hermes"].grammar(OFFER, lambda _: None, ""),
+    "calls": FORMATS["hermes"].grammar(OFFER, lambda _: None, "", None),
 }
 LAWS = {
     "greedy": SamplingParameters(temperature=0.0, seed=1),

@@ -218,6 +218,28 @@ async def test_the_helpers_of_the_client_parse_what_was_called(cluster, client):
     assert call.function.parsed_arguments == Weather(city="Röme")
 
 
+class Answer(BaseModel):
+    is_wet: bool
+
+
+@pytest.mark.parametrize(
+    ("text", "is_call"), [(CALL.replace("weather", "Weather"), True), ('{"is_wet": true}', False)]
+)
+async def test_an_answer_is_calls_or_the_form_that_was_asked_for(cluster, client, text, is_call):
+    target = await a_toy(cluster, says(text))
+    answer = await client.chat.completions.parse(
+        model="toy",
+        messages=ASK,
+        tools=[pydantic_function_tool(Weather)],
+        response_format=Answer,
+    )
+    message = answer.choices[0].message
+    assert message.parsed == (None if is_call else Answer(is_wet=True))
+    assert bool(message.tool_calls) == is_call
+    (spec,) = target.started.values()
+    assert "is_wet" in spec.sampling.grammar.source
+
+
 async def test_several_choices_call_each_for_itself(cluster, client):
     await a_toy(cluster, lambda spec: says(CALL if spec.choice else "no")(spec))
     answer = await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS, n=3)
@@ -253,9 +275,14 @@ async def test_markers_that_are_special_tokens_are_seen(cluster, client):
 
 REFUSED = [
     (
-        {"tools": TOOLS, "response_format": {"type": "json_object"}},
+        {"tools": TOOLS, "extra_body": {"structured_outputs": {"regex": "a+"}}},
         "tools_conflict",
-        "response_format",
+        "structured_outputs",
+    ),
+    (
+        {"tools": TOOLS, "extra_body": {"structured_outputs": {"json": "[1"}}},
+        "invalid_grammar",
+        "structured_outputs",
     ),
     ({"tools": [WEATHER, WEATHER]}, "invalid_tools", "tools"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "invalid_tools", "tools"),
@@ -288,7 +315,7 @@ REFUSED = [
 @pytest.mark.parametrize(("asked", "code", "param"), REFUSED)
 async def test_what_cannot_be_called_is_refused_by_name(cluster, client, asked, code, param):
     target = await a_toy(cluster, says("x"))
-    if code in ("invalid_grammar", "grammar_conflict"):
+    if code == "grammar_conflict" or (code, param) == ("invalid_grammar", "tools"):
         asked = {**asked, "tool_choice": "required"}
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(model="toy", messages=ASK, **asked)
@@ -356,3 +383,24 @@ async def test_the_grpc_door_tells_calls_apart_too(cluster):
     assert spec.sampling.grammar is not None
     plain = GenerateQuery(text="x", tools=query.tools)
     assert (await failure_of(cluster.client, plain)).reason == "TOOLS_CONFLICT"
+
+
+CALLED = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "param"),
+    [
+        ({"role": "user", "content": "x", "tool_calls": [CALLED]}, "invalid_value", "tool_calls"),
+        ({"role": "user", "content": "x", "tool_call_id": "c"}, "invalid_value", "tool_call_id"),
+        ({"role": "assistant", "content": "x", "name": "c"}, "invalid_value", "name"),
+        ({"role": "assistant", "content": None}, "missing_parameter", "content"),
+        ({"role": "tool", "tool_call_id": "c"}, "missing_parameter", "content"),
+        ({"role": "assistant", "content": "x", "refusal": "no"}, "unknown_parameter", "refusal"),
+    ],
+)
+async def test_what_is_no_message_is_refused_by_name(cluster, client, message, code, param):
+    await a_toy(cluster, says("x"))
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(model="toy", messages=[*ASK, message], tools=TOOLS)
+    assert (caught.value.code, caught.value.param) == (code, f"messages[1].{param}")

@@ -10,14 +10,14 @@ from dataclasses import replace
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.generation import GenerateQuery
+from treedraft.core.grammar import GrammarKind
 from treedraft.core.model_description import ModelDescription
-from treedraft.core.tools import ToolOffer
+from treedraft.core.tools import TOOLS_CONFLICT, ToolOffer
 from treedraft.text.chat_template import knows_tool_calls, knows_tools
 from treedraft.text.tool_formats.format import ToolFormat
 from treedraft.text.tool_formats.formats import ToolFormats
 
 TOOLS_UNSUPPORTED = "TOOLS_UNSUPPORTED"
-TOOLS_CONFLICT = "TOOLS_CONFLICT"
 
 
 def without_idle_tools(query: GenerateQuery) -> GenerateQuery:
@@ -36,13 +36,14 @@ def bound_by_tools(
     """
     if query.conversation is None:
         raise _conflict("tools go with a conversation", "tools")
-    if query.sampling.grammar is not None:
-        raise _conflict("a form of the text does not go with tools that may be called", "grammar")
+    content = query.sampling.grammar
+    if content is not None and content.kind is not GrammarKind.JSON_SCHEMA:
+        raise _conflict("of all forms of a text, JSON alone goes with tools", "grammar")
     tool_format = _format_of(known.description, formats)
-    if not offer.is_bound:
+    if not offer.is_bound and content is None:
         return query
     template = known.description.chat_template
-    grammar = tool_format.grammar(offer, known.tokenizer.token_to_id, template)
+    grammar = tool_format.grammar(offer, known.tokenizer.token_to_id, template, content)
     return replace(query, sampling=replace(query.sampling, grammar=grammar))
 
 

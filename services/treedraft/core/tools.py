@@ -15,6 +15,8 @@ MAX_TOOL_CALLS = 16
 """Calls that one answer may make where they are held to their schemas."""
 MAX_TOOL_NAME_CHARS = 64
 
+TOOLS_CONFLICT = "TOOLS_CONFLICT"
+
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_TOOL_NAME_CHARS}}}")
 
 

@@ -13,7 +13,7 @@ between its parts: small models would go on with spaces for ever.
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ GRAMMAR_UNSUPPORTED = "GRAMMAR_UNSUPPORTED"
 
 TokenMask = npt.NDArray[np.bool_]
 
-_JSON_STYLE: "JsonCompileOptions" = {
+JSON_STYLE: "JsonCompileOptions" = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
@@ -56,13 +56,19 @@ def _source(grammar: Grammar) -> str:
         return LLMatcher.grammar_from_regex(grammar.source)
     if grammar.kind is GrammarKind.LARK:
         return LLMatcher.grammar_from_lark(grammar.source)
+    schema_of(grammar)
+    return LLMatcher.grammar_from_json_schema(grammar.source, overrides=JSON_STYLE)
+
+
+def schema_of(grammar: Grammar) -> dict[str, Any]:
+    """Return the schema that a grammar is; raises as `check_grammar` if it is none."""
     try:
         schema = json.loads(grammar.source)
     except (ValueError, RecursionError) as error:
         raise _invalid(f"the schema is no JSON: {error}") from error
     if not isinstance(schema, dict):
         raise _invalid("a schema is a JSON object")
-    return LLMatcher.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
+    return schema
 
 
 def _limits() -> LLParserLimits:

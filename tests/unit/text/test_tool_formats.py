@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.text.tool_models import TEMPLATES, tokenizer_json
 
 from treedraft.core.errors import InvalidRequestError
+from treedraft.core.grammar import Grammar, GrammarKind
 from treedraft.core.tools import Tool, ToolChoice, ToolOffer
 from treedraft.text.grammar import GrammarFactory, check_grammar
 from treedraft.text.tokenizer import Tokenizer
@@ -253,7 +254,7 @@ def test_a_grammar_holds_calls_to_their_schemas(vocabulary, name):
 
     def grammar_of(choice):
         offer = ToolOffer((WEATHER, CLOCK), **CHOICES[choice])
-        grammar = format_of(template).grammar(offer, vocabulary[0].token_to_id, template)
+        grammar = format_of(template).grammar(offer, vocabulary[0].token_to_id, template, None)
         check_grammar(grammar)
         return grammar
 
@@ -283,11 +284,38 @@ def test_strict_tools_are_held_to_their_schemas_where_calling_is_free(vocabulary
     template = TEMPLATES[name]
     strict = Tool(WEATHER.name, WEATHER.description, WEATHER.parameters, is_strict=True)
     offer = ToolOffer((strict, CLOCK))
-    grammar = format_of(template).grammar(offer, vocabulary[0].token_to_id, template)
+    grammar = format_of(template).grammar(offer, vocabulary[0].token_to_id, template, None)
     good, free = ("get_weather", ARGUMENTS), ("clock", '{"any": [1]}')
     assert allows(vocabulary, grammar, written(name, good, free))
     assert allows(vocabulary, grammar, "Hello")
     assert not allows(vocabulary, grammar, written(name, ("get_weather", '{"city": "Oslo"}')))
+
+
+@pytest.mark.parametrize("name", ["hermes", "mistral", "mistral_named"])
+def test_an_answer_without_calls_can_be_held_to_a_form(vocabulary, name):
+    template = TEMPLATES[name]
+    form = Grammar(GrammarKind.JSON_SCHEMA, json.dumps({"type": "object", "required": ["a"]}))
+    grammar = format_of(template).grammar(
+        ToolOffer((CLOCK,)), vocabulary[0].token_to_id, template, form
+    )
+    check_grammar(grammar)
+    for text, is_let in (
+        ('{"a": 1}', True),
+        (written(name, ("clock", '{"b": 2}')), True),
+        ('{"b": 1}', False),
+        ("Hello", False),
+        (f'{{"a": 1}}{written(name, ("clock", "{}"))}', False),
+    ):
+        assert allows(vocabulary, grammar, text) == is_let, text
+
+
+def test_calls_without_markers_are_not_mixed_with_a_form_of_json():
+    form = Grammar(GrammarKind.JSON_SCHEMA, "{}")
+    grammar = FORMATS["llama3_json"].grammar
+    with pytest.raises(InvalidRequestError, match="JSON"):
+        grammar(ToolOffer((CLOCK,)), lambda _: None, "", form)
+    forced = ToolOffer((CLOCK,), ToolChoice.REQUIRED)
+    assert grammar(forced, lambda _: None, "", form) == grammar(forced, lambda _: None, "", None)
 
 
 def test_a_keyword_that_cannot_be_followed_is_passed_over_unless_it_is_strict():
@@ -295,7 +323,7 @@ def test_a_keyword_that_cannot_be_followed_is_passed_over_unless_it_is_strict():
     for is_strict in (False, True):
         offer = ToolOffer((Tool("odd", "", odd, is_strict),), ToolChoice.REQUIRED)
         template = TEMPLATES["hermes"]
-        grammar = FORMATS["hermes"].grammar(offer, lambda _: None, template)
+        grammar = FORMATS["hermes"].grammar(offer, lambda _: None, template, None)
         if is_strict:
             with pytest.raises(InvalidRequestError, match="followed"):
                 check_grammar(grammar)

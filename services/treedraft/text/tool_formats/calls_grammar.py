@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from treedraft.core.grammar import Grammar, GrammarKind
 from treedraft.core.tools import Tool, ToolOffer
+from treedraft.text.grammar import JSON_STYLE, schema_of
 
 TokenIds = Callable[[str], int | None]
 """Gives the id of a token by how the vocabulary writes it."""
 
-# The style in which grammars write JSON; see `text.grammar`.
-_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY_ARGUMENTS = {"type": "object"}
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -42,7 +41,7 @@ class CallFrame:
 
 def literal(text: str) -> str:
     """Return a part that is this text."""
-    return json.dumps(text, ensure_ascii=False)
+    return _json(text)
 
 
 def marker(text: str, token_ids: TokenIds) -> str:
@@ -74,13 +73,26 @@ def free_until(text: str, pattern: str, token_ids: TokenIds) -> tuple[str, str]:
     return "lead", f"{free}\nlead[suffix={literal(text)}]: /(.|\\n)*/"
 
 
-def calls_grammar(offer: ToolOffer, frame: CallFrame) -> Grammar:
-    """Return the grammar of the answers to an offer."""
+def calls_grammar(offer: ToolOffer, frame: CallFrame, content: Grammar | None = None) -> Grammar:
+    """Return the grammar of the answers to an offer.
+
+    Args:
+        offer: the tools, and whether they must be called.
+        frame: how the model writes calls.
+        content: JSON that an answer without calls must be; None leaves it free.
+
+    Raises:
+        InvalidRequestError: INVALID_GRAMMAR, the form is no schema.
+    """
     tools = [tool for tool in offer.tools if offer.name in ("", tool.name)]
     more = f"({frame.between} call){{0,{offer.max_calls - 1}}}" if offer.max_calls > 1 else ""
     calls = f"call {more} {frame.closing}"
     if offer.is_forced:
         rules = [f"start: {frame.opening} {calls}"]
+    elif content is not None:
+        rules = [f"start: content | {frame.opening} {calls}"]
+        form = {"x-guidance": JSON_STYLE, **schema_of(content)}
+        rules.append(f"content: %json {_json(form)}")
     else:
         rules = [f"start: FREE | {frame.lead} {calls}", frame.rules]
     rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(tools))))
@@ -96,5 +108,9 @@ def _schema(tool: Tool, *, is_forced: bool) -> str:
     if is_forced or tool.is_strict:
         schema = json.loads(tool.parameters) if tool.parameters else _NO_ARGUMENTS
     # Without `strict`, a keyword that cannot be followed is passed over, as OpenAI's API does.
-    options = {**_STYLE, "lenient": not tool.is_strict}
-    return json.dumps({"x-guidance": options, **_ANY_ARGUMENTS, **schema}, ensure_ascii=False)
+    options = {**JSON_STYLE, "lenient": not tool.is_strict}
+    return _json({"x-guidance": options, **_ANY_ARGUMENTS, **schema})
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

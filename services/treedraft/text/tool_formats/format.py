@@ -23,12 +23,13 @@ class ToolFormat:
     `markers` may be special tokens of a model, and have to be seen nevertheless.
     `is_spoken_by` takes a chat template. `reader` begins a text, with the names of the
     tools and what names a call by its number. `grammar` is that of the answers to an
-    offer, for a vocabulary and a template. `call_id` makes an id of what only this call has.
+    offer, for a vocabulary, a template and the JSON that an answer without calls must
+    be, if it must. `call_id` makes an id of what only this call has.
     """
 
     name: str
     markers: tuple[str, ...]
     is_spoken_by: Callable[[str], bool]
     reader: Callable[[Collection[str], Callable[[int], str]], CallReader]
-    grammar: Callable[[ToolOffer, TokenIds, str], Grammar]
+    grammar: Callable[[ToolOffer, TokenIds, str, Grammar | None], Grammar]
     call_id: Callable[[bytes], str] = plain_call_id

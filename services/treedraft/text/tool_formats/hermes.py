@@ -36,7 +36,9 @@ class HermesReader(CallReader):
         return len(self._buffer) - open_length(self._buffer, _OPENING)
 
 
-def _grammar(offer: ToolOffer, token_ids: TokenIds, template: str) -> Grammar:
+def _grammar(
+    offer: ToolOffer, token_ids: TokenIds, template: str, content: Grammar | None = None
+) -> Grammar:
     """Return the grammar of the answers to an offer."""
     opening, closing = (marker(text, token_ids) for text in _MARKERS)
     lead, rules = free_until(_OPENING, _OPENING, token_ids)
@@ -49,7 +51,7 @@ def _grammar(offer: ToolOffer, token_ids: TokenIds, template: str) -> Grammar:
         lead=rf'{lead} "\n"',
         rules=rules,
     )
-    return calls_grammar(offer, frame)
+    return calls_grammar(offer, frame, content)
 
 
 HERMES = ToolFormat("hermes", _MARKERS, _is_spoken_by, HermesReader, _grammar)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Collection
 
+from treedraft.core.errors import InvalidRequestError
 from treedraft.core.grammar import Grammar
-from treedraft.core.tools import ToolOffer
+from treedraft.core.tools import TOOLS_CONFLICT, ToolOffer
 from treedraft.text.tool_formats.calls_grammar import CallFrame, TokenIds, calls_grammar, json_head
 from treedraft.text.tool_formats.format import ToolFormat
 from treedraft.text.tool_formats.reader import CallReader, Opening
@@ -45,8 +46,17 @@ class Llama3Reader(CallReader):
         self._is_prose = True
 
 
-def _grammar(offer: ToolOffer, token_ids: TokenIds, template: str) -> Grammar:
+def _grammar(
+    offer: ToolOffer, token_ids: TokenIds, template: str, content: Grammar | None = None
+) -> Grammar:
     """Return the grammar of the answers to an offer."""
+    if content is not None and not offer.is_forced:
+        # Nothing marks a call: an answer in JSON would be taken for one, and the other way round.
+        raise InvalidRequestError(
+            "this model's tool calls cannot be told from an answer in JSON",
+            field="grammar",
+            reason=TOOLS_CONFLICT,
+        )
     frame = CallFrame(
         opening="",
         between='"; "',
@@ -56,7 +66,7 @@ def _grammar(offer: ToolOffer, token_ids: TokenIds, template: str) -> Grammar:
         lead="",
         rules=r"FREE: /(\s*[^\s{](.|\n)*)?/",
     )
-    return calls_grammar(offer, frame)
+    return calls_grammar(offer, frame, content)
 
 
 LLAMA3_JSON = ToolFormat("llama3_json", _MARKERS, _is_spoken_by, Llama3Reader, _grammar)

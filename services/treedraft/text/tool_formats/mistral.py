@@ -66,7 +66,9 @@ def _call_id(digest: bytes) -> str:
     return base64.b32encode(digest).decode()[:_ID_LENGTH]
 
 
-def _grammar(offer: ToolOffer, token_ids: TokenIds, template: str) -> Grammar:
+def _grammar(
+    offer: ToolOffer, token_ids: TokenIds, template: str, content: Grammar | None = None
+) -> Grammar:
     """Return the grammar of the answers to an offer."""
     opening = marker(_OPENING, token_ids)
     lead, rules = free_until(_OPENING, re.escape(_OPENING), token_ids)
@@ -91,7 +93,7 @@ def _grammar(offer: ToolOffer, token_ids: TokenIds, template: str) -> Grammar:
             lead=f'{lead} "["',
             rules=rules,
         )
-    return calls_grammar(offer, frame)
+    return calls_grammar(offer, frame, content)
 
 
 MISTRAL = ToolFormat("mistral", _MARKERS, _is_spoken_by, MistralReader, _grammar, _call_id)
