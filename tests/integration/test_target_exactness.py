@@ -18,6 +18,8 @@ from tests.engine_harness import (
 )
 from tests.scripted_drafters import GuessingDrafter
 
+from treedraft.coordinator.failures import error_of
+from treedraft.core.errors import OverloadedError
 from treedraft.core.exchange import DraftFrame, LogAcknowledgement
 from treedraft.core.growth import Growth, TokenSource
 from treedraft.core.sampling import (
@@ -439,6 +441,20 @@ def test_a_deadline_ends_a_session_and_no_other(llama):
         first, second = harness.run(hurried, patient)
     assert first.finish.reason is FinishReason.CANCELLED
     assert len(second.token_ids) == 10
+
+
+def test_a_first_token_that_cannot_be_in_time_is_refused_and_one_that_moved_here_is_not(llama):
+    settings = target_settings(first_token={"seconds": 1e-9, "prompt_factor": 0.0})
+    words = prompt(8, llama)
+    late = spec(words, max_tokens=10, session_id="late")
+    moved = spec([*words, 5], prompt_length=len(words), max_tokens=10, session_id="moved")
+    with EngineHarness(llama, settings) as harness:
+        refused, served = harness.run(late, moved)
+        assert harness.pool.num_free == harness.pool.num_blocks
+    assert refused.failure.reason == "FIRST_TOKEN_LATE"
+    assert not refused.token_ids
+    assert isinstance(error_of(refused.failure), OverloadedError)
+    assert len(served.token_ids) == 9
 
 
 @pytest.mark.parametrize(

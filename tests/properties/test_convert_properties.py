@@ -352,6 +352,7 @@ reports = st.builds(
     tuples(uint64),
     tuples(uint64),
     st.builds(LoadSignals, *[st.floats(0.0, 1e9)] * 9),
+    uint32,
 )
 clusters = st.builds(
     ClusterDescription,

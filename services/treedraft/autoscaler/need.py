@@ -40,11 +40,7 @@ def target_need(goals: TargetGoals, seen: Observation) -> Need:
             load.num_ready * load.kv_use / goals.goal_kv_use,
             f"{load.kv_use:.0%} of KV in use, {goals.goal_kv_use:.0%} wanted",
         ),
-        Need(
-            load.num_ready * signals.prompt_share / goals.goal_prompt_share,
-            f"prompts in passes {signals.prompt_share:.0%} of the time, "
-            f"{goals.goal_prompt_share:.0%} wanted",
-        ),
+        _prompt_need(goals, seen),
     ]
     # Targets that are half empty are slow for other reasons: a long prompt, a slow
     # machine. More of them would be as slow.
@@ -125,12 +121,32 @@ def measure_gain(goals: DraftGoals, seen: Observation) -> Gain | None:
     share = min(1.0, signals.tokens_per_round - 1.0)
     pass_cost = 1.0 + (goals.verification_cost - 1.0) * share
     factor = signals.tokens_per_round * (1.0 - signals.draft_wait_share) / pass_cost
+    # In a pass that carries a prompt every row holds the prompt up: what drafts gain
+    # there for some they take from others. Nor is time saved that nobody wants.
+    decoding_alone = max(0.0, (signals.utilisation or 1.0) - signals.prompt_share)
+    factor = 1.0 + (factor - 1.0) * decoding_alone
     plain = signals.tokens_per_second / factor if factor else signals.tokens_per_second
     per_drafter = (signals.tokens_per_second - plain) / num_drafters
     per_target = plain / target.num_ready
     if not goals.cost:
         return Gain(factor, per_drafter, math.inf if per_drafter > 0 else 0.0)
     return Gain(factor, per_drafter, per_drafter / goals.cost / per_target)
+
+
+def _prompt_need(goals: TargetGoals, seen: Observation) -> Need:
+    """Return what prompts ask for: their work at its goal, and some to spare for chance.
+
+    Work that arrives at random swings by the square root of it, so a large pool
+    needs less to spare for each target than a small one.
+    """
+    share = seen.target.signals.prompt_share
+    work = seen.target.num_ready * share
+    spare = goals.spare_targets * math.sqrt(work)
+    return Need(
+        work / goals.goal_prompt_share + spare,
+        f"prompts in passes {share:.0%} of the time, {goals.goal_prompt_share:.0%} wanted and "
+        f"{spare:.2g} to spare",
+    )
 
 
 def _sessions_per_worker(goals: TargetGoals, seen: Observation) -> float:

@@ -22,6 +22,7 @@ class PaceMemory:
 
     needs: tuple[tuple[float, float], ...] = ()
     since: float | None = None
+    level: float | None = None
     last_up: float = -math.inf
     last_down: float = -math.inf
 
@@ -39,7 +40,9 @@ def follow(
     pace: PaceSettings, memory: PaceMemory, *, now: float, current: int, need: float
 ) -> Step:
     """Return the next size of a pool of `current` replicas that needs `need`."""
-    memory = _remember(pace, memory, now, need)
+    elapsed = now - memory.needs[-1][0] if memory.needs else 0.0
+    need = smoothed(memory.level, need, elapsed, pace.smoothing_seconds)
+    memory = replace(_remember(pace, memory, now, need), level=need)
     since = now if memory.since is None else memory.since
     wanted = _with_tolerance(pace, current, need)
     if wanted > current:
@@ -59,6 +62,13 @@ def _remember(pace: PaceSettings, memory: PaceMemory, now: float, need: float) -
         kept.pop()  # a level, known by its two ends
     since = now if memory.since is None else memory.since
     return replace(memory, needs=(*kept, (now, need)), since=since)
+
+
+def smoothed(mean: float | None, value: float, elapsed: float, over_seconds: float) -> float:
+    """Return a mean after one value more; what is older counts less."""
+    if mean is None or not over_seconds:
+        return value
+    return mean + (value - mean) * -math.expm1(-max(0.0, elapsed) / over_seconds)
 
 
 def _window(memory: PaceMemory, now: float, seconds: float) -> list[float]:

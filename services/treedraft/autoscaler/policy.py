@@ -9,7 +9,7 @@ speculation pays; when it does not, they go, and come back to be tried again.
 from dataclasses import dataclass, field, replace
 
 from treedraft.autoscaler.need import Gain, Need, draft_need, measure_gain, target_need
-from treedraft.autoscaler.pace import PaceMemory, follow
+from treedraft.autoscaler.pace import PaceMemory, follow, smoothed
 from treedraft.autoscaler.settings import (
     DraftGoals,
     PaceSettings,
@@ -21,6 +21,7 @@ from treedraft.autoscaler.signals import Observation
 
 # Drafters that were sent away are tried again early if so much less runs.
 _QUIETER = 0.5
+_MAX_EARNED = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What decisions remember: needs of late, and since when things are as they are."""
+    """What decisions remember: needs of late, and since when things are as they are.
+
+    `mean_per_cost` is what drafters earned of their cost of late, as known at `gain_at`.
+    """
 
     target: PaceMemory = field(default_factory=PaceMemory)
     draft: PaceMemory = field(default_factory=PaceMemory)
@@ -43,6 +47,8 @@ class Memory:
     unpaid_since: float | None = None
     resting_since: float | None = None
     sessions_at_rest: int = 0
+    gain_at: float = 0.0
+    mean_per_cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ def _decide_draft(
         return forced, memory
     if seen.target_replicas == 0 or _is_idle(policy, memory, seen):
         return PoolDecision(bounds.min_replicas, "nothing to draft for"), memory
-    memory = _note_gain(policy.draft, memory, seen, gain)
+    memory = _note_gain(policy, memory, seen, gain)
     if memory.resting_since is not None:
         return PoolDecision(bounds.min_replicas, _unpaid(policy.draft, gain)), memory
     if current == 0:
@@ -127,28 +133,42 @@ def _decide_draft(
     if seen.draft.num_ready == 0:
         return PoolDecision(current, "no drafter reports yet"), memory
     need = _bounded(bounds, draft_need(policy.draft, seen))
+    earned = memory.mean_per_cost
+    if need.replicas > current and (earned is None or earned < 1.0):
+        return PoolDecision(current, f"no more while it is not seen to pay; {need.reason}"), memory
     step = follow(policy.pace, memory.draft, now=seen.now, current=current, need=need.replicas)
     reason = _in_words(need, step.held)
     return PoolDecision(step.replicas, reason), replace(memory, draft=step.memory)
 
 
-def _note_gain(goals: DraftGoals, memory: Memory, seen: Observation, gain: Gain | None) -> Memory:
+def _note_gain(policy: Policy, memory: Memory, seen: Observation, gain: Gain | None) -> Memory:
     """Keep account of whether speculation pays, and of when to try it again."""
+    goals = policy.draft
     if memory.resting_since is not None:
         is_due = seen.now - memory.resting_since >= goals.probe_seconds
         is_quieter = seen.target.num_sessions < _QUIETER * memory.sessions_at_rest
         if not is_due and not is_quieter:
             return memory
-        return replace(memory, resting_since=None, unpaid_since=None, draft=PaceMemory())
+        return replace(
+            memory, resting_since=None, unpaid_since=None, mean_per_cost=None, draft=PaceMemory()
+        )
     if gain is None:
         return memory
-    if gain.pays:
+    memory = _average_gain(policy.pace, memory, seen.now, gain)
+    if memory.mean_per_cost is not None and memory.mean_per_cost >= 1.0:
         return replace(memory, unpaid_since=None)
     since = seen.now if memory.unpaid_since is None else memory.unpaid_since
     memory = replace(memory, unpaid_since=since)
     if seen.now - since < goals.rest_seconds:
         return memory
     return replace(memory, resting_since=seen.now, sessions_at_rest=seen.target.num_sessions)
+
+
+def _average_gain(pace: PaceSettings, memory: Memory, now: float, gain: Gain) -> Memory:
+    # What costs nothing earns endlessly much, which has no mean.
+    earned = min(gain.per_cost, _MAX_EARNED) if gain.factor > 1.0 else 0.0
+    mean = smoothed(memory.mean_per_cost, earned, now - memory.gain_at, pace.smoothing_seconds)
+    return replace(memory, gain_at=now, mean_per_cost=mean)
 
 
 def _outside(bounds: WorkloadSettings, current: int) -> PoolDecision | None:

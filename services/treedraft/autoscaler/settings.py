@@ -67,11 +67,17 @@ class TargetGoals(Frozen):
         default=0.8, gt=0, le=1, description="Share of the KV pages that should be in use."
     )
     goal_prompt_share: float = Field(
-        default=0.4,
+        default=0.78,
         gt=0,
         le=1,
         description="Share of the time in which passes carry tokens of prompts. Where it nears 1, "
         "prompts wait for each other; what is left of it carries bursts while pods start.",
+    )
+    spare_targets: float = Field(
+        default=1.0,
+        ge=0,
+        description="Targets to spare for chance, for a pool with one target's worth of prompts; "
+        "for so many times the prompts, the square root of it times as many.",
     )
     goal_queue_wait_seconds: float = Field(
         default=0.5, gt=0, description="Wait for the first work, 95th percentile."
@@ -133,6 +139,12 @@ class PaceSettings(Frozen):
 
     tolerance: float = Field(
         default=0.1, ge=0, lt=1, description="Needs this close to the present size change nothing."
+    )
+    smoothing_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="Needs are averaged over about so long: what is over before a pod has "
+        "started is not worth starting it for.",
     )
     up_seconds: float = Field(
         default=30.0, ge=0, description="A need must last so long before replicas are added."

@@ -16,6 +16,7 @@ HINTS: Final[Mapping[str, str]] = {
     "PROMPT_TOO_LONG": "shorten it; `treedraft models` shows the context of each model",
     "TOO_MANY_SESSIONS": "wait and ask again, or add targets",
     "QUEUE_FULL": "wait and ask again, or add targets",
+    "FIRST_TOKEN_LATE": "wait and ask again, or add targets",
     "KV_POOL_FULL": "wait and ask again, or ask for fewer tokens",
     "DEADLINE_EXCEEDED": "is it overloaded? `treedraft top` shows",
     "BIND_FAILED": "something listens there already; choose another --port, or 0 for any",

@@ -36,11 +36,21 @@ def simulate(
         Path | None, typer.Option("--json", help="Write all figures here.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the sizes into this SVG or PNG.")] = None,
+    curve: Annotated[
+        Path | None,
+        typer.Option(help="Run the policy at other goals too; draw what attainment costs."),
+    ] = None,
 ) -> None:
     """Compare the autoscaler with static sizes, an HPA on CPU, one pool, and an oracle."""
     with terminal.errors_shown():
         from treedraft.simulation.comparison import compare
-        from treedraft.simulation.report import as_json, as_table, draw
+        from treedraft.simulation.report import (
+            as_json,
+            as_table,
+            draw,
+            draw_curve,
+            limit_table,
+        )
         from treedraft.simulation.service_times import SHIPPED, load_service_times
         from treedraft.simulation.traffic import TrafficPlan, make_traffic, read_traffic
 
@@ -49,11 +59,14 @@ def simulate(
         traffic = read_traffic(trace) if trace else make_traffic(plan, seed)
         notes, console = Console(stderr=True), Console()
         notes.print(f"{len(traffic.arrivals)} requests; service times of {times.source}")
+        if traffic.bursts:
+            console.print(limit_table(traffic, plan))
         comparison = compare(
             traffic,
             times,
             draft_cost=draft_cost,
             drafters_per_target=drafters_per_target,
+            with_curve=curve is not None,
             progress=lambda name: notes.print(f"  running {name}"),
         )
         console.print(as_table(comparison))
@@ -64,3 +77,5 @@ def simulate(
             json_file.write_text(json.dumps(found, indent=2) + "\n")
         if plot:
             draw(comparison, plot)
+        if curve:
+            draw_curve(comparison, curve)

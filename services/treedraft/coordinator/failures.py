@@ -29,6 +29,7 @@ _CLASSES: dict[str, type[TreedraftError]] = {
     "OVERLOADED": OverloadedError,
     "KV_POOL_FULL": OverloadedError,
     "QUEUE_FULL": OverloadedError,
+    "FIRST_TOKEN_LATE": OverloadedError,
     "TOO_MANY_SESSIONS": OverloadedError,
     "SESSION_CONFLICT": SessionConflictError,
     "UNAVAILABLE": UnavailableError,

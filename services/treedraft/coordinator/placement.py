@@ -2,12 +2,14 @@
 
 A pure function of what is known about the workers. The cost of a target is
 counted in pages of prompt, the work that placing well can save: pages it would
-have to prefill, plus what its present sessions and queue cost as much as.
+have to prefill, those of other prompts that come first, plus what its present
+sessions and queue cost as much as.
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from treedraft.coordinator.shares import draw_order, shares_of
 from treedraft.core.errors import UnavailableError
@@ -22,6 +24,8 @@ _PAGES_PER_WAITING = 16.0
 _PAGES_PER_SHORTAGE = 4.0
 # Above any prompt: a full target is chosen only if all are full.
 _FULL = 1e9
+# Targets of a pool that are asked which pages they hold, for one session.
+MAX_CONTENDERS = 64
 # A target that may be gone is chosen only if there is no other, not even a full one.
 _DOUBTED = 1e12
 
@@ -32,8 +36,8 @@ class TargetCandidate:
 
     `num_prompt_pages` counts the prompt in this target's own pages,
     `num_held_pages` those at its beginning whose KV the target has;
-    `num_assigned` are sessions placed there since its last report;
-    `is_doubted` says that it may be gone.
+    `num_assigned` are sessions placed there since its last report, with
+    `num_assigned_pages` to compute; `is_doubted` says that it may be gone.
     """
 
     registration: WorkerRegistration
@@ -41,6 +45,7 @@ class TargetCandidate:
     num_prompt_pages: int = 0
     num_held_pages: int = 0
     num_assigned: int = 0
+    num_assigned_pages: int = 0
     is_doubted: bool = False
 
     @property
@@ -60,18 +65,34 @@ class TargetCandidate:
         return not (self.report.is_draining or self.is_full or self.is_doubted)
 
     @property
+    def num_missing_pages(self) -> int:
+        """Pages of the prompt that it would have to compute."""
+        return self.num_prompt_pages - self.num_held_pages
+
+    @property
+    def num_pages_ahead(self) -> int:
+        """Pages of other prompts that it has to compute."""
+        return self.report.num_pending_pages + self.num_assigned_pages
+
+    @property
     def cost(self) -> float:
         """What running the session there costs, in pages to prefill."""
-        missing = self.num_prompt_pages - self.num_held_pages
+        missing = self.num_missing_pages
         shortage = max(0, missing - self.report.free_kv_blocks)
         return (
             missing
+            + self.num_pages_ahead
             + _PAGES_PER_SESSION * self.num_sessions
             + _PAGES_PER_WAITING * self.report.num_waiting
             + (_PAGES_PER_SHORTAGE * shortage if self.report.total_kv_blocks else 0.0)
             + (_FULL if self.is_full else 0.0)
             + (_DOUBTED if self.is_doubted else 0.0)
         )
+
+    @property
+    def least_cost(self) -> float:
+        """What it would cost if the target held the whole prompt."""
+        return replace(self, num_held_pages=self.num_prompt_pages).cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +112,33 @@ class DrafterCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The choice, and the reason for it in words."""
+    """The choice, the reason for it in words, and the pages that it makes the target compute."""
 
     target: WorkerRegistration
     drafters: tuple[DrafterAddress, ...]
     reason: str
     draft_pools: tuple[str, ...] = ()
+    num_pages: int = 0
+
+
+def contenders(
+    candidates: Sequence[TargetCandidate], *, limit: int = MAX_CONTENDERS
+) -> list[TargetCandidate]:
+    """Return the targets worth asking which pages of the prompt they hold.
+
+    Pages save at most the whole prompt: a target that would not be the cheapest
+    of its pool even then is passed over. Of the others the `limit` cheapest of
+    each pool are asked, however many there are.
+    """
+    pools: dict[str, list[TargetCandidate]] = defaultdict(list)
+    for one in candidates:
+        pools[one.registration.pool].append(one)
+    chosen = []
+    for inside in pools.values():
+        inside.sort(key=lambda one: (one.cost, one.registration.worker_id))
+        most = inside[0].cost
+        chosen += [one for one in inside[:limit] if one.least_cost <= most]
+    return chosen
 
 
 def choose_target(candidates: Sequence[TargetCandidate]) -> TargetCandidate:
@@ -189,11 +231,13 @@ def place(
     reason = (
         f"{best.registration.worker_id}{pool} of {len(targets)}: holds {best.num_held_pages} of "
         f"{best.num_prompt_pages} pages, {best.num_sessions} sessions, "
-        f"{best.report.num_waiting} waiting{', full' if best.is_full else ''}"
+        f"{best.num_pages_ahead} pages ahead, {best.report.num_waiting} waiting"
+        f"{', full' if best.is_full else ''}"
     )
     return Placement(
         best.registration,
         tuple(DrafterAddress(one.worker_id, one.incarnation, one.endpoint) for one in chosen),
         reason,
         tuple(sorted({drafter.pool for drafter in chosen})),
+        best.num_missing_pages,
     )

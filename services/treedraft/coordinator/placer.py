@@ -1,11 +1,20 @@
 """Gathers what placement has to know of the workers, and asks it."""
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from treedraft.coordinator.model_index import ServedTarget
-from treedraft.coordinator.placement import DrafterCandidate, Placement, TargetCandidate, place
+from treedraft.coordinator.placement import (
+    DrafterCandidate,
+    Placement,
+    TargetCandidate,
+    contenders,
+    place,
+)
 from treedraft.coordinator.registry import WorkerRegistry
+from treedraft.coordinator.session_store.records import WorkerRecord
 from treedraft.core.prefix import page_hashes, short_hash
 from treedraft.core.rollout import NO_WEIGHTS, Weights
 from treedraft.telemetry import names
@@ -54,7 +63,7 @@ class Placer:
             UnavailableError: no target can take it (NO_TARGET).
         """
         pages: dict[tuple[str, int], list[int]] = {}
-        candidates = []
+        candidates: dict[tuple[str, int], list[TargetCandidate]] = defaultdict(list)
         for worker, known in targets:
             model = known.description
             if len(prompt) > min(model.max_prompt_tokens, model.context_length - 1):
@@ -62,28 +71,44 @@ class Placer:
             key = (model.fingerprint, model.block_size)
             if key not in pages:
                 pages[key] = _short_hashes(prompt, model.fingerprint, model.block_size, tenant_salt)
-            worker_id = worker.registration.worker_id
-            candidate = TargetCandidate(
-                worker.registration,
-                worker.report,
-                num_prompt_pages=-(-len(prompt) // model.block_size),
-                num_held_pages=await self._registry.held_pages(worker_id, pages[key]),
-                num_assigned=self._registry.num_assigned(worker_id),
-                is_doubted=self._registry.is_doubted(worker.registration),
-            )
-            candidates.append(candidate)
+            candidates[key].append(self._candidate(worker, -(-len(prompt) // model.block_size)))
+        informed = [
+            one for key, group in candidates.items() for one in await self._ask(group, pages[key])
+        ]
         placement = place(
-            candidates,
+            informed,
             self._drafters() if is_speculative else (),
             num_drafters=self._num_drafters,
             weights=self._weights(),
             draw=self._draw,
             is_new=is_new,
         )
-        self._registry.assign(placement.target.worker_id)
+        self._registry.assign(placement.target.worker_id, num_pages=placement.num_pages)
         for drafter in placement.drafters:
             self._registry.assign(drafter.worker_id)
         return placement
+
+    def _candidate(self, worker: WorkerRecord, num_prompt_pages: int) -> TargetCandidate:
+        worker_id = worker.registration.worker_id
+        return TargetCandidate(
+            worker.registration,
+            worker.report,
+            num_prompt_pages=num_prompt_pages,
+            num_assigned=self._registry.num_assigned(worker_id),
+            num_assigned_pages=self._registry.num_assigned_pages(worker_id),
+            is_doubted=self._registry.is_doubted(worker.registration),
+        )
+
+    async def _ask(
+        self, candidates: Sequence[TargetCandidate], pages: Sequence[int]
+    ) -> list[TargetCandidate]:
+        """Return the candidates, with what those that may win hold of the prompt."""
+        asked = [one.registration.worker_id for one in contenders(candidates)]
+        held = await self._registry.held_pages(asked, pages)
+        return [
+            replace(one, num_held_pages=held.get(one.registration.worker_id, 0))
+            for one in candidates
+        ]
 
     def _drafters(self) -> list[DrafterCandidate]:
         return [

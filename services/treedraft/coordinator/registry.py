@@ -7,8 +7,9 @@ is registered anew when it is back.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -58,6 +59,7 @@ class WorkerRegistry:
         self._announced: dict[str, _Announced] = {}
         self._remote: dict[str, WorkerRecord] = {}
         self._assigned: Counter[str] = Counter()
+        self._assigned_pages: Counter[str] = Counter()
         self._doubted: dict[tuple[str, str], float] = {}
         self._changed = asyncio.Event()
         self._is_store_away = False
@@ -81,7 +83,7 @@ class WorkerRegistry:
         )
         self._announced[registration.worker_id] = worker
         self._remote.pop(registration.worker_id, None)
-        self._assigned.pop(registration.worker_id, None)
+        self._forget_assigned(registration.worker_id)
         self._log.info(
             "worker registered",
             worker_id=registration.worker_id,
@@ -103,7 +105,7 @@ class WorkerRegistry:
         worker.last_seen = self._clock()
         worker.prefixes.difference_update(report.removed_prefixes)
         worker.prefixes.update(report.added_prefixes)
-        self._assigned.pop(registration.worker_id, None)
+        self._forget_assigned(registration.worker_id)
         self._doubted.pop((registration.worker_id, registration.incarnation), None)
         await self._learn(registration)
         self._tell_change()
@@ -140,7 +142,7 @@ class WorkerRegistry:
             if worker.registration.worker_id not in self._announced
         }
         for worker_id in self._remote:
-            self._assigned.pop(worker_id, None)
+            self._forget_assigned(worker_id)
         self._catalog.retain(worker.registration for worker in self.workers())
         async with asyncio.TaskGroup() as group:
             for record in self.workers():
@@ -179,24 +181,44 @@ class WorkerRegistry:
         """Return the drafters."""
         return [worker for worker in self.workers() if worker.registration.role is WorkerRole.DRAFT]
 
-    def assign(self, worker_id: str) -> None:
-        """Count a session that was placed and is in no report yet."""
+    def assign(self, worker_id: str, *, num_pages: int = 0) -> None:
+        """Count a session that was placed and is in no report yet, and pages to compute for it."""
         self._assigned[worker_id] += 1
+        self._assigned_pages[worker_id] += num_pages
 
     def num_assigned(self, worker_id: str) -> int:
         """Return the sessions placed on a worker since its last report."""
         return self._assigned[worker_id]
 
-    async def held_pages(self, worker_id: str, prefixes: Sequence[int]) -> int:
-        """Return how many of a prompt's leading pages a target holds the KV of."""
-        worker = self._announced.get(worker_id)
-        if worker is not None:
-            return count_leading(prefix in worker.prefixes for prefix in prefixes)
-        try:
-            holders = await self._store.prefix_holders([worker_id], prefixes)
-        except UnavailableError:
-            return 0
-        return holders.get(worker_id, 0)
+    def num_assigned_pages(self, worker_id: str) -> int:
+        """Return the pages of prompts placed on a worker since its last report."""
+        return self._assigned_pages[worker_id]
+
+    async def held_pages(
+        self, worker_ids: Sequence[str], prefixes: Sequence[int]
+    ) -> Mapping[str, int]:
+        """Return how many of a prompt's leading pages each target holds the KV of, if any.
+
+        Those that announce themselves here are looked up in memory, all others in
+        one question to the store.
+        """
+        held: dict[str, int] = {}
+        elsewhere = []
+        for worker_id in worker_ids:
+            worker = self._announced.get(worker_id)
+            if worker is None:
+                elsewhere.append(worker_id)
+            else:
+                known = worker.prefixes
+                held[worker_id] = count_leading(prefix in known for prefix in prefixes)
+        if elsewhere:
+            with contextlib.suppress(UnavailableError):
+                held |= await self._store.prefix_holders(elsewhere, prefixes)
+        return held
+
+    def _forget_assigned(self, worker_id: str) -> None:
+        self._assigned.pop(worker_id, None)
+        self._assigned_pages.pop(worker_id, None)
 
     def _find(self, registration: WorkerRegistration) -> _Announced | None:
         worker = self._announced.get(registration.worker_id)

@@ -57,7 +57,10 @@ class LoadSignals:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """How a worker is. Prefix hashes are deltas against the report before."""
+    """How a worker is. Prefix hashes are deltas against the report before.
+
+    `num_pending_pages` are the pages of prompts that a target has still to compute.
+    """
 
     num_sessions: int = 0
     num_waiting: int = 0
@@ -67,6 +70,7 @@ class WorkerReport:
     added_prefixes: tuple[int, ...] = ()
     removed_prefixes: tuple[int, ...] = ()
     signals: LoadSignals = LoadSignals()
+    num_pending_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ class Gauges:
         """Measure `fleet`, whose targets hold `kv_tokens` each, at every interval."""
         self._fleet, self._times, self._kv_tokens = fleet, times, kv_tokens
         self._interval_seconds = interval_seconds
-        self._prompt_shares: deque[float] = deque(
+        # Shares of each interval in which passes ran, and in which they carried prompts.
+        self._shares: deque[tuple[float, float]] = deque(
             maxlen=max(1, round(_WINDOW_SECONDS / interval_seconds))
         )
         self._waits, self._first_tokens, self._inter_tokens = _Window(), _Window(), _Window()
@@ -59,13 +60,12 @@ class Gauges:
         """Note how many requests wait for a place."""
         self._num_waiting = number
 
-    def started(self, now: float, waited: float) -> None:
-        """Note a request that got its place."""
-        self._waits.add(now, waited)
-
     def ended(self, now: float, request: Request) -> None:
         """Note a request that ended."""
-        self._first_tokens.add(now, request.first_token - request.arrival)
+        first_token = request.first_token - request.arrival
+        self._first_tokens.add(now, first_token)
+        alone = self._fleet.table.seconds_alone(request.prompt)
+        self._waits.add(now, max(0.0, first_token - alone))
         tokens = max(1.0, request.output - 1.0)
         self._inter_tokens.add(now, (request.finished - request.first_token) / tokens)
 
@@ -78,7 +78,7 @@ class Gauges:
         fleet = self._fleet
         ready = fleet.ready(now)
         num_sessions = sum(pod.queue.num_sessions for pod in fleet.pods)
-        busy = sum(pod.queue.num_sessions > 0 for pod in ready)
+        signals = self._target_signals(now, coverage)
         observation = Observation(
             now=now,
             target_replicas=fleet.num_wanted,
@@ -89,46 +89,51 @@ class Gauges:
                 num_waiting=self._num_waiting,
                 max_sessions=fleet.max_sessions * len(ready),
                 kv_use=self._kv_use(len(ready)),
-                signals=self._target_signals(now, coverage, busy),
+                signals=signals,
             ),
             draft=self._draft_load(now, coverage),
         )
-        return View(observation, len(fleet.drafters), busy / len(ready) if ready else 0.0)
+        return View(observation, len(fleet.drafters), signals.utilisation)
 
     def _kv_use(self, num_ready: int) -> float:
         held = sum(pod.queue.kv_tokens for pod in self._fleet.pods)
         return min(1.0, held / (self._kv_tokens * num_ready)) if num_ready else 0.0
 
-    def _target_signals(self, now: float, coverage: float, busy: int) -> LoadSignals:
+    def _target_signals(self, now: float, coverage: float) -> LoadSignals:
+        busy_share, prompt_share = self._busy_shares(now)
         tokens, weights, rate = 0.0, 0, 0.0
         for pod in self._fleet.ready(now):
             number = len(pod.queue.decoding)
             if not number:
                 continue
-            has_chunk = bool(pod.queue.line)
+            has_chunk = pod.queue.has_chunk
             best = pod.queue.table.best(number, has_chunk=has_chunk)
             tokens += number * (1.0 + coverage * (best.tokens - 1.0))
             weights += number
             each, _ = pod.queue.table.rates(number, coverage, has_chunk=has_chunk)
             rate += number * each
         return LoadSignals(
-            utilisation=1.0 if busy else 0.0,
+            utilisation=busy_share,
             queue_wait_seconds=self._waits.quantile(now),
             time_to_first_token_seconds=self._first_tokens.quantile(now),
             inter_token_seconds=self._inter_tokens.quantile(now),
             tokens_per_second=rate,
             tokens_per_round=tokens / weights if weights else 0.0,
             late_draft_share=1.0 - coverage,
-            prompt_share=self._prompt_share(now),
+            prompt_share=prompt_share,
         )
 
-    def _prompt_share(self, now: float) -> float:
+    def _busy_shares(self, now: float) -> tuple[float, float]:
+        """Return the shares of the last seconds in which passes ran, and carried prompts."""
         ready = self._fleet.ready(now)
-        seconds = sum(pod.queue.prompt_seconds for pod in ready)
+        available = self._interval_seconds * max(1, len(ready))
+        busy = sum(pod.queue.busy_seconds for pod in ready) / available
+        prompts = sum(pod.queue.prompt_seconds for pod in ready) / available
         for pod in ready:
-            pod.queue.prompt_seconds = 0.0
-        self._prompt_shares.append(seconds / (self._interval_seconds * max(1, len(ready))))
-        return min(1.0, sum(self._prompt_shares) / len(self._prompt_shares))
+            pod.queue.busy_seconds = pod.queue.prompt_seconds = 0.0
+        self._shares.append((min(1.0, busy), min(1.0, prompts)))
+        means = [sum(column) / len(self._shares) for column in zip(*self._shares, strict=True)]
+        return means[0], means[1]
 
     def _draft_load(self, now: float, coverage: float) -> PoolLoad:
         number = self._fleet.num_ready_drafters(now)
@@ -148,7 +153,7 @@ class Gauges:
         total = 0
         for pod in self._fleet.ready(now):
             number = len(pod.queue.decoding)
-            if number and pod.queue.table.best(number, has_chunk=bool(pod.queue.line)).nodes:
+            if number and pod.queue.table.best(number, has_chunk=pod.queue.has_chunk).nodes:
                 total += number
         return total
 

@@ -47,6 +47,7 @@ class ClusterPlan:
     kv_tokens: float = 32_000.0
     startup_seconds: float = 120.0
     control_seconds: float = 5.0
+    report_seconds: float = 1.0
     initial_targets: int = 8
     initial_drafters: int = 4
 
@@ -85,6 +86,11 @@ class Outcome:
         """Share of the requests that got what they may expect."""
         return self.num_met / self.num_requests if self.num_requests else 1.0
 
+    @property
+    def pod_hours(self) -> float:
+        """Hours of pods, each of which holds one device: GPU-hours, whatever a device costs."""
+        return self.target_hours + self.drafter_hours
+
 
 class Simulation:
     """One run."""
@@ -104,7 +110,11 @@ class Simulation:
         self._plan, self._objective = plan or ClusterPlan(), objective or Objective()
         table = RoundTable(times)
         self._fleet = Fleet(
-            table, self._plan.startup_seconds, self._plan.max_sessions, random.Random(seed)
+            table,
+            self._plan.startup_seconds,
+            self._plan.max_sessions,
+            self._plan.kv_tokens,
+            random.Random(seed),
         )
         self._gauges = Gauges(self._fleet, times, self._plan.kv_tokens, self._plan.control_seconds)
         self._line: deque[Request] = deque()
@@ -120,12 +130,12 @@ class Simulation:
         arrivals = iter(self._requests())
         arriving = next(arrivals, None)
         losses = deque(self._traffic.losses)
-        next_control, end = 0.0, self._traffic.seconds
+        next_control, next_report, end = 0.0, 0.0, self._traffic.seconds
         while True:
             arrival = arriving.arrival if arriving else math.inf
             loss = losses[0] if losses else math.inf
             event = self._events[0][0] if self._events else math.inf
-            now = min(arrival, loss, event, next_control)
+            now = min(arrival, loss, event, next_control, next_report)
             if now > end:
                 break
             if now == event:
@@ -137,6 +147,9 @@ class Simulation:
             elif now == loss:
                 losses.popleft()
                 self._lose(now)
+            elif now == next_report:
+                self._fleet.report(now)
+                next_report = now + self._plan.report_seconds
             else:
                 self._control(now)
                 next_control = now + self._plan.control_seconds
@@ -152,7 +165,7 @@ class Simulation:
 
     def _accept(self, request: Request, now: float) -> None:
         self._outcome.num_requests += 1
-        pod = None if self._line else self._fleet.place(now)
+        pod = None if self._line else self._fleet.place(request, now)
         if pod is None:
             self._line.append(request)
             self._gauges.waiting(len(self._line))
@@ -160,7 +173,6 @@ class Simulation:
         self._hand(pod, request, now)
 
     def _hand(self, pod: Pod, request: Request, now: float) -> None:
-        self._gauges.started(now, now - request.arrival)
         pod.queue.add(request, now)
         self._schedule(pod)
 
@@ -189,7 +201,7 @@ class Simulation:
                 self._line.popleft()
                 self._outcome.num_refused += 1
                 continue
-            pod = self._fleet.place(now)
+            pod = self._fleet.place(request, now)
             if pod is None:
                 break
             self._line.popleft()
@@ -228,8 +240,8 @@ class Simulation:
         # What still runs at the end is not judged.
         running = sum(pod.queue.num_sessions for pod in self._fleet.pods) + len(self._line)
         self._outcome.num_requests -= running
-        self._outcome.num_refused += self._fleet.num_expired
         self._fleet.close(end)
+        self._outcome.num_refused += self._fleet.num_expired
         self._outcome.target_hours = self._fleet.pod_seconds / 3600.0
         self._outcome.drafter_hours = self._fleet.drafter_seconds / 3600.0
         return self._outcome

@@ -22,6 +22,7 @@ _TEMPERATURE = 0.7
 # Levels of a tree, each a step of the drafter, of which the deeper bring little.
 _LEVELS = 6
 _MAX_NODES = 16
+_FEW_SESSIONS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class ServiceTimes:
         """What a row more costs in a large pass: the price of a prompt token."""
         (rows, more), (seconds, later) = self.rows[-2:], self.pass_seconds[-2:]
         return (later - seconds) / (more - rows)
+
+    @cached_property
+    def verification_cost(self) -> float:
+        """What a pass over the best trees costs, in plain passes, for a few sessions at once."""
+        ratios = [self.best_round(n).seconds / self.pass_of(n) for n in _FEW_SESSIONS]
+        return sum(ratios) / len(ratios)
 
     def pass_of(self, num_rows: float) -> float:
         """Return the duration of a pass over so many rows."""

@@ -15,23 +15,30 @@ from treedraft.autoscaler.settings import (
 )
 from treedraft.simulation.gauges import View
 from treedraft.simulation.run import Objective
+from treedraft.simulation.service_times import ServiceTimes
 
 _MAX_REPLICAS = 5000
 
 
-def policy_for(objective: Objective, *, draft_cost: float = 0.25) -> Policy:
-    """Return the policy whose goals are those of the objective, with some room."""
+def policy_for(
+    objective: Objective, times: ServiceTimes | None = None, *, draft_cost: float = 0.25
+) -> Policy:
+    """Return the policy whose goals are those of the objective, with some room.
+
+    What a pass over a tree costs is set as it is on the machine of the service times.
+    """
+    verification_cost = times.verification_cost if times else 1.2
     return Policy(
         PoolSettings(
             target=WorkloadSettings(name="target", max_replicas=_MAX_REPLICAS),
             draft=WorkloadSettings(name="draft", min_replicas=0, max_replicas=_MAX_REPLICAS),
         ),
         TargetGoals(
-            goal_first_token_seconds=objective.first_token_seconds,
+            goal_first_token_seconds=2.0 * objective.first_token_seconds,
             goal_inter_token_seconds=objective.inter_token_seconds,
-            goal_queue_wait_seconds=objective.first_token_seconds / 4.0,
+            goal_queue_wait_seconds=objective.first_token_seconds,
         ),
-        DraftGoals(cost=draft_cost),
+        DraftGoals(cost=draft_cost, verification_cost=verification_cost),
         PaceSettings(),
     )
 

@@ -9,10 +9,10 @@ engine's do.
 
 import heapq
 import math
-from collections import deque
 from dataclasses import dataclass, field
 
 from treedraft.simulation.service_times import Round, ServiceTimes
+from treedraft.target.prompt_order import WaitingPrompt, order_prompts
 
 CHUNK_TOKENS = 64
 
@@ -26,6 +26,7 @@ class Request:
     prompt: float
     output: float
     latest: float = math.inf  # when its first token is due
+    left: float = 0.0  # of the prompt, where it is
     first_token: float = -1.0
     finished: float = -1.0
     num_moves: int = 0
@@ -82,28 +83,39 @@ class TargetQueue:
 
     table: RoundTable
     now: float
+    max_sessions: int = 32
     coverage: float = 0.0
     version: int = 0
-    line: deque[Request] = field(default_factory=deque)
-    prompt_left: float = 0.0
+    line: list[Request] = field(default_factory=list)
     progress: float = 0.0
     decoding: list[tuple[float, int, Request]] = field(default_factory=list)
     kv_tokens: float = 0.0
     prompt_seconds: float = 0.0
+    busy_seconds: float = 0.0
     num_expired: int = 0
 
     @property
+    def prompt_tokens(self) -> float:
+        """Tokens of prompts that are still to be computed."""
+        return sum(max(0.0, one.left) for one in self.line)
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether passes carry a prompt: there is one, and a place for its session."""
+        return bool(self.line) and len(self.decoding) < self.max_sessions
+
+    @property
     def num_sessions(self) -> int:
-        """Sessions held."""
+        """Sessions held, waiting ones included."""
         return len(self.line) + len(self.decoding)
 
     def add(self, request: Request, now: float) -> None:
         """Take in a request."""
         self.advance(now)
-        if not self.line:
-            self.prompt_left = request.prompt
+        request.left = request.prompt
         self.line.append(request)
         self.kv_tokens += request.prompt + request.output
+        self._order_line(now)
 
     def advance(self, now: float) -> None:
         """Let time pass; no event may lie in between."""
@@ -113,15 +125,17 @@ class TargetQueue:
             return
         tokens, prompt = self._rates()
         self.progress += elapsed * tokens
-        self.prompt_seconds += elapsed * bool(self.line)
-        self.prompt_left -= elapsed * prompt
+        self.busy_seconds += elapsed * bool(self.line or self.decoding)
+        if self.has_chunk:
+            self.prompt_seconds += elapsed
+            self.line[0].left -= elapsed * prompt
 
     def next_event(self) -> float:
         """Return when a prompt is done or a session ends; infinite if nothing is held."""
         tokens, prompt = self._rates()
         when = math.inf
-        if self.line:
-            when = self.now + max(0.0, self.prompt_left) / prompt
+        if self.has_chunk:
+            when = self.now + max(0.0, self.line[0].left) / prompt
         if self.decoding:
             left = max(0.0, self.decoding[0][0] - self.progress)
             when = min(when, self.now + left / tokens)
@@ -130,13 +144,13 @@ class TargetQueue:
     def settle(self, now: float) -> list[Request]:
         """Do what is due at `now`; return the requests that ended."""
         self.advance(now)
-        if self.line and self.prompt_left <= 1e-6:
-            request = self.line.popleft()
+        if self.line and self.line[0].left <= 1e-6:
+            request = self.line.pop(0)
             if request.first_token < 0:
                 request.first_token = now
-            self._next_prompt(now)
             mark = self.progress + request.output - 1.0
             heapq.heappush(self.decoding, (mark, request.number, request))
+            self._order_line(now)
         ended = []
         while self.decoding and self.decoding[0][0] <= self.progress + 1e-6:
             request = heapq.heappop(self.decoding)[2]
@@ -145,18 +159,20 @@ class TargetQueue:
             ended.append(request)
         return ended
 
-    def _next_prompt(self, now: float) -> None:
-        """Begin with the next prompt; what has no time left is dropped before its first pass."""
-        while self.line:
-            request = self.line[0]
-            alone = self.table.seconds_alone(request.prompt)
-            if request.first_token >= 0 or now + alone <= request.latest:
-                self.prompt_left = request.prompt
-                return
-            self.line.popleft()
-            self.kv_tokens -= request.prompt + request.output
+    def _order_line(self, now: float) -> None:
+        """Put the prompts in order, and drop those that cannot be in time any more."""
+        if not self.line:
+            return
+        _, rate = self.table.rates(len(self.decoding), self.coverage, has_chunk=True)
+        waiting = [
+            WaitingPrompt(max(0.0, one.left) / rate, one.latest, one.first_token >= 0)
+            for one in self.line
+        ]
+        order = order_prompts(now, waiting)
+        for index in order.hopeless:
+            self.kv_tokens -= self.line[index].prompt + self.line[index].output
             self.num_expired += 1
-        self.prompt_left = 0.0
+        self.line = [self.line[index] for index in order.line]
 
     def empty(self) -> list[Request]:
         """Give up everything held, as a dying node does; prompts grow by what was said."""
@@ -170,8 +186,8 @@ class TargetQueue:
             request.num_moves += 1
         self.line.clear()
         self.decoding.clear()
-        self.prompt_left = self.kv_tokens = 0.0
+        self.kv_tokens = 0.0
         return moved
 
     def _rates(self) -> tuple[float, float]:
-        return self.table.rates(len(self.decoding), self.coverage, has_chunk=bool(self.line))
+        return self.table.rates(len(self.decoding), self.coverage, has_chunk=self.has_chunk)

@@ -22,6 +22,7 @@ from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews
 from treedraft.target.gate import DraftGate
 from treedraft.target.patience import Patience
+from treedraft.target.prompt_line import FirstTokenLimit
 from treedraft.target.round_trace import RoundTrace
 from treedraft.target.scheduler import Scheduler, SchedulerLimits
 from treedraft.target.session_roster import SessionRoster
@@ -97,6 +98,9 @@ def assemble(
             max_nodes=settings.budget.max_nodes,
             max_depth=settings.budget.max_depth,
             max_unlogged_tokens=settings.max_unlogged_tokens,
+            first_token=FirstTokenLimit(
+                settings.first_token.seconds, settings.first_token.prompt_factor
+            ),
         ),
         fingerprint=description.fingerprint,
         on_preempted=metrics.session_preempted,
@@ -151,6 +155,7 @@ def _report(scheduler: Scheduler, pool: BlockPool) -> WorkerReport:
     return WorkerReport(
         num_sessions=scheduler.num_running,
         num_waiting=scheduler.num_waiting,
+        num_pending_pages=scheduler.num_pending_pages,
         free_kv_blocks=pool.num_free,
         total_kv_blocks=pool.num_blocks,
         added_prefixes=tuple(short_hash(page_hash) for page_hash in pool.cached_hashes()),

@@ -173,6 +173,10 @@ class Budget:
         plain_ms = self._costs.estimate(num_decoding)
         return self._costs.rows_within((1.0 + max_stall_steps) * plain_ms) - num_decoding
 
+    def pass_seconds(self, num_rows: int) -> float:
+        """Return what a pass over so many rows is expected to take; 0 before any was measured."""
+        return self._costs.estimate(num_rows) / 1e3 if self._costs.is_known else 0.0
+
     def _candidates(self, index: int, request: BudgetRequest) -> list[_Candidate]:
         if request.sibling_laws is not None:
             return self._sibling_groups(index, request)

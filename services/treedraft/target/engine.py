@@ -138,6 +138,7 @@ class Engine:
 
     def _do_step(self) -> None:
         self._roster.end_expired()
+        self._roster.refuse_late()
         self._book.set_open(self._gate.is_open(self._scheduler.num_sessions))
         self._wait_for_drafts()
         passes = self._scheduler.plan()

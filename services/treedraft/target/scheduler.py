@@ -12,7 +12,7 @@ put back to be prefilled again. Its tokens are all it needs.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from treedraft.core.errors import OverloadedError
 from treedraft.core.flat_tree import FlatTree
@@ -20,6 +20,7 @@ from treedraft.core.prefix import extend_chain, page_hashes
 from treedraft.core.token_tree import TokenTree
 from treedraft.inference.block_pool import BlockPool
 from treedraft.target.budget import Budget, BudgetRequest
+from treedraft.target.prompt_line import FirstTokenLimit, PromptLine
 from treedraft.target.session import TargetSession
 
 _NO_NODES = FlatTree()
@@ -52,6 +53,7 @@ class SchedulerLimits:
     max_nodes: int
     max_depth: int
     max_unlogged_tokens: int
+    first_token: FirstTokenLimit = field(default_factory=FirstTokenLimit)
 
 
 class Scheduler:
@@ -74,6 +76,7 @@ class Scheduler:
         self._fingerprint = fingerprint
         self._waiting: deque[TargetSession] = deque()
         self._running: list[TargetSession] = []
+        self._line = PromptLine(limits.first_token, budget, self._prompt_rows)
 
     @property
     def num_running(self) -> int:
@@ -89,6 +92,12 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Sessions that wait for pages."""
         return len(self._waiting)
+
+    @property
+    def num_pending_pages(self) -> int:
+        """Pages of prompts that are still to be computed, of waiting sessions too."""
+        pending = sum(one.num_pending - 1 for one in (*self._running, *self._waiting))
+        return -(-pending // self._pool.block_size)
 
     def add(self, session: TargetSession) -> None:
         """Queue a new session.
@@ -108,6 +117,12 @@ class Scheduler:
             self._waiting.remove(session)
         self._pool.release(session.drop_kv())
 
+    def hopeless(self) -> list[TargetSession]:
+        """Return the sessions whose first token cannot be in time any more."""
+        if not self._limits.first_token.seconds:
+            return []
+        return self._in_order([*self._running, *self._waiting])[1]
+
     def decoding(self) -> list[TargetSession]:
         """Return the sessions of the next pass; none if it computes a part of a prompt."""
         self._admit_waiting()
@@ -121,7 +136,17 @@ class Scheduler:
         self._choose_nodes(passes)
         return self._provide_pages(passes)
 
+    def _in_order(
+        self, sessions: list[TargetSession]
+    ) -> tuple[list[TargetSession], list[TargetSession]]:
+        prompts = [one for one in sessions if one.num_pending > 1]
+        return self._line.order(prompts, sum(one.num_pending == 1 for one in self._running))
+
     def _admit_waiting(self) -> None:
+        if len(self._waiting) > 1:
+            first, last = self._in_order(list(self._waiting))
+            short = [one for one in self._waiting if one.num_pending <= 1]
+            self._waiting = deque([*short, *first, *last])
         while self._waiting and len(self._running) < self._limits.max_sessions:
             session = self._waiting[0]
             if not self._take_first_pages(session):
@@ -154,18 +179,18 @@ class Scheduler:
         return True
 
     def _choose_rows(self) -> list[SessionPass]:
-        passes = []
         ready = [session for session in self._running if not self._is_paused(session)]
-        prompt_rows_left = self._prompt_rows(sum(one.num_pending == 1 for one in ready))
-        for session in ready:
-            num_new = session.num_pending
-            if num_new > 1:
-                num_new = min(num_new, prompt_rows_left)
-                prompt_rows_left -= num_new
-            if num_new:
-                reaches_end = num_new == session.num_pending
-                passes.append(SessionPass(session, num_new, reaches_end, session.tree))
-        return passes
+        num_rows = {id(one): 1 for one in ready if one.num_pending == 1}
+        rows_left = self._prompt_rows(len(num_rows))
+        first, last = self._in_order(ready)
+        for session in (*first, *last):
+            num_rows[id(session)] = min(session.num_pending, rows_left)
+            rows_left -= num_rows[id(session)]
+        return [
+            SessionPass(session, number, number == session.num_pending, session.tree)
+            for session in ready
+            if (number := num_rows[id(session)])
+        ]
 
     def _prompt_rows(self, num_decoding: int) -> int:
         limits = self._limits

@@ -27,6 +27,8 @@ from treedraft.target.session import TargetSession
 from treedraft.telemetry.metrics import Metrics
 from treedraft.text.grammar import GRAMMAR_TOO_COMPLEX
 
+FIRST_TOKEN_LATE = "FIRST_TOKEN_LATE"
+
 
 class SessionRoster:
     """Begins and ends sessions, and gathers what is to be told of them."""
@@ -96,6 +98,11 @@ class SessionRoster:
         for _, session in list(self._sessions.values()):
             if session.deadline_ns is not None and now_ns >= session.deadline_ns:
                 self.finish(session, FinishReason.CANCELLED)
+
+    def refuse_late(self) -> None:
+        """Refuse those whose first token would come too late, while others still can be served."""
+        for session in self._scheduler.hopeless():
+            self.fail(session, FIRST_TOKEN_LATE, "the first token could not be in time")
 
     def end_all(self) -> None:
         """Give up what still runs, as a failure: a text that is cut off is no good end."""

@@ -104,6 +104,22 @@ class GateSettings(Frozen):
     )
 
 
+class FirstTokenSettings(Frozen):
+    """When a first token is due, and so whose prompt is computed first under overload."""
+
+    seconds: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="A request whose first token cannot come within so long is refused "
+        "(FIRST_TOKEN_LATE) instead of keeping those waiting that can be in time. 0 refuses none.",
+    )
+    prompt_factor: float = Field(
+        default=3.0,
+        ge=0.0,
+        description="Long prompts may take longer: so many times what they take at an idle target.",
+    )
+
+
 class DraftLinkSettings(Frozen):
     """How the target deals with drafters."""
 
@@ -212,6 +228,7 @@ class TargetSettings(ServiceSettings):
         description="Longest silence on a coordinator's stream; then an empty frame goes out. Keep "
         "it well below the coordinator's `failover.silence_seconds`.",
     )
+    first_token: FirstTokenSettings = FirstTokenSettings()
     kv: KVSettings = KVSettings()
     budget: BudgetSettings = BudgetSettings()
     patience: PatienceSettings = PatienceSettings()

@@ -36,6 +36,11 @@ class StepCosts:
         self._disturbance_ms = 0.0
 
     @property
+    def is_known(self) -> bool:
+        """Whether any pass was measured."""
+        return bool(self._rows)
+
+    @property
     def disturbance_ms(self) -> float:
         """What a pass takes longer when drafters compute meanwhile."""
         return self._disturbance_ms

@@ -942,6 +942,7 @@ class WorkerReport(_message.Message):
     ADDED_PREFIXES_FIELD_NUMBER: _builtins.int
     REMOVED_PREFIXES_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
+    NUM_PENDING_PAGES_FIELD_NUMBER: _builtins.int
     num_sessions: _builtins.int
     """Sessions it holds."""
     num_waiting: _builtins.int
@@ -952,6 +953,8 @@ class WorkerReport(_message.Message):
     """Pages of the KV pool."""
     is_draining: _builtins.bool
     """True when it takes no new sessions and will end soon."""
+    num_pending_pages: _builtins.int
+    """Pages of prompts that a target has still to compute."""
     @_builtins.property
     def added_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Hashes of prefix pages that it gained since the last report, the first
@@ -977,10 +980,11 @@ class WorkerReport(_message.Message):
         added_prefixes: _abc.Iterable[_builtins.int] | None = ...,
         removed_prefixes: _abc.Iterable[_builtins.int] | None = ...,
         signals: Global___LoadSignals | None = ...,
+        num_pending_pages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["signals", b"signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_prefixes", b"added_prefixes", "free_kv_blocks", b"free_kv_blocks", "is_draining", b"is_draining", "num_sessions", b"num_sessions", "num_waiting", b"num_waiting", "removed_prefixes", b"removed_prefixes", "signals", b"signals", "total_kv_blocks", b"total_kv_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_prefixes", b"added_prefixes", "free_kv_blocks", b"free_kv_blocks", "is_draining", b"is_draining", "num_pending_pages", b"num_pending_pages", "num_sessions", b"num_sessions", "num_waiting", b"num_waiting", "removed_prefixes", b"removed_prefixes", "signals", b"signals", "total_kv_blocks", b"total_kv_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,12 @@ from treedraft.autoscaler.signals import Observation, PoolLoad
 from treedraft.core.worker import LoadSignals, WorkerRegistration, WorkerReport, WorkerRole
 
 EAGER = PaceSettings(
-    up_seconds=0, down_seconds=0, up_cooldown_seconds=0, down_cooldown_seconds=0, max_down_share=1
+    smoothing_seconds=0,
+    up_seconds=0,
+    down_seconds=0,
+    up_cooldown_seconds=0,
+    down_cooldown_seconds=0,
+    max_down_share=1,
 )
 
 

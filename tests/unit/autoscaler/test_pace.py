@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from treedraft.autoscaler.pace import PaceMemory, follow
 from treedraft.autoscaler.settings import PaceSettings
 
-PACE = PaceSettings()
+# Windows and steps by themselves: needs as they are.
+PACE = PaceSettings(smoothing_seconds=0)
 
 
 class Pool:
@@ -43,6 +44,22 @@ def test_a_dip_shorter_than_the_window_moves_nothing():
     pool.during(600, 8.0)
     pool.during(250, 2.0)
     assert pool.during(60, 8.0) == 8
+
+
+def test_needs_are_averaged_so_that_chance_moves_little():
+    calm, nervous = Pool(20, PaceSettings()), Pool(20, PACE)
+    for number in range(600):
+        need = 17.0 + 6.0 * (-1) ** (number // 8)
+        for pool in (calm, nervous):
+            pool.during(5, need)
+    assert calm.size < nervous.size
+    assert calm.size >= 17
+
+
+def test_an_average_follows_what_stays():
+    pool = Pool(4, PaceSettings())
+    pool.during(60, 4.0)
+    assert pool.during(300, 8.0) == 8
 
 
 def test_growth_comes_in_steps_with_pauses():

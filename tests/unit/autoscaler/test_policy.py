@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.autoscaler.support import Run, a_policy, a_worker, load, seen, signals
 
+from treedraft.autoscaler.need import measure_gain, target_need
 from treedraft.autoscaler.settings import DraftGoals, PaceSettings, TargetGoals
 from treedraft.autoscaler.signals import PoolLoad, pool_load
 from treedraft.core.worker import LoadSignals, WorkerRole
@@ -62,8 +63,48 @@ def test_latency_does_not_count_where_there_is_room():
 
 def test_prompts_that_wait_for_each_other_ask_for_more():
     decision = Run(a_policy())(seen(target=load(4, 8, of=signals(prompt_share=1.0))))
-    assert decision.target.replicas == 8  # four more at once
+    assert decision.target.replicas == 8  # 5.1 at 78 %, and two to spare
     assert "prompts" in decision.target.reason
+    assert "2 to spare" in decision.target.reason
+
+
+def test_a_large_pool_spares_less_for_each_target_than_a_small_one():
+    small, large = (
+        target_need(TargetGoals(), seen(target=load(size, size, of=signals(prompt_share=0.8))))
+        for size in (4, 400)
+    )
+    assert small.replicas / 4 > large.replicas / 400 > 1
+
+
+def test_more_drafters_come_only_while_speculation_is_seen_to_pay():
+    run = Run(a_policy(target=(4, 50)))
+    some = load(1, 0, of=LoadSignals(utilisation=1.0))
+    poor = seen(target=load(10, 60, of=signals(tokens_per_round=1.01)), draft=some)
+    decision = run(poor)
+    assert decision.draft.replicas == 1
+    assert "not seen to pay" in decision.draft.reason
+    good = seen(5.0, target=load(10, 60, of=signals(tokens_per_round=2.5)), draft=some)
+    assert run(good).draft.replicas > 1
+
+
+def test_drafts_beside_prompts_save_no_target():
+    gains = [
+        measure_gain(
+            DraftGoals(), seen(target=load(4, of=signals(prompt_share=share)), draft=load(4))
+        )
+        for share in (0.0, 0.5, 1.0)
+    ]
+    factors = [gain.factor for gain in gains]
+    assert factors[0] > factors[1] > factors[2] == 1.0
+    assert not gains[2].pays
+
+
+def test_drafts_save_no_time_that_is_idle_anyway():
+    busy, bored = (
+        measure_gain(DraftGoals(), seen(target=load(4, of=signals(utilisation=use)), draft=load(4)))
+        for use in (1.0, 0.3)
+    )
+    assert busy.factor > bored.factor > 1.0
 
 
 def test_bounds_win_over_everything():

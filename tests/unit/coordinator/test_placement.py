@@ -1,3 +1,4 @@
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from treedraft.coordinator.placement import (
     TargetCandidate,
     choose_drafters,
     choose_target,
+    contenders,
     place,
 )
 from treedraft.core.errors import UnavailableError
@@ -55,6 +57,64 @@ def test_without_prefixes_the_least_loaded_target_is_taken():
 
 def test_sessions_placed_since_the_last_report_count():
     assert chosen(target("a", assigned=2), target("b", num_sessions=1)) == "b"
+
+
+def test_prompts_that_come_first_count_by_their_length():
+    assert chosen(target("a", num_sessions=3), target("b", num_pending_pages=40)) == "a"
+    assert chosen(target("a", num_pending_pages=50), target("b", num_pending_pages=40)) == "b"
+
+
+def test_pages_placed_since_the_last_report_count():
+    fresh = replace(target("a", num_pending_pages=10), num_assigned_pages=40)
+    assert chosen(fresh, target("b", num_pending_pages=40)) == "b"
+
+
+def test_a_held_prefix_is_worth_the_pages_it_saves():
+    assert chosen(target("a"), target("b", held=8, num_pending_pages=7)) == "b"
+    assert chosen(target("a"), target("b", held=8, num_pending_pages=9)) == "a"
+
+
+def ids(candidates):
+    return [one.registration.worker_id for one in candidates]
+
+
+def test_only_targets_that_could_win_by_what_they_hold_are_asked():
+    near, far = target("b", pages=10, num_pending_pages=9), target("c", num_pending_pages=11)
+    assert ids(contenders([target("a"), near, far])) == ["a", "b"]
+
+
+def test_no_more_are_asked_than_the_limit_and_each_pool_has_its_own():
+    many = [target(f"t{number}") for number in range(9)]
+    other = replace(target("z", num_pending_pages=99))
+    other = replace(other, registration=replace(other.registration, pool="blue"))
+    assert ids(contenders([*many, other], limit=2)) == ["t0", "t1", "z"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_asking_only_contenders_changes_no_choice(seed):
+    rng = random.Random(seed)
+    everyone = [
+        target(
+            f"t{n}",
+            num_sessions=rng.randrange(8),
+            num_pending_pages=rng.randrange(30),
+            free_kv_blocks=rng.randrange(20),
+        )
+        for n in range(20)
+    ]
+    held = {one.registration.worker_id: rng.randrange(11) for one in everyone}
+
+    def informed(asked):
+        names = set(ids(asked))
+        return [
+            replace(one, num_held_pages=held[one.registration.worker_id])
+            if one.registration.worker_id in names
+            else one
+            for one in everyone
+        ]
+
+    full = choose_target(informed(everyone)).registration
+    assert choose_target(informed(contenders(everyone))).registration == full
 
 
 def test_a_target_without_free_pages_is_avoided():
@@ -109,7 +169,8 @@ def test_a_placement_says_why():
     )
     assert placement.target.worker_id == "a"
     assert [d.worker_id for d in placement.drafters] == ["d"]
-    assert placement.reason == "a of 1: holds 4 of 10 pages, 2 sessions, 1 waiting"
+    assert placement.reason == "a of 1: holds 4 of 10 pages, 2 sessions, 0 pages ahead, 1 waiting"
+    assert placement.num_pages == 6
 
 
 def test_placement_is_a_function_of_its_arguments():

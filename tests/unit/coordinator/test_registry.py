@@ -88,8 +88,8 @@ async def test_a_worker_is_known_here_at_once_and_elsewhere_after_a_refresh(worl
     await world.theirs.refresh()
     assert ids(world.theirs.workers()) == ["d1", "t1"]
     assert len(world.theirs.targets()) == 1
-    assert await world.theirs.held_pages("t1", [1, 2, 3]) == 2
-    assert await world.ours.held_pages("t1", [1, 2, 3]) == 2
+    assert await world.theirs.held_pages(["t1"], [1, 2, 3]) == {"t1": 2}
+    assert await world.ours.held_pages(["t1"], [1, 2, 3]) == {"t1": 2}
 
 
 async def test_reports_carry_deltas_of_prefixes(world):
@@ -99,8 +99,8 @@ async def test_reports_carry_deltas_of_prefixes(world):
     )
     await world.theirs.refresh()
     for registry in (world.ours, world.theirs):
-        assert await registry.held_pages("t1", [1, 2]) == 1
-        assert await registry.held_pages("t1", [3]) == 1
+        assert await registry.held_pages(["t1"], [1, 2]) == {"t1": 1}
+        assert await registry.held_pages(["t1"], [3]) == {"t1": 1}
 
 
 async def test_a_worker_that_signs_off_is_gone_everywhere(world):
@@ -132,7 +132,7 @@ async def test_a_restarted_worker_takes_the_place_of_its_old_self(world):
     ((worker, _),) = world.ours.targets()
     assert worker.registration == new
     assert worker.report.num_sessions == 0
-    assert await world.ours.held_pages("t1", [1]) == 0
+    assert not any((await world.ours.held_pages(["t1"], [1])).values())
     assert world.asked == ["t1:1", "t1:2"]
 
 
@@ -159,7 +159,7 @@ async def test_without_the_store_our_own_workers_serve_on_and_are_registered_lat
     await world.ours.report(a_target(), WorkerReport(added_prefixes=(2,)))
     await world.ours.refresh()
     assert len(world.ours.targets()) == 1
-    assert await world.ours.held_pages("elsewhere", [1]) == 0
+    assert not any((await world.ours.held_pages(["elsewhere"], [1])).values())
     world.store.is_away = False
     await world.ours.report(a_target(), WorkerReport(num_sessions=4))
     (stored,) = await world.store.list_workers()
@@ -176,11 +176,12 @@ async def test_a_store_that_forgot_a_worker_gets_it_back_whole(world):
 
 async def test_placed_sessions_count_until_the_next_report(world):
     await world.ours.register(a_target(), WorkerReport())
-    world.ours.assign("t1")
-    world.ours.assign("t1")
+    world.ours.assign("t1", num_pages=3)
+    world.ours.assign("t1", num_pages=4)
     assert world.ours.num_assigned("t1") == 2
+    assert world.ours.num_assigned_pages("t1") == 7
     await world.ours.report(a_target(), WorkerReport(num_sessions=2))
-    assert world.ours.num_assigned("t1") == 0
+    assert world.ours.num_assigned("t1") == world.ours.num_assigned_pages("t1") == 0
 
 
 async def test_a_worker_announced_to_both_is_seen_through_the_own_stream(world):

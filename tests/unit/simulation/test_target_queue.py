@@ -4,7 +4,9 @@ import math
 
 import pytest
 
+from treedraft.simulation.run import Objective
 from treedraft.simulation.service_times import ServiceTimes
+from treedraft.simulation.strategies import policy_for
 from treedraft.simulation.target_queue import CHUNK_TOKENS, Request, RoundTable, TargetQueue
 
 # A pass takes 10 ms and 1 ms a row; trees of one node make 1.5 tokens.
@@ -70,12 +72,22 @@ def test_decoding_slows_down_beside_a_prompt():
     assert duration(with_prompt=True) > 3 * duration(with_prompt=False)
 
 
-def test_what_cannot_be_in_time_is_dropped_before_its_first_pass():
+def test_the_earliest_due_prompt_is_computed_first_and_what_cannot_be_in_time_is_dropped():
     queue = a_queue()
     queue.add(Request(1, 0.0, prompt=10 * CHUNK_TOKENS, output=1), 0.0)
     queue.add(Request(2, 0.0, prompt=CHUNK_TOKENS, output=1, latest=5 * CHUNK_SECONDS), 0.0)
-    assert [request.number for request in run(queue)] == [1]
+    queue.add(Request(3, 0.0, prompt=9 * CHUNK_TOKENS, output=1, latest=5 * CHUNK_SECONDS), 0.0)
+    assert [request.number for request in run(queue)] == [2, 1]
     assert queue.num_expired == 1
+
+
+def test_prompts_wait_while_all_places_are_taken():
+    queue = TargetQueue(RoundTable(TIMES), 0.0, max_sessions=1)
+    queue.add(Request(1, 0.0, prompt=CHUNK_TOKENS, output=11), 0.0)
+    queue.add(Request(2, 0.0, prompt=CHUNK_TOKENS, output=1), 0.0)
+    first, second = run(queue)
+    assert (first.number, second.number) == (1, 2)
+    assert second.first_token == pytest.approx(first.finished + CHUNK_SECONDS)
 
 
 def test_a_dying_target_gives_up_what_it_holds_with_what_was_said():
@@ -93,3 +105,10 @@ def test_nodes_that_hold_up_prompts_do_not_pay():
     assert TIMES.best_round(1).nodes == 1
     dear = ServiceTimes("x", (1.0, 2.0), (0.011, 0.021), (0, 1), (1.0, 1.5), (0.001, 0.0001))
     assert dear.best_round(1, CHUNK_TOKENS).nodes == 0
+
+
+def test_a_tree_pass_costs_what_it_does_on_the_measured_machine():
+    assert TIMES.best_round(4).nodes == 1
+    few = [(0.010 + 0.001 * 2 * n) / (0.010 + 0.001 * n) for n in (1, 2, 4)]
+    assert TIMES.verification_cost == pytest.approx(sum(few) / 3)
+    assert policy_for(Objective(), TIMES).draft.verification_cost == TIMES.verification_cost

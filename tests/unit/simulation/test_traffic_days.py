@@ -1,6 +1,7 @@
 """Whole simulations, of an hour at most."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from typer.testing import CliRunner
 
 from treedraft.cli.app import make_app
 from treedraft.core.errors import InvalidRequestError
-from treedraft.simulation.oracle import schedule_for
-from treedraft.simulation.run import ClusterPlan, Objective, Simulation
+from treedraft.simulation.limit import attainment_limit
+from treedraft.simulation.oracle import OraclePlan, cheapest, densest, schedule_for
+from treedraft.simulation.run import ClusterPlan, Objective, Outcome, Simulation
 from treedraft.simulation.service_times import load_service_times
 from treedraft.simulation.strategies import PolicyStrategy, StaticStrategy, policy_for
 from treedraft.simulation.traffic import Traffic, TrafficPlan, make_traffic, read_traffic
@@ -59,7 +61,7 @@ def test_a_run_can_be_repeated():
 
 
 def test_the_policy_grows_with_the_traffic():
-    traffic = make_traffic(TrafficPlan(hours=1.0, peak_rate=30.0, num_losses=0), 1)
+    traffic = make_traffic(TrafficPlan(hours=0.5, peak_rate=30.0, num_losses=0), 1)
     outcome = run(PolicyStrategy(policy_for(Objective()), (1, 0)), traffic)
     assert max(point[2] for point in outcome.history) > 3
 
@@ -73,11 +75,51 @@ def test_a_lost_node_moves_its_sessions_and_none_vanishes():
     assert outcome.attainment > 0.95
 
 
-def test_the_oracle_follows_the_work_of_each_minute():
+def test_the_oracle_follows_the_work_and_as_much_of_a_burst_as_it_means_to_serve():
     traffic = make_traffic(TrafficPlan(bursts_per_day=0, num_losses=0), 1)
-    schedule = [targets for targets, _ in schedule_for(traffic, TIMES, 0.8)]
-    assert np.mean(schedule[700:740]) > 3 * np.mean(schedule[:20])
-    assert schedule_for(traffic, TIMES, 0.4)[700][0] > schedule[700]
+    dense, loose = (
+        [targets for targets, _ in schedule_for(traffic, TIMES, OraclePlan(use))]
+        for use in (0.8, 0.4)
+    )
+    assert np.mean(dense[700:740]) > 3 * np.mean(dense[:20])
+    assert loose[700] > dense[700]
+    burst = np.full(600, 3600.0)
+    more = np.concatenate([traffic.arrivals, burst + np.linspace(0, 59, 600)])
+    bursty = replace(
+        traffic,
+        arrivals=more,
+        prompts=np.concatenate([traffic.prompts, np.full(600, 800.0)]),
+        outputs=np.concatenate([traffic.outputs, np.full(600, 200.0)]),
+    )
+    none, half, whole = (
+        schedule_for(bursty, TIMES, OraclePlan(0.8, share))[60][0] for share in (0.0, 0.5, 1.0)
+    )
+    assert none == pytest.approx(dense[60], abs=2)
+    assert none < half < whole
+
+
+def test_a_family_is_searched_from_its_densest_and_the_cheapest_that_meets_is_taken():
+    tried = []
+
+    def run_at(use):
+        tried.append(use)
+        return Outcome(f"{use}", 100, 99 if use < 0.8 else 90, target_hours=1 / use)
+
+    outcomes = list(densest(run_at, 0.99, (0.9, 0.7, 0.5)))
+    assert tried == [0.9, 0.7]
+    assert cheapest(outcomes, 0.99, lambda one: one.target_hours).strategy == "0.7"
+    assert cheapest(outcomes[:1], 0.99, lambda one: one.target_hours).strategy == "0.9"
+
+
+def test_more_can_be_met_where_the_longest_are_refused():
+    plan = TrafficPlan(hours=2.0, bursts_per_day=24.0, num_losses=0)
+    traffic = make_traffic(plan, 4)
+    assert traffic.bursts
+    first_come = [attainment_limit(traffic, plan, h, is_first_come=True) for h in (1, 2, 4)]
+    longest = [attainment_limit(traffic, plan, h) for h in (1, 2, 4)]
+    assert first_come[0] < first_come[1] < first_come[2]
+    assert first_come[0] < longest[0] < longest[1]
+    assert longest[2] == pytest.approx(1.0, abs=0.005)
 
 
 def test_a_file_of_ones_own_is_read_and_a_bad_one_named_by_line(tmp_path):
@@ -105,12 +147,16 @@ def test_service_times_come_from_a_report_and_from_nothing_else(tmp_path):
 
 
 def test_the_command_compares_and_writes(tmp_path):
-    found, picture = tmp_path / "found.json", tmp_path / "sizes.svg"
-    result = CliRunner().invoke(
-        make_app(), ["simulate", "--hours", "0.2", "--json", str(found), "--plot", str(picture)]
-    )
+    found, picture, curve = (tmp_path / name for name in ("found.json", "sizes.svg", "curve.svg"))
+    files = ["--json", str(found), "--plot", str(picture), "--curve", str(curve)]
+    result = CliRunner().invoke(make_app(), ["simulate", "--hours", "0.2", *files])
     assert result.exit_code == 0, result.output
-    names = [one["strategy"] for one in json.loads(found.read_text())["strategies"]]
+    written = json.loads(found.read_text())
+    names = [one["strategy"] for one in written["strategies"]]
     assert names == ["treedraft", "one pool", "HPA on CPU", "static", "oracle"]
+    first = written["strategies"][0]
+    assert first["pod_hours"] == pytest.approx(first["target_hours"] + first["drafter_hours"])
+    hours = [one["target_hours"] for one in written["curve"]]
+    assert hours == sorted(hours)
     assert "of oracle" in result.output
-    assert picture.read_text().startswith("<?xml")
+    assert all(file.read_text().startswith("<?xml") for file in (picture, curve))

@@ -6,6 +6,7 @@ from tests.engine_harness import spec
 from treedraft.inference.block_pool import BlockPool
 from treedraft.settings import TelemetrySettings
 from treedraft.target.budget import Budget, SurvivalCalibrator
+from treedraft.target.prompt_line import FirstTokenLimit, PromptLine
 from treedraft.target.scheduler import Scheduler, SchedulerLimits
 from treedraft.target.session import TargetSession
 from treedraft.target.step_costs import StepCosts
@@ -138,3 +139,73 @@ def test_the_first_to_come_is_never_put_back_for_a_later_one():
     run(scheduler.plan())
     run(scheduler.plan())
     assert sessions[1].num_tokens > start
+
+
+def names(sessions):
+    return [one.session_id for one in sessions]
+
+
+def make_line(limit, now_ns=0):
+    costs = StepCosts()
+    for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        costs.observe(rows, pass_ms(rows))
+    budget = Budget(costs, SurvivalCalibrator(), max_step_nodes=0)
+    return PromptLine(limit, budget, lambda num_decoding: 256, now_ns=lambda: now_ns)
+
+
+def test_without_a_limit_prompts_are_computed_as_they_came():
+    line = make_line(FirstTokenLimit())
+    sessions = [make_session("long", 2000), make_session("short", 20)]
+    first, late = line.order(sessions, 0)
+    assert (names(first), late) == (["long", "short"], [])
+
+
+def test_a_session_that_comes_with_tokens_of_its_own_is_computed_first():
+    moved = make_session("moved", 30)
+    moved.commit((7,))
+    first, _ = make_line(FirstTokenLimit()).order([make_session("new", 30), moved], 0)
+    assert names(first) == ["moved", "new"]
+
+
+def test_under_overload_the_longest_prompt_stands_back_and_is_refused_when_it_is_too_late():
+    # A pass of 256 rows takes 532 ms, so 2,560 tokens take 5.3 s and 512 take 1.1 s.
+    limit = FirstTokenLimit(seconds=6.0, prompt_factor=1.0)
+    sessions = [make_session("long", 2560), make_session("a", 512), make_session("b", 512)]
+    first, late = make_line(limit).order(sessions, 0)
+    assert (names(first), late) == (["a", "b", "long"], [])
+    first, late = make_line(limit, now_ns=int(1e9)).order(sessions, 0)
+    assert (names(first), names(late)) == (["a", "b"], ["long"])
+
+
+def test_a_long_prompt_has_the_longer_time_that_it_takes_anyway():
+    sessions = [make_session("long", 2560)]
+    late = [
+        make_line(FirstTokenLimit(1.0, factor), now_ns=int(2e9)).order(sessions, 0)[1]
+        for factor in (1.0, 3.0)
+    ]
+    assert [names(one) for one in late] == [["long"], []]
+
+
+def test_pages_of_prompts_are_reported_until_they_are_computed():
+    scheduler = make_scheduler()
+    sessions = [make_session("a", 512), make_session("b", 512)]
+    for session in sessions:
+        scheduler.add(session)
+    assert scheduler.num_pending_pages == 64
+    run(scheduler.plan())
+    assert scheduler.num_pending_pages == 48
+    while any(session.num_pending != 1 for session in sessions):
+        run(scheduler.plan())
+    assert scheduler.num_pending_pages == 0
+
+
+def test_what_waits_for_pages_is_hopeless_too_and_leaves():
+    scheduler = make_scheduler(max_sessions=1, first_token=FirstTokenLimit(1e-9, 0.0))
+    running, waiting = make_session("a", 64), make_session("b", 64)
+    running.commit((7,))
+    for session in (running, waiting):
+        scheduler.add(session)
+    scheduler.plan()
+    assert names(scheduler.hopeless()) == ["b"]
+    scheduler.remove(waiting)
+    assert scheduler.num_waiting == 0

@@ -26,7 +26,6 @@ from treedraft.coordinator.session_store.records import (
     SessionRecord,
     SessionRequest,
     WorkerRecord,
-    count_leading,
     without_prefixes,
 )
 from treedraft.core.errors import SessionConflictError, SessionNotFoundError, UnavailableError
@@ -36,6 +35,7 @@ from treedraft.core.worker import WorkerRegistration, WorkerReport
 _log = structlog.get_logger(__name__)
 
 _SCRIPTS = (
+    "prefix_holders",
     "session_append",
     "session_claim",
     "session_create",
@@ -241,15 +241,13 @@ class RedisSessionStore:
         if not worker_ids or not prefixes:
             return {}
         members = [codec.encode_prefixes([prefix]) for prefix in prefixes]
-        pipeline = self._redis.pipeline(transaction=False)
-        for worker_id in worker_ids:
-            pipeline.smismember(self._worker_keys(worker_id)[1], members)
-        answers = await guarded(pipeline.execute())
-        counts = {
-            worker_id: count_leading(bool(flag) for flag in flags)
-            for worker_id, flags in zip(worker_ids, answers, strict=True)
+        keys = [self._worker_keys(worker_id)[1] for worker_id in worker_ids]
+        counts = await self._run("prefix_holders", keys, *members)
+        return {
+            worker_id: int(count)
+            for worker_id, count in zip(worker_ids, counts, strict=True)
+            if count
         }
-        return {worker_id: count for worker_id, count in counts.items() if count}
 
     async def close(self) -> None:
         """Close the connections."""

@@ -73,6 +73,7 @@ def report_to_proto(report: WorkerReport) -> coordinator_service_pb2.WorkerRepor
         is_draining=report.is_draining,
         added_prefixes=report.added_prefixes,
         removed_prefixes=report.removed_prefixes,
+        num_pending_pages=report.num_pending_pages,
         signals=coordinator_service_pb2.LoadSignals(**asdict(report.signals)),
     )
 
@@ -87,6 +88,7 @@ def report_from_proto(message: coordinator_service_pb2.WorkerReport) -> WorkerRe
         is_draining=message.is_draining,
         added_prefixes=tuple(message.added_prefixes),
         removed_prefixes=tuple(message.removed_prefixes),
+        num_pending_pages=message.num_pending_pages,
         signals=signals_from_proto(message.signals),
     )
 
