@@ -67,14 +67,14 @@ class TargetGoals(Frozen):
         default=0.8, gt=0, le=1, description="Share of the KV pages that should be in use."
     )
     goal_prompt_share: float = Field(
-        default=0.78,
+        default=0.7,
         gt=0,
         le=1,
         description="Share of the time in which passes carry tokens of prompts. Where it nears 1, "
         "prompts wait for each other; what is left of it carries bursts while pods start.",
     )
     spare_targets: float = Field(
-        default=1.0,
+        default=0.4,
         ge=0,
         description="Targets to spare for chance, for a pool with one target's worth of prompts; "
         "for so many times the prompts, the square root of it times as many.",

@@ -63,9 +63,9 @@ def test_latency_does_not_count_where_there_is_room():
 
 def test_prompts_that_wait_for_each_other_ask_for_more():
     decision = Run(a_policy())(seen(target=load(4, 8, of=signals(prompt_share=1.0))))
-    assert decision.target.replicas == 8  # 5.1 at 78 %, and two to spare
+    assert decision.target.replicas == 7  # 5.7 at 70 %, and 0.8 to spare
     assert "prompts" in decision.target.reason
-    assert "2 to spare" in decision.target.reason
+    assert "0.8 to spare" in decision.target.reason
 
 
 def test_a_large_pool_spares_less_for_each_target_than_a_small_one():
