@@ -71,7 +71,7 @@ def main() -> None:
     """Answer requests until stdin ends."""
     folder, dtype, device, num_threads = sys.argv[1:]
     baseline = Baseline(folder, dtype, device, int(num_threads))
-    sys.stdout.write("ready\n")
+    sys.stdout.write("{}\n")  # ready
     sys.stdout.flush()
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,34 +1,18 @@
-"""A comparison at a glance: tokens a second of every row, and S against its limit τ.
-
-matplotlib comes with the extra `report` and is imported here only.
-"""
+"""A comparison at a glance: tokens a second of every row, and S against its limit τ."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from treedraft.bench.peers.plan import BFLOAT16, FLOAT32, TREEDRAFT
 from treedraft.bench.peers.result import Outcome, PeersResult
-from treedraft.core.errors import UnavailableError
+from treedraft.figures import COLOURS, GRID, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SIZE_INCHES = (11.0, 6.4)
-# Told apart by people who see colours differently, and in grey.
-_COLOURS = {FLOAT32: "#1b6ca8", BFLOAT16: "#d1751f"}
+_COLOURS = dict(zip((FLOAT32, BFLOAT16), COLOURS, strict=False))
 _OTHER_COLOUR = "#8a8a8a"
-_GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.6}
-_SETTINGS: dict[Any, Any] = {
-    "font.size": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # letters stay letters: small, and to be searched
-    "svg.hashsalt": "treedraft",  # equal results give equal files
-}
 
 
 def draw(result: PeersResult, file: Path) -> Path:
@@ -37,21 +21,10 @@ def draw(result: PeersResult, file: Path) -> Path:
     Raises:
         UnavailableError: reason MATPLOTLIB_MISSING.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnavailableError(
-            "a picture needs matplotlib: pip install 'treedraft[report]'",
-            reason="MATPLOTLIB_MISSING",
-        ) from error
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=_SIZE_INCHES, facecolor="white", layout="constrained")
+    with drawn(file, size_inches=_SIZE_INCHES, font_size=8.0) as figure:
         speeds, limits = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_speeds(speeds, result)
         _draw_limits(limits, result)
-        metadata = {"Date": None} if file.suffix == ".svg" else None
-        figure.savefig(file, metadata=metadata, dpi=120)
     return file
 
 
@@ -77,7 +50,7 @@ def _draw_speeds(axes: "Axes", result: PeersResult) -> None:
     for label, outcome in zip(axes.get_yticklabels(), measured, strict=True):
         label.set_fontweight("bold" if outcome.row.system == TREEDRAFT else "normal")
     axes.set_title("Tokens a second, and the spread of the repeats")
-    axes.grid(axis="x", **_GRID)
+    axes.grid(axis="x", **GRID)
     axes.set_axisbelow(True)
     axes.margins(y=0.01)
 
@@ -105,7 +78,7 @@ def _draw_limits(axes: "Axes", result: PeersResult) -> None:
     axes.set_xlabel("τ: tokens per pass of the target")
     axes.set_ylim(bottom=0.0)
     axes.margins(x=0.35)
-    axes.grid(**_GRID)
+    axes.grid(**GRID)
     axes.legend(loc="upper left")
 
 

@@ -1,13 +1,9 @@
-"""A report at a glance: agreement, τ by budget, τ by category, predicted speed.
-
-matplotlib is wanted for nothing else, so it comes with the extra `report` and is
-imported here only; without it there is a report without a picture.
-"""
+"""A report at a glance: agreement, τ by budget, τ by category, predicted speed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from treedraft.core.errors import UnavailableError
+from treedraft.figures import COLOURS, GRID, drawn
 from treedraft.training.evaluation.report import Report
 from treedraft.training.evaluation.tree_length import TreeShape
 
@@ -17,21 +13,6 @@ if TYPE_CHECKING:
 FILE_NAME = "report.svg"
 
 _SIZE_INCHES = (10.0, 6.4)
-# Told apart by people who see colours differently, and in grey.
-_COLOURS = ("#1b6ca8", "#d1751f", "#3a8f4d", "#8a5aa3", "#666666")
-_GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.6}
-_SETTINGS: dict[Any, Any] = {
-    "font.size": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # letters stay letters: small, and to be searched
-    "svg.hashsalt": "treedraft",  # equal reports give equal files
-}
 
 
 def draw(report: Report, file: Path) -> Path:
@@ -40,24 +21,13 @@ def draw(report: Report, file: Path) -> Path:
     Raises:
         UnavailableError: reason MATPLOTLIB_MISSING.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnavailableError(
-            "a picture needs matplotlib: pip install 'treedraft[report]'",
-            reason="MATPLOTLIB_MISSING",
-        ) from error
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=_SIZE_INCHES, facecolor="white", layout="constrained")
+    with drawn(file, size_inches=_SIZE_INCHES) as figure:
         parts = figure.subplots(2, 2)
         _draw_agreement(parts[0, 0], report)
         _draw_lengths(parts[0, 1], report)
         _draw_categories(parts[1, 0], report)
         _draw_speeds(parts[1, 1], report)
         figure.suptitle(_title(report), fontsize=10, x=0.01, ha="left")
-        metadata = {"Date": None} if file.suffix == ".svg" else None
-        figure.savefig(file, metadata=metadata, dpi=120)
     return file
 
 
@@ -72,7 +42,7 @@ def _title(report: Report) -> str:
 
 def _draw_agreement(axes: "Axes", report: Report) -> None:
     ranks = range(1, report.settings.num_children + 1)
-    for colour, temperature in zip(_COLOURS, report.settings.temperatures, strict=False):
+    for colour, temperature in zip(COLOURS, report.settings.temperatures, strict=False):
         shares = report.agreement_at(temperature).acceptance
         axes.plot(ranks, shares, "o-", color=colour, label=f"T = {temperature:g}", markersize=4)
         for rank, share in zip(ranks, shares, strict=True):
@@ -89,13 +59,13 @@ def _draw_agreement(axes: "Axes", report: Report) -> None:
     axes.set_xlabel("k (T = 0: top-k agreement; T > 0: coupled acceptance)")
     axes.set_xticks(list(ranks))
     axes.margins(y=0.15)
-    axes.grid(axis="y", **_GRID)
+    axes.grid(axis="y", **GRID)
     axes.legend(loc="lower right")
 
 
 def _draw_lengths(axes: "Axes", report: Report) -> None:
     settings = report.settings
-    for colour, temperature in zip(_COLOURS, settings.temperatures, strict=False):
+    for colour, temperature in zip(COLOURS, settings.temperatures, strict=False):
         trees = [report.tree(budget, temperature).tau for budget in settings.budgets]
         chains = [
             report.length_of(TreeShape.chain(budget), temperature).tau
@@ -110,7 +80,7 @@ def _draw_lengths(axes: "Axes", report: Report) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(settings.budgets, [str(budget) for budget in settings.budgets])
     axes.minorticks_off()
-    axes.grid(**_GRID)
+    axes.grid(**GRID)
     axes.legend(loc="upper left")
 
 
@@ -119,7 +89,7 @@ def _draw_categories(axes: "Axes", report: Report) -> None:
     categories = list(dict.fromkeys(entry.category for entry in by_category))
     temperatures = report.settings.temperatures
     width = 0.8 / max(1, len(temperatures))
-    for index, (colour, temperature) in enumerate(zip(_COLOURS, temperatures, strict=False)):
+    for index, (colour, temperature) in enumerate(zip(COLOURS, temperatures, strict=False)):
         taus = [
             next(
                 entry.tau
@@ -136,7 +106,7 @@ def _draw_categories(axes: "Axes", report: Report) -> None:
     axes.set_title(f"τ by kind of text, best tree of {nodes} nodes")
     axes.set_xticks(range(len(categories)), categories)
     axes.axhline(1.0, color="#888888", linewidth=0.8)
-    axes.grid(axis="y", **_GRID)
+    axes.grid(axis="y", **GRID)
     axes.set_axisbelow(True)
 
 
@@ -155,7 +125,7 @@ def _draw_speeds(axes: "Axes", report: Report) -> None:
         and speed.shape.depth in report.settings.depths
     ]
     budgets = sorted({speed.shape.budget for speed in shallow if speed.shape.budget >= 4})
-    for colour, budget in zip(_COLOURS, budgets, strict=False):
+    for colour, budget in zip(COLOURS, budgets, strict=False):
         line = sorted(
             (speed.shape.depth, speed.on_shared_cores)
             for speed in shallow
@@ -169,5 +139,5 @@ def _draw_speeds(axes: "Axes", report: Report) -> None:
         f"depth = draft steps in a round; T = {temperature:g}, c = {report.cost.ratio(1):.3f} "
         f"(1 row), {report.cost.ratio(4):.3f} (4 rows)"
     )
-    axes.grid(axis="y", **_GRID)
+    axes.grid(axis="y", **GRID)
     axes.legend(loc="best", ncols=2)
