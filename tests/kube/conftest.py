@@ -1,23 +1,29 @@
 """The real API server of a session, and namespaces of it."""
 
+import gc
 import itertools
-import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kubernetes import client
 from scripts.chart.__main__ import CHART
-from scripts.chart.helm import HELM_4, Helm, HelmError, fetch
+from scripts.chart.helm import HELM_4, Helm, fetch
+from tests.kube.release import Release
 from tests.kube.server import VERSION, KubeServer, binaries
 
 _numbers = itertools.count(1)
-# What `helm install` of the suite asks for: our autoscaler, for targets and drafters.
-RELEASE = (
-    "autoscaling.kind=treedraft",
-    "targetDefaults.scaling.maxReplicas=6",
-    "draftDefaults.workload=Deployment",
-)
+# A watch whose server died leaves its socket to the garbage collector: the client library's way.
+_LEFT_SOCKETS = "ignore:unclosed <ssl.SSLSocket:ResourceWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in this folder."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.kube)
+            item.add_marker(pytest.mark.filterwarnings(_LEFT_SOCKETS))
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +33,9 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
         pytest.skip(f"no kube-apiserver {VERSION} here: `make kube-binaries` builds it")
     with KubeServer(found, tmp_path_factory.mktemp("kube")) as server:
         yield server
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -44,23 +53,8 @@ def namespace(kube: KubeServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def install(
-    kube: KubeServer, helm: Helm, namespace: str, tmp_path: Path
-) -> Callable[..., client.ApiClient]:
-    """Install the chart as `demo` by a real Helm."""
-
-    def run(*values: str) -> client.ApiClient:
-        config = kube.kubeconfig(tmp_path / "admin.kubeconfig")
-        command = [str(helm.binary), "install", "demo", str(helm.chart), "--namespace", namespace]
-        for value in (*RELEASE, *values):
-            command += ["--set", value]
-        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "KUBECONFIG": str(config)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if done.returncode:
-            raise HelmError(done.stderr + done.stdout)
-        return kube.client()
-
-    return run
+def release(kube: KubeServer, helm: Helm, namespace: str, tmp_path: Path) -> Release:
+    return Release(helm, namespace, kube.kubeconfig(tmp_path / "admin.kubeconfig"))
 
 
 @pytest.fixture
@@ -69,7 +63,6 @@ def autoscaler_token(kube: KubeServer, namespace: str) -> Callable[[], str]:
 
     def ask() -> str:
         core = client.CoreV1Api(kube.client())
-        # The official client of today expects a field that this server leaves out.
         answer = core.create_namespaced_service_account_token(
             "demo-treedraft-autoscaler",
             namespace,

@@ -52,6 +52,7 @@ class KubeServer:
         self._etcd_port, self._port = free_port(), free_port()
         self._admin_token = secrets.token_hex(16)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._clients: list[client.ApiClient] = []
 
     @property
     def url(self) -> str:
@@ -82,7 +83,8 @@ class KubeServer:
         configuration.ssl_ca_cert = self.ca_file
         configuration.api_key = {"authorization": f"Bearer {token or self._admin_token}"}
         configuration.retries = False
-        return client.ApiClient(configuration)
+        self._clients.append(client.ApiClient(configuration))
+        return self._clients[-1]
 
     def kubeconfig(self, path: Path, token: str = "") -> Path:
         """Write a kubeconfig with a token; that of an administrator unless one is given."""
@@ -189,6 +191,8 @@ class KubeServer:
             )
 
     def _stop_all(self) -> None:
+        for api in self._clients:
+            api.rest_client.pool_manager.clear()
         for name in reversed(self._order()):
             self._processes[name].kill()
             self._processes[name].wait()

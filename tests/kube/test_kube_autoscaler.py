@@ -15,16 +15,15 @@ from treedraft.autoscaler.settings import WorkloadSettings
 from treedraft.autoscaler.workloads import WriteConflictError
 from treedraft.core.errors import UnavailableError
 
-pytestmark = pytest.mark.kube
-
 TARGETS = WorkloadSettings(name="demo-treedraft-target-main", kind="StatefulSet")
 DRAFTERS = WorkloadSettings(name="demo-treedraft-draft-main", kind="Deployment")
 LEASE = "demo-treedraft-autoscaler"
 
 
 @pytest.fixture
-def admin(install):
-    return install()
+def admin(release, kube):
+    release.install()
+    return kube.client()
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from scripts.chart.__main__ import EXAMPLES
 from tests.kube.server import VERSION
 from tests.waiting import until
 
-pytestmark = pytest.mark.kube
-
 # Of operators that are not there; tests/chart holds these to the operators' own models.
 FOREIGN = {"Certificate", "Issuer", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 EXAMPLE_NAMES = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
@@ -62,20 +60,24 @@ def test_a_field_that_there_is_not_is_refused(kube, helm, namespace, path):
     assert "replicaz" in str(refused.value.body)
 
 
-def test_a_real_install_makes_the_pods_that_it_should(install, namespace):
-    api = install()
-    core, apps = client.CoreV1Api(api), client.AppsV1Api(api)
+TARGETS = "demo-treedraft-target-main"
+WORKLOADS = {
+    "demo-treedraft-coordinator",
+    "demo-treedraft-autoscaler",
+    "demo-treedraft-draft-main",
+    TARGETS,
+}
+
+
+def test_a_real_install_makes_the_pods_that_it_should(release, kube, namespace):
+    release.install()
+    core, apps = client.CoreV1Api(kube.client()), client.AppsV1Api(kube.client())
     wanted = {
         item.metadata.name: item.spec.replicas
         for listing in (apps.list_namespaced_deployment, apps.list_namespaced_stateful_set)
         for item in listing(namespace).items
     }
-    assert set(wanted) >= {
-        "demo-treedraft-coordinator",
-        "demo-treedraft-autoscaler",
-        "demo-treedraft-target-main",
-        "demo-treedraft-draft-main",
-    }
+    assert set(wanted) >= WORKLOADS
 
     def pods():
         return core.list_namespaced_pod(namespace).items
@@ -83,7 +85,7 @@ def test_a_real_install_makes_the_pods_that_it_should(install, namespace):
     # Nothing is refused on its way to a pod: accounts, limits and probes are as they should be.
     until(lambda: len(pods()) == sum(wanted.values()))
     names = {pod.metadata.name for pod in pods()}
-    assert "demo-treedraft-target-main-0" in names
+    assert f"{TARGETS}-0" in names
     for pod in pods():
         has_token = any(
             "serviceaccount" in mount.mount_path
@@ -91,3 +93,43 @@ def test_a_real_install_makes_the_pods_that_it_should(install, namespace):
             for mount in container.volume_mounts
         )
         assert has_token == ("autoscaler" in pod.metadata.name), pod.metadata.name
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLE_NAMES if name not in ("keda", "tls")])
+def test_examples_install_too(release, name):
+    release.install(files=[EXAMPLES / f"{name}.yaml"])
+
+
+def test_an_upgrade_leaves_the_sizes_that_were_decided(release, kube, namespace):
+    release.install()
+    apps = client.AppsV1Api(kube.client())
+    apps.patch_namespaced_stateful_set_scale(TARGETS, namespace, {"spec": {"replicas": 4}})
+    release.upgrade("targetDefaults.settings.kv.tokens=4096")
+    found = apps.read_namespaced_stateful_set(TARGETS, namespace)
+    variables = found.spec.template.spec.containers[0].env
+    assert "4096" in [one.value for one in variables if one.name.endswith("KV__TOKENS")]
+    assert found.spec.replicas == 4
+
+
+def test_nothing_is_left_of_a_release_that_was_taken_away(release, kube, namespace):
+    release.install()
+    core, apps = client.CoreV1Api(kube.client()), client.AppsV1Api(kube.client())
+    rights = client.RbacAuthorizationV1Api(kube.client())
+    release.uninstall()
+
+    def left():
+        listings = (
+            apps.list_namespaced_deployment,
+            apps.list_namespaced_stateful_set,
+            core.list_namespaced_service,
+            core.list_namespaced_pod,
+            core.list_namespaced_config_map,
+            rights.list_namespaced_role,
+            rights.list_namespaced_role_binding,
+        )
+        selector = "app.kubernetes.io/instance=demo"
+        return [
+            item for list_ in listings for item in list_(namespace, label_selector=selector).items
+        ]
+
+    until(lambda: not left())

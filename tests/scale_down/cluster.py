@@ -30,7 +30,8 @@ class Cluster(Protocol):
         pool: what the names of its pods begin with; a number follows.
         namespace: of all that.
         removals: the pods that went, in the order of their ends.
-        costs: what the end of each pod would have cost when some were chosen, if that mattered.
+        costs: what the end of each pod would have cost when it was last chosen or spared, if that
+            mattered.
     """
 
     kind: str

@@ -30,7 +30,7 @@ class ReplicaSet:
     kube: KubeApi
     grace_seconds: float = 60.0
     removals: list[Removal] = field(default_factory=list)
-    # What the pods cost when the last of them were chosen.
+    # What each pod cost when it was last to be chosen or spared.
     costs: dict[str, int] = field(default_factory=dict)
     kind: str = "Deployment"
     workload: str = "target"
@@ -67,8 +67,9 @@ class ReplicaSet:
             surplus = len(self._present) - self.kube.replicas("deployments", self.workload)
             if surplus <= 0:
                 return []
-            self.costs = {name: self._cost(name) for name in self._present}
-        return first_to_go(self.costs, surplus)
+            costs = {name: self._cost(name) for name in self._present}
+        self.costs.update(costs)
+        return first_to_go(costs, surplus)
 
     def _cost(self, name: str) -> int:
         notes = self.kube.objects["pods", name]["metadata"].get("annotations", {})

@@ -16,11 +16,11 @@ def test_the_cheapest_pods_go_first_whatever_their_names():
 async def test_four_targets_become_one_and_no_answer_is_anything_but_right(tmp_path, monkeypatch):
     monkeypatch.setenv("TREEDRAFT_NATIVE", "0")  # to compile takes longer than the rest
     with KubeApi() as kube:
-        figures = await scale_down(tmp_path, ReplicaSet(kube))
+        figures = await scale_down(tmp_path, ReplicaSet(kube), drain_seconds=0.3)
     print(figures)
     assert figures.is_good, figures
     assert len(figures.removals) == NUM_TARGETS - 1
-    assert figures.sessions >= 20
+    assert figures.sessions >= 12
     assert figures.moves >= 1  # what did not end in its drain went on elsewhere
     # The one that stays had most to lose when the others were chosen.
     gone = {one.name for one in figures.removals}
