@@ -1,6 +1,7 @@
 """Puts the HTTP door together: routes, guard, errors, OpenAPI document."""
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +17,7 @@ from treedraft.coordinator.http.errors import from_validation, to_http
 from treedraft.coordinator.http.guard import Guard
 from treedraft.coordinator.http.hosts import AllowedHosts
 from treedraft.coordinator.http.operations import operator_routes
+from treedraft.coordinator.http.reference import add_event_schemas
 from treedraft.coordinator.http.routes import openai_routes
 from treedraft.coordinator.settings import HttpSettings
 from treedraft.coordinator.use_cases import UseCases
@@ -23,6 +25,16 @@ from treedraft.core.errors import InvalidRequestError, TreedraftError
 
 _KIBIBYTE = 1024
 _MEBIBYTE = _KIBIBYTE * _KIBIBYTE
+
+
+class _Door(FastAPI):
+    """The application, with a document that tells of events too."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        document = super().openapi()
+        add_event_schemas(document)
+        return document
 
 
 def make_app(
@@ -42,7 +54,7 @@ def make_app(
         is_serving: whether requests are let in.
         hosts: names that it answers to.
     """
-    app = FastAPI(
+    app = _Door(
         title="treedraft",
         summary="OpenAI's API, answered by tree-structured speculative decoding",
         version=__version__,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 
 def operator_routes(registry: CollectorRegistry, is_serving: Callable[[], bool]) -> APIRouter:
@@ -27,7 +27,7 @@ def operator_routes(registry: CollectorRegistry, is_serving: Callable[[], bool])
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "draining"}, 503, {"retry-after": "1"})
 
-    @router.get("/metrics", summary="Metrics for Prometheus", response_model=None)
+    @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         text = await asyncio.to_thread(generate_latest, registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)

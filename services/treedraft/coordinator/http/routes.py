@@ -10,6 +10,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from treedraft.coordinator.choices import merged
+from treedraft.coordinator.http.answer_bodies import (
+    ChatAnswer,
+    ChatChunk,
+    CompletionAnswer,
+    CompletionChunk,
+    ModelList,
+    ModelObject,
+)
 from treedraft.coordinator.http.answers import (
     AnswerOptions,
     AnswerState,
@@ -21,6 +29,15 @@ from treedraft.coordinator.http.bodies import ChatBody, CompletionBody, Generati
 from treedraft.coordinator.http.event_ids import resume_query, tells_end
 from treedraft.coordinator.http.grammars import grammar_param
 from treedraft.coordinator.http.queries import chat_queries, completion_queries, repeatable
+from treedraft.coordinator.http.reference import (
+    ERRORS,
+    IDEMPOTENCY_KEY,
+    INCLUDE_USAGE,
+    LAST_EVENT_ID,
+    answers_of,
+    events_of,
+    parameters,
+)
 from treedraft.coordinator.http.responses import EventStreamResponse, end, while_connected
 from treedraft.coordinator.http.shapes import CHAT, COMPLETION, AnswerShape
 from treedraft.coordinator.http.streams import AnswerStream
@@ -154,15 +171,28 @@ def openai_routes(use_cases: UseCases, heartbeat_seconds: float = 0.0) -> APIRou
     """Return the routes; no stream is silent for longer than that, unless it is 0."""
     completions = CompletionRoutes(use_cases, heartbeat_seconds)
     router = APIRouter(prefix="/v1", tags=["OpenAI"])
-    router.post("/chat/completions", summary="Chat completion", response_model=None)(
-        completions.chat
-    )
-    router.post("/completions", summary="Completion", response_model=None)(completions.complete)
+    router.post(
+        "/chat/completions",
+        summary="Chat completion",
+        response_model=None,
+        responses=events_of(ChatChunk, ChatAnswer),
+        openapi_extra=parameters(IDEMPOTENCY_KEY),
+    )(completions.chat)
+    router.post(
+        "/completions",
+        summary="Completion",
+        response_model=None,
+        responses=events_of(CompletionChunk, CompletionAnswer),
+        openapi_extra=parameters(IDEMPOTENCY_KEY),
+    )(completions.complete)
 
     @router.get(
         "/chat/completions/{completion_id}/stream",
         summary="The rest of a chat completion",
         response_model=None,
+        response_class=Response,
+        responses=events_of(ChatChunk),
+        openapi_extra=parameters(LAST_EVENT_ID, INCLUDE_USAGE),
     )
     async def resume_chat(completion_id: str, request: Request) -> Response:
         return await completions.resume(request, completion_id, CHAT)
@@ -171,22 +201,27 @@ def openai_routes(use_cases: UseCases, heartbeat_seconds: float = 0.0) -> APIRou
         "/completions/{completion_id}/stream",
         summary="The rest of a completion",
         response_model=None,
+        response_class=Response,
+        responses=events_of(CompletionChunk),
+        openapi_extra=parameters(LAST_EVENT_ID, INCLUDE_USAGE),
     )
     async def resume_completion(completion_id: str, request: Request) -> Response:
         return await completions.resume(request, completion_id, COMPLETION)
 
-    @router.delete("/sessions/{session_id}", summary="Cancels a session", status_code=204)
+    @router.delete(
+        "/sessions/{session_id}", summary="Cancels a session", status_code=204, responses=ERRORS
+    )
     async def cancel(session_id: str, request: Request) -> None:
         for shape in (CHAT, COMPLETION):
             session_id = session_id.removeprefix(shape.id_prefix)
         await use_cases.cancel(session_id, caller_of(request))
 
-    @router.get("/models", summary="Models served")
+    @router.get("/models", summary="Models served", responses=answers_of(ModelList))
     async def list_models(request: Request) -> dict[str, Any]:
         models = await use_cases.list_models(caller_of(request))
         return {"object": "list", "data": [_model_object(model) for model in models]}
 
-    @router.get("/models/{model:path}", summary="One model")
+    @router.get("/models/{model:path}", summary="One model", responses=answers_of(ModelObject))
     async def get_model(model: str, request: Request) -> dict[str, Any]:
         for served in await use_cases.list_models(caller_of(request)):
             if served.model == model:
