@@ -54,7 +54,7 @@ def render_chat(
     try:
         return _compile(template).render(
             **special_tokens,
-            messages=[_message(item) for item in messages],
+            messages=_messages(messages),
             tools=[_tool(tool) for tool in tools] or None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
@@ -82,7 +82,13 @@ def _free_names(template: str) -> frozenset[str]:
     return frozenset(meta.find_undeclared_variables(_environment().parse(template)))
 
 
-def _message(message: ChatMessage) -> dict[str, Any]:
+def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    # OpenAI's clients name a result by its call alone; some templates want the tool's name.
+    names = {call.call_id: call.name for message in messages for call in message.tool_calls}
+    return [_message(message, names.get(message.tool_call_id, "")) for message in messages]
+
+
+def _message(message: ChatMessage, called: str) -> dict[str, Any]:
     # A key that is not there: templates ask whether it is.
     told: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
@@ -96,8 +102,8 @@ def _message(message: ChatMessage) -> dict[str, Any]:
         ]
     if message.tool_call_id:
         told["tool_call_id"] = message.tool_call_id
-    if message.name:
-        told["name"] = message.name
+    if name := message.name or called:
+        told["name"] = name
     return told
 
 

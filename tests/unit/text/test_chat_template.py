@@ -105,6 +105,14 @@ def test_tools_and_calls_are_told_as_transformers_tells_them(template):
     assert render_chat(template, CALLED, SPECIAL, False, tools=TOOLS) == expected[0]
 
 
+def test_a_result_bears_the_name_of_what_was_called():
+    template = "{% for m in messages %}{{ m.role }}={{ m.name }};{% endfor %}"
+    unnamed = ChatMessage("tool", "nothing", tool_call_id="c1")
+    stray = ChatMessage("tool", "nothing", tool_call_id="c9")
+    told = render_chat(template, [*CALLED[:2], unnamed, stray], {})
+    assert told == "user=;assistant=;tool=look;tool=;"
+
+
 def test_templates_know_tools_or_do_not():
     assert knows_tools(WITH_TOOLS)
     assert knows_tools("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}")

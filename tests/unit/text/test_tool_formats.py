@@ -309,6 +309,15 @@ def test_an_answer_without_calls_can_be_held_to_a_form(vocabulary, name):
         assert allows(vocabulary, grammar, text) == is_let, text
 
 
+def test_a_template_that_takes_one_call_at_once_is_given_one(vocabulary):
+    offer = ToolOffer((CLOCK,), ToolChoice.REQUIRED)
+    refusing = "raise_exception('This model only supports single tool-calls at once!')"
+    for template, is_let in (("", True), (refusing, False)):
+        grammar = FORMATS["llama3_json"].grammar(offer, lambda _: None, template, None)
+        calls = written("llama3_json", ("clock", "{}"), ("clock", "{}"))
+        assert allows(vocabulary, grammar, calls) == is_let
+
+
 def test_calls_without_markers_are_not_mixed_with_a_form_of_json():
     form = Grammar(GrammarKind.JSON_SCHEMA, "{}")
     grammar = FORMATS["llama3_json"].grammar

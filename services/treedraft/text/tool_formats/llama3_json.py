@@ -1,6 +1,7 @@
 """Llama 3: an answer that is nothing but `{"name": …, "parameters": {…}}`, several with `;`."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from treedraft.core.errors import InvalidRequestError
 from treedraft.core.grammar import Grammar
@@ -12,6 +13,9 @@ from treedraft.text.tool_formats.reader import CallReader, Opening
 _MARKERS = ("<|python_tag|>",)
 
 (_PYTHON_TAG,) = _MARKERS
+
+# Some templates refuse a conversation in which more than one call was made at once.
+_ONE_CALL = "only supports single tool-calls"
 
 
 def _is_spoken_by(template: str) -> bool:
@@ -57,6 +61,8 @@ def _grammar(
             field="grammar",
             reason=TOOLS_CONFLICT,
         )
+    if _ONE_CALL in template:
+        offer = replace(offer, is_parallel=False)
     frame = CallFrame(
         opening="",
         between='"; "',
