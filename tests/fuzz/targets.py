@@ -30,6 +30,7 @@ from treedraft.inference.drafter_manifest import MANIFEST_FILE, VOCABULARY_FILE,
 from treedraft.rpc import convert
 from treedraft.rpc.framing import split_frame
 from treedraft.text.tokenizer import Tokenizer, tokenizer_hash
+from treedraft.text.tool_formats.formats import FORMATS
 from treedraft.training.evaluation.held_out import read_prompts
 from treedraft.training.evaluation.report import from_json as read_report
 from treedraft.training.prompt_store import read_prompt_file
@@ -92,6 +93,7 @@ def all_targets(folder: Path) -> list[FuzzTarget]:
         *_store_targets(),
         *_file_targets(folder),
         *_text_targets(),
+        *_tool_call_targets(),
     ]
 
 
@@ -346,6 +348,26 @@ def _text_targets() -> list[FuzzTarget]:
         FuzzTarget("text.stream", streamed, [bytes(range(256)), "größer 日本".encode()]),
         FuzzTarget("training.report", report, [b'{"format_version": 1, "cost": null}', _DEEP]),
     ]
+
+
+def _tool_call_targets() -> list[FuzzTarget]:
+    """Answers of models that call tools, read in pieces and at once."""
+    from tests.unit.text.test_tool_formats import ALL_TEXTS, read
+
+    def of(name: str) -> FuzzTarget:
+        def run(data: bytes) -> str:
+            text = data.decode("utf-8", "replace")
+            content, calls = read(name, [text])
+            assert calls or content == text, "characters were lost"
+            step = 1 + len(text) % 7
+            pieces = [text[start : start + step] for start in range(0, len(text), step)]
+            assert read(name, pieces) == (content, calls), "how it was cut made a difference"
+            return OK
+
+        good = [text.encode() for one, text in ALL_TEXTS if one == name]
+        return FuzzTarget(f"text.tool_calls.{name}", run, [*good, b'{"name": "clock", ' + _DEEP])
+
+    return [of(name) for name in FORMATS]
 
 
 def reason_of(error: TreedraftError) -> str:

@@ -114,6 +114,7 @@ NO_CALLS = [
     ("hermes", hermes("{'name': 'clock', 'arguments': {}}")),
     ("hermes", 'text <tool_call>{"name": "get_we'),
     ("hermes", hermes('{"arguments": {"a": 1}, "name": 7}')),
+    ("hermes", hermes(f'{{"odd": 1, "function": {ONE}}}')),
     ("llama3_json", call("unknown", "{}", "parameters")),
     ("llama3_json", '<|python_tag|>brave.call(query="x")'),
     ("llama3_json", '{"name": "clock", "parameters": 5}'),

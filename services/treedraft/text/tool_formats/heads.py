@@ -53,6 +53,10 @@ JSON_HEAD = (
 )
 """`{"name": "NAME", "arguments": `, before the brace that opens the arguments."""
 
+_KEYS = ("name", "arguments", "parameters", "type", "function", "id")
+OBJECT_HEAD = (words("{"), words(*(f'"{key}"' for key in _KEYS)))
+"""How a call begins whose parts are in another order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:

@@ -9,17 +9,13 @@ text was cut into pieces makes no difference.
 """
 
 import json
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from treedraft.core.tools import ToolCallPiece
-from treedraft.text.tool_formats.heads import JSON_HEAD, Part, read_head
+from treedraft.text.tool_formats.heads import JSON_HEAD, OBJECT_HEAD, Part, read_head
 from treedraft.text.tool_formats.json_object import ObjectScanner, ObjectStatus
-
-_FIRST_KEY = re.compile(r'\s*\{\s*"([^"]*)"')
-_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +115,11 @@ class CallReader:
             self._num_scanned = len(self._buffer) - len(self._buffer.lstrip())
         self._num_scanned += self._scanner.push(self._buffer[self._num_scanned :])
         status, end = self._scanner.status, self._num_scanned
-        first = _FIRST_KEY.match(self._buffer)
-        is_possible = first is None or first[1] in _KEYS
+        is_possible = read_head(self._buffer, OBJECT_HEAD) is not False
         if is_possible and status is ObjectStatus.OPEN and not self._is_final:
             return False
-        call = _call_of(self._buffer[:end]) if status is ObjectStatus.ENDED else None
+        has_ended = is_possible and status is ObjectStatus.ENDED
+        call = _call_of(self._buffer[:end]) if has_ended else None
         if call and call[0] in self._names:
             self._begin_call(call[0])
             self._add_arguments(call[1])
