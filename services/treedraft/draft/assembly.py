@@ -10,7 +10,8 @@ import numpy as np
 import structlog
 import torch
 
-from treedraft.draft.model_grower import DraftLimits, ModelGrower
+from treedraft.draft.model_children import DraftLimits
+from treedraft.draft.model_grower import ModelGrower
 from treedraft.draft.settings import DraftSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.drafting_model import load_drafting_model

@@ -2,26 +2,21 @@
 
 A pass holds, for each session that takes part, either the committed tokens
 whose KV is missing, the root last, or the most promising nodes of its tree.
-Children follow from the logits: in coupled mode the tokens that the target is
-most likely to draw with its noise, in rejection mode a sample without
-replacement from a law that travels along.
+Children follow from the logits, see `model_children`.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from treedraft.core.errors import InvalidRequestError, OverloadedError
 from treedraft.core.exchange import Economics
-from treedraft.core.growth import ROOT, TokenSource
+from treedraft.core.growth import ROOT
 from treedraft.draft.growth import Wish, frontier, plan_step
+from treedraft.draft.model_children import ChildChooser, DraftLimits
 from treedraft.draft.model_state import DraftModelState
 from treedraft.draft.segments import Work, build_segment
 from treedraft.draft.session import DraftSession
@@ -29,13 +24,7 @@ from treedraft.draft.settings import GrowthSettings
 from treedraft.draft.slot_sharing import share_slots
 from treedraft.draft.thrift import Thrift
 from treedraft.inference.block_pool import SlotPool
-from treedraft.inference.draft_sampler import draft_children, draft_siblings
-from treedraft.inference.sampler import LawRow, TokenHistory, branch_of
 from treedraft.inference.segment import Segment
-
-# How likely a sample of a law close to the target's is accepted at a place. In
-# rejection mode scores must not depend on which token was drawn.
-_SAMPLE_ACCEPTANCE = 0.7
 
 
 class ForwardRunner(Protocol):
@@ -43,28 +32,6 @@ class ForwardRunner(Protocol):
 
     def forward(self, segments: Sequence[Segment]) -> torch.Tensor:
         """Return the logits of all output rows, float32 [rows, vocab_size]."""
-
-
-@dataclass(frozen=True, slots=True)
-class DraftLimits:
-    """What the draft model can take.
-
-    `vocab_size` ids are in use; `num_embeddings`, padding included, can be read.
-    `column_ids` are the ids of the head's columns, ascending, None if they are
-    the columns.
-    """
-
-    vocab_size: int
-    num_embeddings: int
-    context_length: int
-    eos_token_ids: frozenset[int]
-    column_ids: npt.NDArray[np.int64] | None = None
-
-    def num_columns(self, vocab_size: int) -> int:
-        """Return the columns, from the first on, whose ids are below `vocab_size`."""
-        if self.column_ids is None:
-            return vocab_size
-        return int(np.searchsorted(self.column_ids, vocab_size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +53,7 @@ class ModelGrower:
         self._runner = runner
         self._pool = pool
         self._limits = limits
+        self._children = ChildChooser(limits, settings)
         self._settings = settings
         self._sessions: dict[DraftSession, DraftModelState] = {}
         self._num_steps = 0
@@ -215,7 +183,7 @@ class ModelGrower:
 
     def _run(self, works: Sequence[Work]) -> None:
         try:
-            logits = self._runner.forward([build_segment(work) for work in works]).cpu()
+            logits = self._runner.forward([build_segment(work) for work in works])
         except BaseException:
             for work in works:
                 self._pool.release(work.slots)
@@ -227,72 +195,5 @@ class ModelGrower:
             else:
                 work.state.extend_prefix(work.slots)
                 work.state.is_evicted = False
-        ends = list(accumulate(map(len, places), initial=0))
-        for work, own_places, (start, end) in zip(works, places, pairwise(ends), strict=True):
-            if own_places:
-                self._add_children(work, own_places, logits[start:end])
-
-    def _add_children(self, work: Work, places: Sequence[int], logits: torch.Tensor) -> None:
-        session, state = work.session, work.state
-        rows = [_law_row(session, state, place) for place in places]
-        # A padded head has logits of ids that nobody uses.
-        logits = logits[:, : self._limits.num_columns(state.vocab_size)]
-        if session.is_rejection:
-            self._add_groups(session, places, logits, rows)
-            return
-        drafted = draft_children(
-            logits,
-            rows,
-            self._settings.num_children,
-            score_temperature=self._settings.score_temperature,
-            column_ids=self._column_ids(logits),
-        )
-        for place, children in zip(places, drafted, strict=True):
-            new = session.hear(place, children, TokenSource.DRAFT_MODEL)
-            for token_id, log_probability in new:
-                # The best child stays whatever it scores: this node may be the
-                # root one day and is not expanded again.
-                if token_id == children[0][0] or log_probability >= session.limits.min_score:
-                    session.add(place, token_id, log_probability, TokenSource.DRAFT_MODEL)
-
-    def _column_ids(self, logits: torch.Tensor) -> npt.NDArray[np.int64] | None:
-        column_ids = self._limits.column_ids
-        return None if column_ids is None else column_ids[: logits.shape[1]]
-
-    def _add_groups(
-        self,
-        session: DraftSession,
-        places: Sequence[int],
-        logits: torch.Tensor,
-        rows: Sequence[LawRow],
-    ) -> None:
-        drafted = draft_siblings(
-            logits, rows, self._settings.num_children, column_ids=self._column_ids(logits)
-        )
-        for place, (children, law) in zip(places, drafted, strict=True):
-            if place in session.grouped or not children:
-                continue  # computed again after its KV was dropped, or nothing is allowed
-            session.add_group(
-                place,
-                children,
-                [_sample_score(rank) for rank in range(len(children))],
-                TokenSource.DRAFT_MODEL,
-                support=law.token_ids,
-                probabilities=law.probabilities,
-            )
-
-
-def _sample_score(rank: int) -> float:
-    return math.log(_SAMPLE_ACCEPTANCE) + rank * math.log(1.0 - _SAMPLE_ACCEPTANCE)
-
-
-def _law_row(session: DraftSession, state: DraftModelState, place: int) -> LawRow:
-    path = () if place == ROOT else session.path_tokens(place)
-    return LawRow(
-        sampling=session.spec.sampling,
-        position=session.num_tokens + len(path),
-        choice=session.spec.choice,
-        history=TokenHistory(state.counts, path) if state.counts else None,
-        branch=branch_of(path),
-        allowed=session.grammar.allowed_after(path) if session.grammar else None,
-    )
+        drafting = [(work, own) for work, own in zip(works, places, strict=True) if own]
+        self._children.add(drafting, logits)

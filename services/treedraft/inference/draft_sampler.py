@@ -19,10 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from treedraft.core.noise import Domain
 from treedraft.inference.draw import Candidates, noise_of_tokens
+from treedraft.inference.fused.support import is_available
 from treedraft.inference.law import (
     LawRow,
     adjusted_logits,
@@ -71,6 +73,17 @@ def draft_children(
         score_temperature: above 1 trusts the drafter less.
         column_ids: the token of each column, ascending; None if they are the columns.
     """
+    if is_available(draft_logits.device, torch.bfloat16):
+        from treedraft.inference.fused.children import can_choose, choose_children  # needs Triton
+
+        if can_choose(draft_logits, rows):
+            return choose_children(
+                draft_logits,
+                rows,
+                num_children,
+                score_temperature=score_temperature,
+                column_ids=column_ids,
+            )
     heads = _heads(draft_logits, rows, column_ids)
     sampled = [index for index, row in enumerate(rows) if not row.sampling.is_greedy]
     noise = noise_of_tokens(

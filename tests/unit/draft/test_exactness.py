@@ -17,7 +17,8 @@ from treedraft.core.flat_tree import FlatTree
 from treedraft.core.noise import Domain, uniform
 from treedraft.core.sampling import SamplingParameters
 from treedraft.draft.assembly import assemble
-from treedraft.draft.model_grower import DraftLimits, ModelGrower
+from treedraft.draft.model_children import DraftLimits
+from treedraft.draft.model_grower import ModelGrower
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.sampler import LawRow, coupled_draw

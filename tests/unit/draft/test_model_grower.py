@@ -15,7 +15,8 @@ from draft_support import GREEDY, REJECTION, SAMPLED, FakeTarget, make_drafter, 
 from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
 from treedraft.draft.assembly import assemble
-from treedraft.draft.model_grower import DraftLimits, ModelGrower
+from treedraft.draft.model_children import DraftLimits
+from treedraft.draft.model_grower import ModelGrower
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.kv_pool import KVPool

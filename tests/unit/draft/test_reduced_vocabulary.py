@@ -8,7 +8,7 @@ from test_model_grower import NO_LOOKUP, PENALISED, PROMPT, fresh_logits
 
 from treedraft.core.growth import ROOT
 from treedraft.draft import assembly
-from treedraft.draft.model_grower import DraftLimits
+from treedraft.draft.model_children import DraftLimits
 from treedraft.draft.settings import DraftSettings
 from treedraft.inference import drafting_model
 from treedraft.inference.drafter_folder import build_drafter_module, drafter_config, save_drafter

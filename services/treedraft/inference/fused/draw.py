@@ -35,8 +35,8 @@ def queue_draw(target_logits: Tensor, rows: Sequence[LawRow]) -> Tensor:
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     vocab, device = logits.shape[1], logits.device
-    keys = _upload(np.array([_key(row) for row in rows], dtype=np.int64), device)
-    temperatures = _upload(
+    keys = upload(np.array([key_of(row) for row in rows], dtype=np.int64), device)
+    temperatures = upload(
         np.array([_divisor(row, is_divided=is_cut) for row in rows], dtype=np.float32), device
     )
     num_parts = -(-vocab // (2 * _PAIRS))
@@ -66,7 +66,8 @@ def queue_draw(target_logits: Tensor, rows: Sequence[LawRow]) -> Tensor:
     return tokens
 
 
-def _key(row: LawRow) -> tuple[int, int, int, int]:
+def key_of(row: LawRow) -> tuple[int, int, int, int]:
+    """Return what the noise of a row is keyed by, as kernels take it."""
     if row.sampling.is_greedy:
         return 0, 0, 0, 0
     seed = seed_of(row)
@@ -80,9 +81,10 @@ def _divisor(row: LawRow, *, is_divided: bool) -> float:
     return 1.0 if is_divided else temperature_of(row.sampling)
 
 
-def _upload(
+def upload(
     numbers: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", device: torch.device
 ) -> Tensor:
+    """Queue a copy of numbers to a device, from memory that it need not wait for."""
     tensor = torch.from_numpy(numbers)
     if device.type != "cuda":
         return tensor

@@ -20,6 +20,7 @@ except ImportError:
         "test_fused_products.py",
         "test_fused_decoder.py",
         "test_fused_draw.py",
+        "test_fused_children.py",
     ]
 
 
