@@ -76,7 +76,7 @@ def draft_children(
     if is_available(draft_logits.device, torch.bfloat16):
         from treedraft.inference.fused.children import can_choose, choose_children  # needs Triton
 
-        if can_choose(draft_logits, rows):
+        if can_choose(rows):
             return choose_children(
                 draft_logits,
                 rows,

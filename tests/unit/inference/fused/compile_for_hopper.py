@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from treedraft.inference.fused.kernels import attention, draw, norm, product, turn
+from treedraft.inference.fused.kernels import attention, children, draw, norm, product, turn
 from treedraft.inference.fused.plans import KEY_BLOCK, NUM_PARTS, plan_product
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -29,7 +29,9 @@ TYPES = {
     **dict.fromkeys(("key_slots", "line_starts", "line_lengths"), "*i32"),
     **dict.fromkeys(("path_starts", "path_lengths", "best_tokens"), "*i32"),
     **dict.fromkeys(("parts", "states", "cosines", "sines", "sums", "peaks", "masses"), "*fp32"),
-    **dict.fromkeys(("logits", "temperatures"), "*fp32"),
+    **dict.fromkeys(("logits", "temperatures", "gains"), "*fp32"),
+    "column_ids": "*i32",
+    "score_temperature": "fp32",
     "best_scores": "*fp64",
     **dict.fromkeys(("keys", "tokens"), "*i64"),
 }
@@ -105,6 +107,16 @@ def others(hidden, num_heads, num_kv_heads, head_dim, vocab):
     yield compiled(draw.draw_best, {"NUM_PARTS": parts, "PADDED_PARTS": padded}, num_warps=1)
 
 
+def drafters(columns):
+    """Compile the choice of children of a drafter with so many columns."""
+    parts = -(-columns // 1024)
+    int32 = {"tokens": "*i32"}
+    sizes = {"COLUMNS": columns, "BLOCK": 1024, "NUM_PARTS": parts, "NUM_CHILDREN": 4}
+    yield compiled(children.top_of_parts, sizes, types=int32)
+    sizes = {"NUM_PARTS": parts, "PADDED_PARTS": parts, "PADDED_BEST": 4 * parts}
+    yield compiled(children.top_children, {**sizes, "NUM_CHILDREN": 4}, num_warps=1, types=int32)
+
+
 def main() -> None:
     """Print a line of JSON for each kernel."""
     for found in [
@@ -112,6 +124,8 @@ def main() -> None:
         *products(4096, 6144, 4096, 14336, 128256),
         *others(576, 9, 3, 64, 49152),
         *others(4096, 32, 8, 128, 128256),
+        *drafters(8192),
+        *drafters(16384),
     ]:
         print(json.dumps(found), flush=True)
 

@@ -44,7 +44,7 @@ laws = st.builds(
 @settings(deadline=None, max_examples=15)
 @given(
     rows=st.lists(laws, min_size=1, max_size=4),
-    num_columns=st.integers(1, 1500),
+    num_columns=st.integers(1, 3000),
     count=st.integers(1, 5),
     score_temperature=st.sampled_from([1.0, 1.3]),
     seed=st.integers(0, 99),
@@ -82,4 +82,4 @@ def test_without_columns_of_their_own_they_are_the_tokens():
     ],
 )
 def test_what_the_kernel_does_not_know_is_left_to_others(sampling):
-    assert not can_choose(torch.zeros((1, 9)), [LawRow(sampling, position=1)])
+    assert not can_choose([LawRow(sampling, position=1)])
