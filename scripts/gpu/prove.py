@@ -101,7 +101,7 @@ def exchange(options: argparse.Namespace, device: torch.device) -> Any:
     """Measure target and drafter as processes of their own, over gRPC."""
     found = {}
     out = Path(options.out)
-    for name, at_once, tokens, repeats in _loads(options):
+    for name, at_once, tokens, repeats, levels in _loads(options):
         file = out / f"bench-{name}.json"
         command = [sys.executable, "-m", "treedraft.cli", "bench", "--without-transformers"]
         command += ["--target", options.weights, "--device", device.type, "--json", str(file)]
@@ -113,6 +113,7 @@ def exchange(options: argparse.Namespace, device: torch.device) -> Any:
             "TREEDRAFT_TARGET__KV__TOKENS": "131072",
             "TREEDRAFT_TARGET__MAX_SESSIONS": "256",
             "TREEDRAFT_DRAFT__KV_TOKENS": "131072",
+            "TREEDRAFT_DRAFT__GROWTH__LEVELS": str(levels),
         }
         done = subprocess.run(
             command,
@@ -127,10 +128,15 @@ def exchange(options: argparse.Namespace, device: torch.device) -> Any:
     return found
 
 
-def _loads(options: argparse.Namespace) -> list[tuple[str, tuple[int, ...], int, int]]:
+def _loads(options: argparse.Namespace) -> list[tuple[str, tuple[int, ...], int, int, int]]:
+    """Return name, requests at once, tokens, repeats, and levels that drafters grow at once."""
     if options.tiny:
-        return [("tiny", (1,), 8, 1)]
-    return [("one stream", (1,), 128, 3), ("sweep", (1, 4, 16, 64, 256), 64, 1)]
+        return [("tiny", (1,), 8, 1, 1)]
+    return [
+        ("one stream", (1,), 128, 3, 3),
+        ("one stream, single passes", (1,), 128, 2, 1),
+        ("sweep", (4, 16, 64, 256), 64, 1, 3),
+    ]
 
 
 SECTIONS: dict[str, tuple[Section, int]] = {

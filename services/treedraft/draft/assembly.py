@@ -12,9 +12,11 @@ import torch
 
 from treedraft.draft.model_children import DraftLimits
 from treedraft.draft.model_grower import ModelGrower
-from treedraft.draft.settings import DraftSettings
+from treedraft.draft.model_levels import LevelSteps
+from treedraft.draft.settings import DraftSettings, GrowthSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.drafting_model import load_drafting_model
+from treedraft.inference.fused.support import is_available
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.models import LoadedModel
 from treedraft.inference.runner import Runner
@@ -75,10 +77,37 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
         eos_token_ids=frozenset(model.eos_token_ids),
         column_ids=None if reduced is None else np.array(reduced, dtype=np.int64),
     )
-    grower = ModelGrower(runner, SlotPool(settings.kv_tokens), limits, settings.growth)
+    pool = SlotPool(settings.kv_tokens)
+    levels = _level_steps(model, kv, pool, limits, settings.growth)
+    grower = ModelGrower(runner, pool, limits, settings.growth, levels)
     return DraftModel(
         grower, model.name, model.fingerprint, model.tokenizer_hash, limits.vocab_size
     )
+
+
+def _level_steps(
+    model: LoadedModel,
+    kv: KVPool,
+    pool: SlotPool,
+    limits: DraftLimits,
+    settings: GrowthSettings,
+) -> LevelSteps | None:
+    """Return what grows several levels at once, if the model's passes are fused."""
+    if settings.levels == 1 or not is_available(model.device, model.dtype):
+        return None
+    from treedraft.inference.fused.decoder import FusedDecoder  # these need Triton
+    from treedraft.inference.fused.levels import LevelGrower, Seed
+
+    if not isinstance(model.native, FusedDecoder):
+        return None
+    grower = LevelGrower(
+        model.native,
+        kv,
+        column_ids=limits.column_ids,
+        barren=sorted(limits.eos_token_ids),
+        score_temperature=settings.score_temperature,
+    )
+    return LevelSteps(grower, Seed, pool, limits, settings)
 
 
 def _warm_up(runner: Runner, *, max_rows: int) -> None:

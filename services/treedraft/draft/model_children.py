@@ -74,7 +74,7 @@ class ChildChooser:
         coupled: dict[int, list[_Placed]] = {}
         for (work, places), (start, end) in zip(drafting, pairwise(ends), strict=True):
             session, state = work.session, work.state
-            rows = [_law_row(session, state, place) for place in places]
+            rows = [law_row(session, state, place) for place in places]
             # A padded head has logits of ids that nobody uses.
             num_columns = self._limits.num_columns(state.vocab_size)
             placed = _Placed(session, places, rows, range(start, end))
@@ -98,15 +98,9 @@ class ChildChooser:
         )
         for placed in group:
             session = placed.session
-            for place, children in zip(
-                placed.places, islice(drafted, len(placed.rows)), strict=True
-            ):
-                new = session.hear(place, children, TokenSource.DRAFT_MODEL)
-                for token_id, log_probability in new:
-                    # The best child stays whatever it scores: this node may be the
-                    # root one day and is not expanded again.
-                    if token_id == children[0][0] or log_probability >= session.limits.min_score:
-                        session.add(place, token_id, log_probability, TokenSource.DRAFT_MODEL)
+            own = islice(drafted, len(placed.rows))
+            for place, children in zip(placed.places, own, strict=True):
+                add_children(session, place, children)
 
     def _column_ids(self, logits: torch.Tensor) -> npt.NDArray[np.int64] | None:
         column_ids = self._limits.column_ids
@@ -135,15 +129,17 @@ class ChildChooser:
             )
 
 
-def _only(logits: torch.Tensor, group: Sequence[_Placed]) -> torch.Tensor:
-    return logits[list(chain.from_iterable(placed.logit_rows for placed in group))]
+def add_children(session: DraftSession, place: int, children: Sequence[tuple[int, float]]) -> None:
+    """Put what the model says follows a place, best first, into the session's tree."""
+    for token_id, log_probability in session.hear(place, children, TokenSource.DRAFT_MODEL):
+        # The best child stays whatever it scores: this node may be the root one day and is
+        # not expanded again.
+        if token_id == children[0][0] or log_probability >= session.limits.min_score:
+            session.add(place, token_id, log_probability, TokenSource.DRAFT_MODEL)
 
 
-def _sample_score(rank: int) -> float:
-    return math.log(_SAMPLE_ACCEPTANCE) + rank * math.log(1.0 - _SAMPLE_ACCEPTANCE)
-
-
-def _law_row(session: DraftSession, state: DraftModelState, place: int) -> LawRow:
+def law_row(session: DraftSession, state: DraftModelState, place: int) -> LawRow:
+    """Return the law of the token after a place."""
     path = () if place == ROOT else session.path_tokens(place)
     return LawRow(
         sampling=session.spec.sampling,
@@ -153,3 +149,11 @@ def _law_row(session: DraftSession, state: DraftModelState, place: int) -> LawRo
         branch=branch_of(path),
         allowed=session.grammar.allowed_after(path) if session.grammar else None,
     )
+
+
+def _only(logits: torch.Tensor, group: Sequence[_Placed]) -> torch.Tensor:
+    return logits[list(chain.from_iterable(placed.logit_rows for placed in group))]
+
+
+def _sample_score(rank: int) -> float:
+    return math.log(_SAMPLE_ACCEPTANCE) + rank * math.log(1.0 - _SAMPLE_ACCEPTANCE)

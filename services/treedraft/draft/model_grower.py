@@ -17,6 +17,7 @@ from treedraft.core.exchange import Economics
 from treedraft.core.growth import ROOT
 from treedraft.draft.growth import Wish, frontier, plan_step
 from treedraft.draft.model_children import ChildChooser, DraftLimits
+from treedraft.draft.model_levels import LevelSteps
 from treedraft.draft.model_state import DraftModelState
 from treedraft.draft.segments import Work, build_segment
 from treedraft.draft.session import DraftSession
@@ -47,9 +48,18 @@ class ModelGrower:
     """Owns the draft model's KV and runs its steps; used by one thread."""
 
     def __init__(
-        self, runner: ForwardRunner, pool: SlotPool, limits: DraftLimits, settings: GrowthSettings
+        self,
+        runner: ForwardRunner,
+        pool: SlotPool,
+        limits: DraftLimits,
+        settings: GrowthSettings,
+        levels: LevelSteps | None = None,
     ) -> None:
-        """Draft with `runner`, whose KV slots `pool` hands out."""
+        """Draft with `runner`, whose KV slots `pool` hands out.
+
+        `levels` runs steps that it can run in place of single passes.
+        """
+        self._levels = levels
         self._runner = runner
         self._pool = pool
         self._limits = limits
@@ -62,7 +72,10 @@ class ModelGrower:
     @property
     def max_new_nodes(self) -> int:
         """Nodes that a step may add to one session."""
-        return self._settings.max_rows_per_session * self._settings.num_children
+        num_rows = self._settings.max_rows_per_session
+        if self._levels:
+            num_rows += self._levels.max_new_rows
+        return num_rows * self._settings.num_children
 
     @property
     def num_free_slots(self) -> int:
@@ -149,6 +162,9 @@ class ModelGrower:
         self._thrift.target_says(economics)
 
     def _run_measured(self, works: Sequence[Work], started: float) -> None:
+        if self._levels and self._levels.can_run(works):
+            self._levels.run(works)  # what it takes says nothing about single passes
+            return
         self._run(works)
         elapsed_ms = (time.perf_counter() - started) * 1e3
         if all(work.node_ids for work in works):

@@ -56,6 +56,13 @@ class GrowthSettings(Frozen):
         description="Nodes of one session that a pass expands. More make a step longer and the "
         "way to the next depth slower.",
     )
+    levels: int = Field(
+        default=3,
+        ge=1,
+        le=8,
+        description="Levels that trees grow by after a pass without a word from the host, where "
+        "passes run as fused kernels on CUDA and few sessions take part. 1 asks for single passes.",
+    )
     prefill_chunk: int = Field(
         default=256,
         ge=1,

@@ -40,39 +40,14 @@ def choose_children(
     Noise falls on all columns, so the law that scores are measured by is the whole one.
     """
     device, num_columns = draft_logits.device, draft_logits.shape[1]
-    count = min(num_children, num_columns)
     logits = draft_logits if draft_logits.stride(1) == 1 else draft_logits.contiguous()
-    ids = np.arange(num_columns) if column_ids is None else column_ids
     keys = upload(np.array([key_of(row) for row in rows], dtype=np.int64), device)
     heat = [0.0 if row.sampling.is_greedy else temperature_of(row.sampling) for row in rows]
-    parts = _Parts(len(rows), -(-num_columns // _BLOCK), count, device)
-    top_of_parts[(len(rows), parts.count)](
-        logits,
-        logits.stride(0),
-        _columns(ids.astype(np.int32).tobytes(), device),
-        keys,
-        upload(np.array(heat, dtype=np.float32), device),
-        float(score_temperature),
-        *parts.tensors,
-        COLUMNS=num_columns,
-        BLOCK=_BLOCK,
-        NUM_PARTS=parts.count,
-        NUM_CHILDREN=count,
-        num_warps=4,
-    )
-    tokens = torch.empty((len(rows), count), dtype=torch.int32, device=device)
-    gains = torch.empty((len(rows), count), dtype=torch.float32, device=device)
-    top_children[(len(rows),)](
-        *parts.tensors,
-        tokens,
-        gains,
-        NUM_PARTS=parts.count,
-        PADDED_PARTS=triton.next_power_of_2(parts.count),
-        PADDED_BEST=triton.next_power_of_2(parts.count * count),
-        NUM_CHILDREN=count,
-        num_warps=1,
-    )
-    found = torch.stack((tokens, gains.view(torch.int32))).cpu()
+    temperatures = upload(np.array(heat, dtype=np.float32), device)
+    count = min(num_children, num_columns)
+    kernels = ChildKernels(len(rows), num_columns, count, column_ids, device)
+    kernels.queue(logits, keys, temperatures, score_temperature)
+    found = torch.stack((kernels.tokens, kernels.gains.view(torch.int32))).cpu()
     told = found[0].tolist(), found[1].view(torch.float32).tolist()
     return [
         [(token, min(gain, 0.0)) for token, gain in zip(*row, strict=True) if gain > -1e30]
@@ -80,17 +55,71 @@ def choose_children(
     ]
 
 
-class _Parts:
-    """What is found of each part of the columns: scores, tokens, peaks, masses."""
+class ChildKernels:
+    """The two kernels over so many rows, and the memory in between.
 
-    def __init__(self, num_rows: int, count: int, num_children: int, device: torch.device) -> None:
-        self.count = count
-        best = (num_rows, count, num_children)
-        self.tensors = (
+    `tokens` (int32) and `gains` (float32) are [rows, children], best first; a gain of -inf
+    says that there is no such child.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        num_columns: int,
+        num_children: int,
+        column_ids: npt.NDArray[np.int64] | None,
+        device: torch.device,
+    ) -> None:
+        """Allocate for a head of `num_columns` columns, whose tokens are `column_ids`."""
+        ids = np.arange(num_columns) if column_ids is None else column_ids[:num_columns]
+        self._column_ids = _columns(ids.astype(np.int32).tobytes(), device)
+        self._num_columns = num_columns
+        self._num_children = num_children
+        self._num_parts = -(-num_columns // _BLOCK)
+        best = (num_rows, self._num_parts, num_children)
+        self._best = (
             torch.empty(best, dtype=torch.float32, device=device),
             torch.empty(best, dtype=torch.int32, device=device),
-            torch.empty((num_rows, count), dtype=torch.float32, device=device),
-            torch.empty((num_rows, count), dtype=torch.float32, device=device),
+            torch.empty(best[:2], dtype=torch.float32, device=device),
+            torch.empty(best[:2], dtype=torch.float32, device=device),
+        )
+        self.tokens = torch.zeros((num_rows, num_children), dtype=torch.int32, device=device)
+        self.gains = torch.full((num_rows, num_children), float("-inf"), device=device)
+
+    def queue(
+        self,
+        logits: Tensor,
+        keys: Tensor,
+        temperatures: Tensor,
+        score_temperature: float,
+        *,
+        first: int = 0,
+    ) -> None:
+        """Queue the choice for rows [first, first + len(logits)), of which `keys` tell too."""
+        rows = slice(first, first + len(logits))
+        top_of_parts[(len(logits), self._num_parts)](
+            logits,
+            logits.stride(0),
+            self._column_ids,
+            keys[rows],
+            temperatures[rows],
+            float(score_temperature),
+            *self._best,
+            COLUMNS=self._num_columns,
+            BLOCK=_BLOCK,
+            NUM_PARTS=self._num_parts,
+            NUM_CHILDREN=self._num_children,
+            num_warps=4,
+        )
+        top_children[(len(logits),)](
+            *self._best,
+            self.tokens[rows],
+            self.gains[rows],
+            NUM_PARTS=self._num_parts,
+            PADDED_PARTS=triton.next_power_of_2(self._num_parts),
+            PADDED_BEST=triton.next_power_of_2(self._num_parts * self._num_children),
+            NUM_CHILDREN=self._num_children,
+            num_warps=1,
         )
 
 

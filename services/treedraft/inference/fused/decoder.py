@@ -10,7 +10,7 @@ pass, whichever slots they use and however large the pass is padded.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -25,7 +25,7 @@ from treedraft.inference.fused.kernels.turn import turn_and_store
 from treedraft.inference.fused.layout import Column, PassLayout, lay_out
 from treedraft.inference.fused.plans import KEY_BLOCK, NUM_PARTS, ProductPlan, row_tile
 from treedraft.inference.fused.weights import LayerWeights, take_weights
-from treedraft.inference.fused.workspace import Capacity, Workspace
+from treedraft.inference.fused.workspace import Capacity, PassView, Workspace
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.segment import Segment
 
@@ -60,15 +60,25 @@ class FusedDecoder:
         Returns:
             float32 [output rows, vocab], in memory that the next pass writes to again.
         """
+        layout, space = self.prepare(segments, pool)
+        view = space.view(layout.row_bucket, layout.output_bucket)
+        key = (layout.row_bucket, layout.output_bucket)
+        self.replay(key, lambda: self.launch(space, view))
+        return space.logits[: layout.num_outputs]
+
+    def prepare(self, segments: Sequence[Segment], pool: KVPool) -> tuple[PassLayout, Workspace]:
+        """Queue what a pass reads; return how it lies there and where."""
         layout = lay_out(segments, pool.num_slots)
         space = self._fitting(layout, pool)
         space.upload(layout)
-        key = (layout.row_bucket, layout.output_bucket)
+        return layout, space
+
+    def replay(self, key: tuple[int, ...], launch: Callable[[], None]) -> None:
+        """Queue kernels, as a graph where there are graphs; see `PassGraphs.run`."""
         if self._graphs is None:
-            self._launch(space, *key)
+            launch()
         else:
-            self._graphs.run(key, lambda: self._launch(space, *key))
-        return space.logits[: layout.num_outputs]
+            self._graphs.run(key, launch)
 
     def _fitting(self, layout: PassLayout, pool: KVPool) -> Workspace:
         space = self._workspace
@@ -80,10 +90,10 @@ class FusedDecoder:
             self._workspace = space = Workspace(self.weights, pool, capacity)
         return space
 
-    def _launch(self, space: Workspace, num_rows: int, num_outputs: int) -> None:
-        """Queue all kernels of a pass of bucket size."""
+    def launch(self, space: Workspace, view: PassView) -> None:
+        """Queue all kernels of a pass, and nothing else."""
         weights, shape = self.weights, self.weights.shape
-        columns = space.columns(num_rows)
+        columns, num_rows, num_outputs = view.columns, view.num_rows, view.num_outputs
         embed_norm[(num_rows,)](
             columns[Column.TOKEN],
             weights.embeddings,
@@ -95,15 +105,14 @@ class FusedDecoder:
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
         )
-        key_slots = space.key_slots(num_rows, num_outputs)
         for index, layer in enumerate(weights.layers):
             if index:
                 self._norm(space, num_rows, weights.plans.down, layer.attention_norm)
-            self._attention(space, num_rows, index, columns, key_slots)
+            self._attention(space, view, index)
             self._norm(space, num_rows, weights.plans.out, layer.mlp_norm)
             self._mlp(space, num_rows, layer)
         final_norm[(num_outputs,)](
-            space.output_rows(num_rows, num_outputs),
+            view.output_rows,
             space.states,
             space.parts,
             space.capacity.rows * shape.hidden,
@@ -117,32 +126,26 @@ class FusedDecoder:
         )
         self._product(space.normed, weights.head, space.logits, 0, weights.plans.head, num_outputs)
 
-    def _attention(
-        self,
-        space: Workspace,
-        num_rows: int,
-        index: int,
-        columns: Sequence[Tensor],
-        key_slots: Tensor,
-    ) -> None:
+    def _attention(self, space: Workspace, view: PassView, index: int) -> None:
         plans, shape, layer = self.weights.plans, self.weights.shape, self.weights.layers[index]
-        stride = space.capacity.rows * shape.qkv
-        self._product(space.normed, layer.qkv, space.parts, stride, plans.qkv, num_rows)
-        self._turn(space, num_rows, index, columns)
-        self._attend(space, num_rows, index, columns, key_slots)
-        stride = space.capacity.rows * shape.hidden
-        self._product(space.attended, layer.out, space.parts, stride, plans.out, num_rows)
+        num_rows, rows = view.num_rows, space.capacity.rows
+        self._product(space.normed, layer.qkv, space.parts, rows * shape.qkv, plans.qkv, num_rows)
+        self._turn(space, view, index)
+        self._attend(space, view, index)
+        self._product(
+            space.attended, layer.out, space.parts, rows * shape.hidden, plans.out, num_rows
+        )
 
-    def _turn(self, space: Workspace, num_rows: int, index: int, columns: Sequence[Tensor]) -> None:
+    def _turn(self, space: Workspace, view: PassView, index: int) -> None:
         weights, shape, layer = self.weights, self.weights.shape, self.weights.layers[index]
-        turn_and_store[(num_rows, shape.num_heads + 2 * shape.num_kv_heads)](
+        turn_and_store[(view.num_rows, shape.num_heads + 2 * shape.num_kv_heads)](
             space.parts,
             space.capacity.rows * shape.qkv,
             layer.bias,
             weights.cosines,
             weights.sines,
-            columns[Column.POSITION],
-            columns[Column.WRITE_SLOT],
+            view.columns[Column.POSITION],
+            view.columns[Column.WRITE_SLOT],
             space.queries,
             space.pool.key_layers[index],
             space.pool.value_layers[index],
@@ -154,14 +157,7 @@ class FusedDecoder:
             num_warps=1,
         )
 
-    def _attend(
-        self,
-        space: Workspace,
-        num_rows: int,
-        index: int,
-        columns: Sequence[Tensor],
-        key_slots: Tensor,
-    ) -> None:
+    def _attend(self, space: Workspace, view: PassView, index: int) -> None:
         shape = self.weights.shape
         sizes = {
             "NUM_KV_HEADS": shape.num_kv_heads,
@@ -171,12 +167,12 @@ class FusedDecoder:
             "NUM_PARTS": NUM_PARTS,
         }
         parts = space.sums, space.peaks, space.masses
-        attend[(num_rows, shape.num_kv_heads, NUM_PARTS)](
+        attend[(view.num_rows, shape.num_kv_heads, NUM_PARTS)](
             space.queries,
             space.pool.key_layers[index],
             space.pool.value_layers[index],
-            key_slots,
-            *columns[Column.LINE_START :],
+            view.key_slots,
+            *view.columns[Column.LINE_START :],
             *parts,
             shape.scaling * _LOG2_E,
             PADDED_GROUP=self._padded_group,
@@ -184,8 +180,10 @@ class FusedDecoder:
             num_warps=4,
             num_stages=2,
         )
-        lengths = columns[Column.LINE_LENGTH], columns[Column.PATH_LENGTH]
-        combine[(num_rows, shape.num_heads)](*parts, *lengths, space.attended, **sizes, num_warps=2)
+        lengths = view.columns[Column.LINE_LENGTH], view.columns[Column.PATH_LENGTH]
+        combine[(view.num_rows, shape.num_heads)](
+            *parts, *lengths, space.attended, **sizes, num_warps=2
+        )
 
     def _mlp(self, space: Workspace, num_rows: int, layer: LayerWeights) -> None:
         plans, tile = self.weights.plans, row_tile(num_rows)

@@ -85,7 +85,12 @@ def upload(
     numbers: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", device: torch.device
 ) -> Tensor:
     """Queue a copy of numbers to a device, from memory that it need not wait for."""
+    return staged(numbers, device).to(device, non_blocking=True)
+
+
+def staged(
+    numbers: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", device: torch.device
+) -> Tensor:
+    """Return numbers on the CPU, in memory from which a copy to the device need not wait."""
     tensor = torch.from_numpy(numbers)
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -16,6 +16,9 @@ from treedraft.inference.kv_pool import KVPool
 
 _FIRST_OUTPUTS = 256
 _FIRST_SLOTS = 1 << 18
+# Where the paths of rows go that the device itself makes up, see `levels`.
+MAX_PATH = 64
+MAX_GROWN_ROWS = 2048
 _NUM_STAGED = 3  # passes whose integers may be on their way at once
 
 
@@ -42,6 +45,25 @@ def _doubled(size: int, needed: int) -> int:
     return size
 
 
+@dataclass(frozen=True, slots=True)
+class PassView:
+    """What the rows of a pass read: each `Column`, rows of logits, slots of lines and paths."""
+
+    columns: tuple[Tensor, ...]
+    output_rows: Tensor
+    key_slots: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """Rows, those that pad included."""
+        return len(self.columns[0])
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of logits, those that pad included."""
+        return len(self.output_rows)
+
+
 class Workspace:
     """Buffers for passes of one decoder on one pool."""
 
@@ -60,7 +82,8 @@ class Workspace:
             return torch.zeros(sizes, dtype=dtype, device=device)
 
         rows = capacity.rows
-        self.numbers = torch.zeros(capacity.numbers, dtype=torch.int32, device=device)
+        size = capacity.numbers + MAX_GROWN_ROWS * MAX_PATH
+        self.numbers = torch.zeros(size, dtype=torch.int32, device=device)
         self.states = floats(rows, shape.hidden)
         self.normed = numbers(max(rows, capacity.outputs), shape.hidden)
         products = (plans.qkv, plans.out, plans.down)
@@ -79,18 +102,19 @@ class Workspace:
         count = len(layout.numbers)
         self._staging.copy(layout, self.numbers[:count])
 
-    def columns(self, row_bucket: int) -> list[Tensor]:
-        """Return each `Column` of a pass."""
+    def view(self, row_bucket: int, output_bucket: int) -> "PassView":
+        """Return where a pass of this size finds what was uploaded for it."""
         stride = column_stride(row_bucket)
-        return [self.numbers[place * stride :][:row_bucket] for place in range(len(Column))]
+        end = len(Column) * stride
+        return PassView(
+            columns=tuple(self.numbers[at : at + row_bucket] for at in range(0, end, stride)),
+            output_rows=self.numbers[end : end + output_bucket],
+            key_slots=self.numbers[fixed_length(row_bucket, output_bucket) :],
+        )
 
-    def output_rows(self, row_bucket: int, output_bucket: int) -> Tensor:
-        """Return the rows whose logits are wanted."""
-        return self.numbers[len(Column) * column_stride(row_bucket) :][:output_bucket]
-
-    def key_slots(self, row_bucket: int, output_bucket: int) -> Tensor:
-        """Return the slots of all lines and paths."""
-        return self.numbers[fixed_length(row_bucket, output_bucket) :]
+    def path_region(self, row_bucket: int, output_bucket: int) -> int:
+        """Return where in the slots of such a pass the device may write paths."""
+        return self.capacity.numbers - fixed_length(row_bucket, output_bucket)
 
 
 class _Staging:

@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from treedraft.inference.fused.kernels import attention, children, draw, norm, product, turn
+from treedraft.inference.fused.kernels import attention, children, draw, levels, norm, product, turn
 from treedraft.inference.fused.plans import KEY_BLOCK, NUM_PARTS, plan_product
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -117,6 +117,19 @@ def drafters(columns):
     yield compiled(children.top_children, {**sizes, "NUM_CHILDREN": 4}, num_warps=1, types=int32)
 
 
+def growth():
+    """Compile the choice of rows, of the first level and of the third."""
+    int32 = dict.fromkeys(("table", "slots", "last_positions", "barren", "chosen"), "*i32")
+    floats = dict.fromkeys(("scores", "min_scores", "candidates"), "*fp32")
+    types = {**int32, **floats, "tokens": "*i32", "path_region": "i32"}
+    sizes = {"TOTAL": 52, "FIRST_ROWS": 1, "WIDTH": 4, "NUM_SLOTS": 12, "NUM_CHILDREN": 4}
+    sizes |= {"FIRST_STRIDE": 4, "LEVEL_STRIDE": 16, "NUM_CANDIDATES": 64}
+    sizes |= {"NUM_BARREN": 8, "MAX_PATH": 64}
+    for level in (1, 3):
+        constants = {**sizes, "LEVEL": level}
+        yield compiled(levels.choose_rows, constants, num_warps=1, types=types)
+
+
 def main() -> None:
     """Print a line of JSON for each kernel."""
     for found in [
@@ -126,6 +139,7 @@ def main() -> None:
         *others(4096, 32, 8, 128, 128256),
         *drafters(8192),
         *drafters(16384),
+        *growth(),
     ]:
         print(json.dumps(found), flush=True)
 

@@ -21,6 +21,7 @@ except ImportError:
         "test_fused_decoder.py",
         "test_fused_draw.py",
         "test_fused_children.py",
+        "test_fused_levels.py",
     ]
 
 
