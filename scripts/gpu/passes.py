@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scripts.gpu.subjects import prefill, rows, runner_of
+from scripts.gpu.subjects import NUM_SLOTS, prefill, rows, runner_of
 
 from treedraft.core.sampling import SamplingParameters
 from treedraft.inference.sampler import LawRow, coupled_draw
@@ -50,7 +50,7 @@ def measure(
     runner = runner_of(model)
     device = model.device
     text = np.random.default_rng(1).integers(3, model.vocab_size - 1, num_context + 600).tolist()
-    slots = np.arange(40_000)
+    slots = np.arange(NUM_SLOTS)
     prefill(runner, text[:num_context], slots)
     gigabytes = _read_bytes(model) / 1e9
     floor = gigabytes * 1e12 / bandwidth

@@ -7,6 +7,8 @@ import torch
 from scripts.gpu.subjects import CONFIGS, random_module
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from treedraft.inference.weights import resolve
+
 
 def static_generate(name: str, device: torch.device, num_tokens: int) -> float:
     """Return tokens per second of `generate` with the static cache, one text at a time."""
@@ -52,10 +54,7 @@ def _module(name: str, device: torch.device) -> Any:
         module = random_module(name, device, dtype)
         module.set_attn_implementation("sdpa")
         return module
-    folder, _, file = name.rpartition("/")
-    options = {"gguf_file": file} if file.endswith(".gguf") else {}
-    where = folder if options else name
     module = AutoModelForCausalLM.from_pretrained(
-        where, dtype=torch.bfloat16, attn_implementation="sdpa", **options
+        resolve(name).folder, dtype=torch.bfloat16, attn_implementation="sdpa"
     )
     return module.to(device).eval()

@@ -1,15 +1,17 @@
 """Prove and measure the engine on a CUDA device, section by section, in one go.
 
-    python -m scripts.gpu.prove --weights SmolLM2.gguf --out FOLDER [--only SECTION …]
+    python -m scripts.gpu.prove --out FOLDER [--only SECTION …]
 
 A section runs in a process of its own under a time limit, so that a crash of one costs
 that one alone; its findings go to FOLDER/SECTION.json, its log to FOLDER/SECTION.log. A
 short table comes last. `--tiny` runs every section over a toy on whatever device there is
 (`TRITON_INTERPRET=1` where there is none), to see that the script is right.
 
-Nothing is fetched. Where the machine takes no more than 64 MB at once, cut the weights in
-two with `split -n 2`, bring the first half and put it aside, bring the second, and join
-them with `cat`; packages that are missing come as wheels with the second half.
+Nothing is fetched if the weights lie where a download would put them, as
+`~/.cache/treedraft/downloads/SmolLM2-135M-Instruct.Q4_1.gguf`. Where a machine takes no
+more than 64 MB at once, cut that file in two with `split -b 60M`, bring the first piece and
+put it aside outside the repository, bring the second with the wheels of packages that are
+missing there, and join the pieces with `cat`.
 """
 
 import argparse
@@ -60,7 +62,7 @@ def _passes(name: str) -> Section:
         found["copy_tb_per_s"] = bandwidth / 1e12
         found["path"] = type(model.native).__name__
         if device.type == "cuda":
-            found["kernels"] = by_kernel(model, num_context=context)
+            found["kernels"] = _tried(lambda: by_kernel(model, num_context=context))
         return found
 
     return section
@@ -154,8 +156,8 @@ SECTIONS: dict[str, tuple[Section, int]] = {
 def main() -> int:
     """Run the sections asked for, or one of them in this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", required=True, help="GGUF file or folder of a small model")
-    parser.add_argument("--draft", default="lookup", help="drafter folder for the exchange")
+    parser.add_argument("--weights", default="default", help="the small model")
+    parser.add_argument("--draft", default="auto", help="drafter for the exchange")
     parser.add_argument("--out", required=True)
     parser.add_argument("--only", nargs="*", default=[], choices=[*SECTIONS, []])
     parser.add_argument("--skip", nargs="*", default=[])
