@@ -181,7 +181,9 @@ def _run_apart(name: str, options: argparse.Namespace, out: Path) -> None:
     command = [sys.executable, "-m", "scripts.gpu.prove", "--here", name]
     command += ["--weights", options.weights, "--draft", options.draft, "--out", str(out)]
     command += ["--limit", str(limit), *(["--tiny"] if options.tiny else [])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["services", "."])}
+    own = [str(Path(name).resolve()) for name in ("services", ".")]
+    paths = [*own, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     started = time.monotonic()
     with (out / f"{name}.log").open("w") as log:
         try:
