@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from functools import cache
 from importlib.metadata import version
 
 import torch
@@ -16,10 +17,15 @@ _MAX_HIDDEN = 16384  # one program norms a row
 
 def is_available(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the kernels run on a device; `TREEDRAFT_FUSED=0` says that they shall not."""
-    if os.environ.get("TREEDRAFT_FUSED") == "0" or importlib.util.find_spec("triton") is None:
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
-    has_products = dtype in (torch.bfloat16, torch.float16) and device.type == "cuda"
-    return has_products and torch.cuda.get_device_capability(device) >= (8, 0)
+    return os.environ.get("TREEDRAFT_FUSED") != "0" and _is_able(device)
+
+
+@cache
+def _is_able(device: torch.device) -> bool:
+    has_triton = importlib.util.find_spec("triton") is not None
+    return has_triton and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def triton_version() -> str:
