@@ -19,7 +19,7 @@ from treedraft.bench.estimate import Estimate, estimate
 from treedraft.bench.plan import WITHOUT_RECENT_TRAFFIC
 from treedraft.bench.prompts import conversations
 from treedraft.core.generation import ChatMessage, GenerateEvent, GenerateQuery
-from treedraft.core.sampling import SamplingParameters, StoppingCriteria
+from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.inference.stamp import Stamp, take_stamp
 from treedraft.local_cluster.cluster import LocalCluster, Progress
 from treedraft.local_cluster.plan import COORDINATOR, DRAFT, TARGET, ClusterPlan
@@ -32,7 +32,10 @@ MODES = (OFF, DEFAULT, ALL)
 
 @dataclass(frozen=True, slots=True)
 class TracingPlan:
-    """What is asked, and how often. `most_seconds` begins no repeat after so long; 0: no limit."""
+    """What is asked, and how often. `most_seconds` begins no repeat after so long; 0: no limit.
+
+    Plain decoding, a round for each token, has the most spans and the steadiest pace.
+    """
 
     target: str = "default"
     draft: str = ""
@@ -40,6 +43,7 @@ class TracingPlan:
     num_tokens: int = 64
     num_repeats: int = 20
     most_seconds: float = 0.0
+    is_plain: bool = False
     sample_ratio: float = field(default_factory=lambda: TelemetrySettings().sample_ratio)
 
 
@@ -158,6 +162,7 @@ async def _ask(
         conversation=prompt,
         sampling=SamplingParameters(temperature=0.0),
         stopping=StoppingCriteria(max_tokens=plan.num_tokens, ignore_eos=True),
+        speculation=SpeculationOptions(enabled=not plan.is_plain),
     )
     return await ask(_Traced(client, mode), query)
 
@@ -177,6 +182,7 @@ def markdown(result: TracingResult) -> str:
         speed = f"{result.speed(mode):.1f}"
         lines.append(f"| {words[mode]} | {speed} | {numbers if mode != OFF else '|'} |")
     plan, stamp = result.plan, result.stamp
+    drafts = "no drafts" if plan.is_plain else plan.draft or "lookup"
     same = "identical texts" if result.is_identical else "TEXTS DIFFER"
     return "\n".join(
         [
@@ -184,7 +190,7 @@ def markdown(result: TracingResult) -> str:
             "",
             f"{len(result.num_tokens)} prompts of {plan.num_tokens} tokens each, one at a time, in "
             f"turns; {same}; medians, and where 95 % of resampled ones lie. {plan.target} with "
-            f"{plan.draft or 'lookup'}; {stamp.machine}; commit {stamp.commit}, load before "
+            f"{drafts}; {stamp.machine}; commit {stamp.commit}, load before "
             f"{stamp.load_before}.",
         ]
     )

@@ -21,6 +21,12 @@ def tracing(
     device: options.Device = "",
     tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Prompts; each is asked four times.")] = 20,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain", help="Without drafts: a round for each token, at the steadiest pace."
+        ),
+    ] = False,
     most_seconds: Annotated[
         float,
         typer.Option(min=0, help="No further prompt begins after so long; 0 sets no limit."),
@@ -34,6 +40,7 @@ def tracing(
         num_tokens=tokens,
         num_repeats=repeats,
         most_seconds=most_seconds,
+        is_plain=plain,
     )
     with terminal.errors_shown():
         check_writable(json_file, None)

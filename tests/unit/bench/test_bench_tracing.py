@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from treedraft.bench.prompts import conversations
 from treedraft.bench.tracing import (
     ALL,
     DEFAULT,
@@ -10,12 +11,14 @@ from treedraft.bench.tracing import (
     OFF,
     TracingPlan,
     TracingResult,
+    _ask,
     markdown,
     measure_tracing,
     plan_cluster,
     to_json,
     traceparent,
 )
+from treedraft.core.errors import UnavailableError
 from treedraft.inference.stamp import take_stamp
 from treedraft.inference.toy import make_toy_model
 from treedraft.telemetry.sampling import is_sampled
@@ -59,6 +62,21 @@ def test_a_mode_is_asked_for_by_the_trace_context():
 def test_all_services_draw_with_the_rate_of_the_plan():
     settings = plan_cluster(TracingPlan(sample_ratio=0.25)).settings
     assert {value for name, value in settings.items() if "SAMPLE_RATIO" in name} == {"0.25"}
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+async def test_plain_decoding_is_asked_for_without_drafts(is_plain):
+    asked = []
+
+    class Client:
+        async def generate(self, query, *, timeout_seconds=None, traceparent=""):
+            asked.append(query)
+            for event in ():
+                yield event
+
+    with pytest.raises(UnavailableError):
+        await _ask(Client(), OFF, conversations(1)[0], TracingPlan(is_plain=is_plain))
+    assert asked[0].speculation.enabled is not is_plain
 
 
 async def test_a_run_measures_every_mode_on_the_same_texts(tmp_path):
