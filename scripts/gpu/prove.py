@@ -15,6 +15,7 @@ missing there, and join the pieces with `cat`.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -32,8 +33,11 @@ Section = Callable[[argparse.Namespace, torch.device], Any]
 
 def kernels(_options: argparse.Namespace, _device: torch.device) -> Any:
     """Run the tests of the kernels on the device itself."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-c", os.devnull, "--rootdir", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
     command += ["-p", "no:cacheprovider", "tests/unit/inference/fused"]
+    command += ["tests/unit/draft/test_model_levels.py"]
+    if importlib.util.find_spec("xdist"):  # most of the time goes to compilation
+        command += ["-n", "8"]
     command += ["--deselect", "tests/unit/inference/fused/test_compilation.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout[-6000:], done.stderr[-2000:])
@@ -142,7 +146,7 @@ def _loads(options: argparse.Namespace) -> list[tuple[str, tuple[int, ...], int,
 
 
 SECTIONS: dict[str, tuple[Section, int]] = {
-    "kernels": (kernels, 150),
+    "kernels": (kernels, 200),
     "identity": (identity, 120),
     "passes-135m": (_passes(""), 90),
     "passes-8b": (_passes("8b"), 120),
