@@ -188,6 +188,31 @@ async def test_no_tenant_sees_another_ones_sessions_and_traces(locked):
     assert refused.json()["error"]["reason"] == "TRACE_NOT_FOUND"
 
 
+async def test_who_knows_a_trace_id_of_another_tenant_sees_only_what_is_its_own(locked, tmp_path):
+    store = tmp_path / "spans.sqlite"
+    await locked.add_target(FakeTarget(script=says("abc")))
+    async with http(locked, "acme") as acme, http(locked, "other") as other:
+        for client in (acme, other):
+            await client.post(
+                "/api/chat", json={"messages": HI}, headers={"traceparent": TRACEPARENT}
+            )
+        trace_id = TRACEPARENT.split("-")[1]
+        # The spans of both requests, as targets write them below those of the coordinator.
+        (mine,), (theirs,) = [
+            (await one.get("/api/traces")).json()["requests"] for one in (acme, other)
+        ]
+        tracing = Tracing("target", TelemetrySettings(store_path=str(store)))
+        for name, view in (("mine", mine), ("theirs", theirs)):
+            parent = f"00-{trace_id}-{view['span_id']}-01"
+            with tracing.start(name, parent) as span:
+                tracing.start(f"round of {name}", span.traceparent).end()
+        tracing.start("the caller's", TRACEPARENT).end()
+        tracing.shutdown()
+        seen = [(await one.get(f"/api/traces/{trace_id}")).json()["spans"] for one in (acme, other)]
+    assert {span["name"] for span in seen[0]} - {"generate"} == {"mine", "round of mine"}
+    assert {span["name"] for span in seen[1]} - {"generate"} == {"theirs", "round of theirs"}
+
+
 def store_spans(path) -> None:
     """Write spans of the trace that TRACEPARENT names, as services do."""
     tracing = Tracing("coordinator", TelemetrySettings(store_path=str(path)))

@@ -23,10 +23,12 @@ class RequestView:
     """A request as its tenant may see it. `outcome` is empty while it runs.
 
     `began_at` is in seconds of the epoch; `target` is where it is or was last.
+    `span_id` is that of the request's own span, below which all of it lies in its trace.
     """
 
     session: str
     trace_id: str
+    span_id: str
     model: str
     outcome: str
     began_at: float
@@ -87,10 +89,15 @@ class RequestBook:
         """Return the requests of a tenant that ended lately, newest first."""
         return list(self._recent.get(tenant, ()))
 
-    def holds_trace(self, tenant: str, trace_id: str) -> bool:
-        """Return whether a trace is of one of the tenant's requests here."""
-        return bool(trace_id) and any(
-            view.trace_id == trace_id for view in (*self.running(tenant), *self.recent(tenant))
+    def spans_in(self, tenant: str, trace_id: str) -> frozenset[str]:
+        """Return the spans of the tenant's requests here in a trace.
+
+        A trace may hold requests of several tenants, since its id comes from the caller.
+        """
+        return frozenset(
+            view.span_id
+            for view in (*self.running(tenant), *self.recent(tenant))
+            if trace_id and view.trace_id == trace_id
         )
 
 
@@ -100,6 +107,7 @@ def _view(request: GenerationRequest, began_at: float, outcome: str = "") -> Req
     return RequestView(
         session=summary.session_id[:_SHOWN_ID_CHARS],
         trace_id=summary.trace_id,
+        span_id=request.span.span_id,
         model=summary.model,
         outcome=outcome,
         began_at=began_at,

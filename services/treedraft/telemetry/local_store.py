@@ -10,7 +10,8 @@ is complete only in a collector.
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,24 @@ def _select_trace(database: sqlite3.Connection, prefix: str) -> list[SpanRecord]
         found[0] if found else (prefix,),
     )
     return [_to_record(row) for row in rows]
+
+
+def spans_below(spans: Sequence[SpanRecord], own_ids: Collection[str]) -> list[SpanRecord]:
+    """Return of a trace the spans of some requests, and all that lies below those.
+
+    What lies below a request of somebody else is not of them: the span above a request is
+    named by whoever asks.
+    """
+    children: dict[str, list[SpanRecord]] = defaultdict(list)
+    for span in spans:
+        children[span.parent_id].append(span)
+    found, ways = set(own_ids), list(own_ids)
+    while ways:
+        for child in children[ways.pop()]:
+            if child.name != names.SPAN_GENERATE and child.span_id not in found:
+                found.add(child.span_id)
+                ways.append(child.span_id)
+    return [span for span in spans if span.span_id in found]
 
 
 def recent_traces(path: Path | str, limit: int = 20) -> list[TraceSummary]:

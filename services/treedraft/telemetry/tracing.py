@@ -100,6 +100,7 @@ class RequestSpan:
             else ""
         )
         self.trace_id: str = f"{context.trace_id:032x}" if self.is_sampled else ""
+        self.span_id: str = f"{context.span_id:016x}" if context.is_valid else ""
 
     def set(self, attributes: Attributes = _NO_ATTRIBUTES, /, **more: AttributeValue) -> None:
         """Set attributes, by names of `telemetry.names`."""

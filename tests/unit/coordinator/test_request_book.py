@@ -43,11 +43,20 @@ def test_nobody_sees_another_tenants_requests():
     for request in (mine, other):
         book.enter(request)
     assert [view.trace_id for view in book.running("acme")] == ["aa"]
-    assert not book.holds_trace("acme", "bb")
-    assert not book.holds_trace("acme", "")
+    assert not book.spans_in("acme", "bb")
+    assert not book.spans_in("acme", "")
     book.leave(other)
     assert book.recent("acme") == []
-    assert book.holds_trace("other", "bb")
+    assert book.spans_in("other", "bb") == {other.span.span_id}
+
+
+def test_two_tenants_in_one_trace_have_each_their_own_spans():
+    book = RequestBook()
+    mine, other = a_request("acme", trace_id="aa"), a_request("other", trace_id="aa")
+    for request in (mine, other):
+        book.enter(request)
+    assert book.spans_in("acme", "aa") == {mine.span.span_id}
+    assert book.spans_in("other", "aa") == {other.span.span_id}
 
 
 def test_the_name_of_a_session_is_not_told_whole():

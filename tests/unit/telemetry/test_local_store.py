@@ -15,6 +15,7 @@ from treedraft.telemetry.exporters import LocalSpanExporter, make_exporter
 from treedraft.telemetry.local_store import (
     load_trace,
     recent_traces,
+    spans_below,
     store_path,
     wait_for_trace,
 )
@@ -76,6 +77,35 @@ def test_what_is_no_trace_id_is_refused(tmp_path, trace_id):
     with pytest.raises(InvalidRequestError) as caught:
         load_trace(tmp_path / "s.sqlite", trace_id)
     assert caught.value.reason == "INVALID_TRACE_ID"
+
+
+def test_of_a_trace_each_request_has_what_lies_below_it_alone(tmp_path):
+    path = tmp_path / "s.sqlite"
+    generate = names.SPAN_GENERATE
+    write(
+        path,
+        [
+            row("aa", 1, name="caller"),
+            row("aa", 2, parent=f"{1:016x}", name=generate),
+            row("aa", 3, parent=f"{2:016x}"),
+            row("aa", 4, parent=f"{3:016x}"),
+            # Somebody else names the first request as the one above his.
+            row("aa", 5, parent=f"{3:016x}", name=generate),
+            row("aa", 6, parent=f"{5:016x}"),
+            row("aa", 7, parent=f"{9:016x}"),
+        ],
+    )
+    spans = load_trace(path, "aa".rjust(32, "0"))
+
+    def below(*ids: int) -> set[int]:
+        own = {f"{number:016x}" for number in ids}
+        return {int(span.span_id, 16) for span in spans_below(spans, own)}
+
+    assert below(2) == {2, 3, 4}
+    assert below(5) == {5, 6}
+    assert below(2, 5) == {2, 3, 4, 5, 6}
+    assert below(9) == {7}  # its own span has not ended yet
+    assert below(8) == set()
 
 
 def test_recent_traces_come_newest_first_with_the_name_of_their_root(tmp_path):

@@ -26,6 +26,7 @@ from treedraft.telemetry.local_store import (
     TraceSummary,
     load_trace,
     recent_traces,
+    spans_below,
 )
 from treedraft.text.tokenizer import Tokenizer
 
@@ -103,15 +104,18 @@ class ConsoleCases:
         return TraceList(requests, stored)
 
     async def trace(self, trace_id: str, caller: Caller) -> list[SpanRecord]:
-        """Return the spans of a trace.
+        """Return the spans of a trace; where there are keys, those of the caller's requests.
 
         Raises:
                 SessionNotFoundError: TRACE_NOT_FOUND, there is none or it is not the caller's.
         """
         name = self._tenants.tenant_of(caller.api_key).name
-        if not self._tenants.is_open and not self._book.holds_trace(name, trace_id):
+        own_ids = self._book.spans_in(name, trace_id)
+        if not self._tenants.is_open and not own_ids:
             raise _not_found(trace_id)
         spans = await asyncio.to_thread(load_trace, self._trace_store, trace_id)
+        if not self._tenants.is_open:
+            spans = spans_below(spans, own_ids)
         if not spans:
             raise _not_found(trace_id)
         return spans
