@@ -5,6 +5,7 @@ import time
 from treedraft.core.exchange import DraftFrame, TargetFrame
 from treedraft.draft.assembly import assemble
 from treedraft.draft.drafter import Drafter
+from treedraft.draft.grammars import DraftGrammars
 from treedraft.draft.links import FrameArrived, LinkOpened
 from treedraft.draft.settings import DraftSettings
 from treedraft.inference.models import LoadedModel
@@ -40,11 +41,13 @@ class RealDrafter:
             assemble(model, settings).grower if model else None,
             tracing=Tracing("draft", TelemetrySettings(sample_ratio=0.0)),
             metrics=Metrics("draft"),
+            grammars=DraftGrammars(lambda work: work()),
         )
         self._drafter.take(LinkOpened(_LINK_ID, vocab_size, self._frames.append))
 
     def __call__(self, frame: TargetFrame) -> list[DraftFrame]:
         self._drafter.take(FrameArrived(_LINK_ID, frame, time.monotonic_ns()))
+        self._drafter.take_posted()
         for _ in range(self._num_steps):
             if not self._drafter.step():
                 break

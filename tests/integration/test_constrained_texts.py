@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from treedraft.core.session import FinishReason
 from treedraft.core.tools import Tool, ToolChoice, ToolOffer
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.toy import make_toy_model, truncate_model
+from treedraft.target.admission import SessionFactory
 from treedraft.target.settings import (
     BudgetSettings,
     GateSettings,
@@ -146,6 +148,54 @@ def test_a_constrained_text_is_the_same_with_drafts(folder, model, name, law, ki
     assert drafted.finish.reason is plain.finish.reason
     if kind == "model":
         assert drafted.finish.statistics.accepted_nodes > 0
+
+
+class BreaksOnDrafts:
+    """A matcher that breaks at a path of two drafted tokens."""
+
+    def __init__(self, matcher):
+        self._matcher = matcher
+        self.is_broken = False
+
+    def __getattr__(self, name):
+        return getattr(self._matcher, name)
+
+    def deep_copy(self):
+        return BreaksOnDrafts(self._matcher.deep_copy())
+
+    def try_consume_tokens(self, token_ids):
+        is_committed = list(token_ids) == self.committed
+        self.is_broken = self.is_broken or (len(token_ids) > 1 and not is_committed)
+        return 0 if self.is_broken else self._matcher.try_consume_tokens(token_ids)
+
+    def is_error(self):
+        return self.is_broken or self._matcher.is_error()
+
+    def get_error(self):
+        return "too much" if self.is_broken else self._matcher.get_error()
+
+    committed: ClassVar[list[int]] = []
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_drafts_that_are_too_much_for_the_matcher_change_no_text(folder, model, law, monkeypatch):
+    session = constrained(GRAMMARS["schema"], LAWS[law])
+    plain = run_plain(model, session)
+    make_session = SessionFactory.make
+
+    def make_brittle(self, spec):
+        made = make_session(self, spec)
+        made.grammar._matcher = BreaksOnDrafts(made.grammar._matcher)
+        made.grammar._fresh = BreaksOnDrafts(made.grammar._fresh)
+        BreaksOnDrafts.committed = made.grammar._token_ids
+        return made
+
+    monkeypatch.setattr(SessionFactory, "make", make_brittle)
+    drafted = run_drafted(folder, model, session)
+    assert drafted.failure is None
+    assert drafted.token_ids == plain.token_ids
+    assert drafted.finish.reason is plain.finish.reason
+    assert drafted.finish.statistics.accepted_nodes > 0
 
 
 def test_a_schema_is_filled_to_its_end(model):

@@ -20,6 +20,7 @@ import structlog
 from treedraft.core.exchange import Economics
 from treedraft.core.watchdog import StepClock
 from treedraft.core.worker import WorkerReport
+from treedraft.draft.grammars import DraftGrammars
 from treedraft.draft.links import DrafterEvent, DraftLink, Stop
 from treedraft.draft.lookup_grower import grow_by_lookup
 from treedraft.draft.session import DraftSession
@@ -93,6 +94,7 @@ class Drafter:
         tracing: Tracing,
         metrics: Metrics,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        grammars: DraftGrammars | None = None,
     ) -> None:
         """Prepare the drafter; `start` begins its thread.
 
@@ -102,6 +104,7 @@ class Drafter:
             tracing: where spans go.
             metrics: what is counted.
             clock_ns: the clock that `arrived_ns` of frames is read from.
+            grammars: makes them; by default on a thread of their own.
         """
         self._settings = settings
         self._grower = grower
@@ -109,8 +112,14 @@ class Drafter:
         self._metrics = metrics
         self._clock_ns = clock_ns
         self._wall_minus_clock_ns = time.time_ns() - clock_ns()
-        self._book = SessionBook(settings, grower, tracing=tracing)
         self._inbox: queue.SimpleQueue[DrafterEvent] = queue.SimpleQueue()
+        self._book = SessionBook(
+            settings,
+            grower,
+            tracing=tracing,
+            grammars=grammars or DraftGrammars(),
+            post=self.post,
+        )
         self._is_awaited = settings.growth.shares_device and grower is not None
         self._num_held = 0
         self.clock = StepClock()
@@ -153,6 +162,11 @@ class Drafter:
         else:
             self._book.take(event)
 
+    def take_posted(self) -> None:
+        """Take in all that was posted so far. For the thread that calls `step`."""
+        while not self._inbox.empty():
+            self.take(self._inbox.get_nowait())
+
     def step(self) -> bool:
         """Grow once by lookup and once by the model; return whether there was work.
 
@@ -177,8 +191,7 @@ class Drafter:
             while not self._is_stopped:
                 if not is_busy:
                     self.take(self._inbox.get())
-                while not self._inbox.empty():
-                    self.take(self._inbox.get_nowait())
+                self.take_posted()
                 with self.clock.step():
                     is_busy = self.step()
         except Exception:

@@ -10,11 +10,12 @@ from treedraft.core.exchange import (
     ReopenRequest,
     Rest,
     SessionRefusal,
+    SharedTokenizer,
     TargetFrame,
 )
 from treedraft.core.growth import Growth
 from treedraft.draft.session import DraftSession
-from treedraft.text.grammar import GrammarFactory
+from treedraft.text.grammar import GrammarState
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,20 @@ class LinkClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class GrammarReady:
+    """The grammar of a session was made, as of its first `num_tokens` tokens."""
+
+    session: DraftSession
+    state: GrammarState
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the engine thread."""
 
 
-DrafterEvent = LinkOpened | FrameArrived | LinkClosed | Stop
+DrafterEvent = LinkOpened | FrameArrived | LinkClosed | GrammarReady | Stop
 
 
 @dataclass(slots=True)
@@ -63,7 +73,7 @@ class DraftLink:
     refusals: list[SessionRefusal] = field(default_factory=list)
     rests: list[Rest] = field(default_factory=list)
     economics: Economics = UNKNOWN_ECONOMICS
-    grammars: GrammarFactory | None = None
+    tokenizer: SharedTokenizer | None = None
 
     def queue_growth(self, growth: Growth) -> None:
         """Put new nodes into the next frame and pay for them."""

@@ -5,7 +5,7 @@ a refusal of that one session, or a wish to have it opened afresh; no frame can
 harm another session.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from treedraft.core.errors import InvalidRequestError, OverloadedError, TreedraftError
@@ -15,19 +15,18 @@ from treedraft.core.exchange import (
     Rest,
     SessionOpen,
     SessionRefusal,
-    SharedTokenizer,
     TargetFrame,
 )
 from treedraft.core.session import DraftSpec
+from treedraft.draft.grammars import DraftGrammars
 from treedraft.draft.growth import GrowthLimits
-from treedraft.draft.links import DraftLink, FrameArrived, LinkClosed, LinkOpened
+from treedraft.draft.links import DraftLink, FrameArrived, GrammarReady, LinkClosed, LinkOpened
 from treedraft.draft.lookup import SessionLookup
 from treedraft.draft.session import DraftSession
 from treedraft.draft.settings import DraftSettings
 from treedraft.draft.tenants import Tenants
 from treedraft.telemetry import names
 from treedraft.telemetry.tracing import RequestSpan, Tracing
-from treedraft.text.grammar import GrammarFactory
 
 
 class ModelSessions(Protocol):
@@ -51,9 +50,18 @@ class SessionBook:
     """All links and sessions."""
 
     def __init__(
-        self, settings: DraftSettings, model: ModelSessions | None, *, tracing: Tracing
+        self,
+        settings: DraftSettings,
+        model: ModelSessions | None,
+        *,
+        tracing: Tracing,
+        grammars: DraftGrammars,
+        post: Callable[[GrammarReady], None],
     ) -> None:
-        """Start without a link; `model` is None where lookup alone drafts."""
+        """Start without a link; `model` is None where lookup alone drafts.
+
+        What `grammars` makes is brought to the book by `post`, from any thread.
+        """
         self._settings = settings
         self._model = model
         self._tracing = tracing
@@ -65,7 +73,8 @@ class SessionBook:
         # Sessions whose target may still be waiting for more.
         self.restless: dict[DraftSession, DraftLink] = {}
         self.tenants = Tenants(settings.lookup)
-        self._grammars: dict[SharedTokenizer, GrammarFactory | None] = {}
+        self._grammars = grammars
+        self._post = post
 
     @property
     def links(self) -> Iterable[DraftLink]:
@@ -79,7 +88,7 @@ class SessionBook:
             for session in link.sessions.values():
                 yield session, link
 
-    def take(self, event: LinkOpened | FrameArrived | LinkClosed) -> None:
+    def take(self, event: LinkOpened | FrameArrived | LinkClosed | GrammarReady) -> None:
         """Take in what happened on a stream; frames of closed ones are ignored."""
         match event:
             case LinkOpened(link_id, vocab_size, send):
@@ -91,6 +100,9 @@ class SessionBook:
                 if link := self._links.pop(link_id, None):
                     for number in list(link.sessions):
                         self._close(link, number)
+            case GrammarReady(session, state, num_tokens):
+                state.commit(session.token_ids[num_tokens:])
+                session.grammar = state
 
     def flush(self) -> None:
         """Send what has gathered, one frame per link."""
@@ -118,7 +130,7 @@ class SessionBook:
         if frame.economics.token_us:
             link.economics = frame.economics
         if frame.tokenizer is not None:
-            link.grammars = self._grammars_of(frame.tokenizer, link.vocab_size)
+            link.tokenizer = frame.tokenizer
         for opened in frame.opens:
             self._close(link, opened.session_number)
             try:
@@ -150,9 +162,6 @@ class SessionBook:
             arrived_ns=arrived_ns,
             mixer=tenant.mixer(is_greedy=spec.sampling.temperature == 0.0),
         )
-        if spec.sampling.grammar is not None and link.grammars is not None:
-            output = spec.token_ids[spec.prompt_length :]
-            session.grammar = link.grammars.start(spec.sampling.grammar, output)
         if self._model:
             self._model.add(session, link.vocab_size)
         # Where a model samples a node's children, no other child may be there.
@@ -165,15 +174,19 @@ class SessionBook:
         link.sessions[session.number] = session
         self.num_sessions += 1
         self.changed[session] = self.restless[session] = link
+        self._follow_grammar(link, session)
 
-    def _grammars_of(self, tokenizer: SharedTokenizer, vocab_size: int) -> GrammarFactory | None:
-        # Made once for all links of one vocabulary: it takes about a second.
-        if tokenizer not in self._grammars:
-            self._grammars.clear()  # one is what a deployment has
-            self._grammars[tokenizer] = GrammarFactory.make(
-                tokenizer.tokenizer_json, vocab_size, tokenizer.eos_token_ids
-            )
-        return self._grammars[tokenizer]
+    def _follow_grammar(self, link: DraftLink, session: DraftSession) -> None:
+        grammar, num_tokens = session.spec.sampling.grammar, session.num_tokens
+        if grammar is None or link.tokenizer is None:
+            return
+        self._grammars.want(
+            link.tokenizer,
+            link.vocab_size,
+            grammar,
+            session.spec.token_ids[session.spec.prompt_length :],
+            lambda state: self._post(GrammarReady(session, state, num_tokens)),
+        )
 
     def _start_span(self, spec: DraftSpec) -> RequestSpan | None:
         # Without a context above it, a span would begin a trace of its own.

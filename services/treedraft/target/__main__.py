@@ -159,7 +159,7 @@ async def _load(
         tls=settings.tls,
         max_message_mb=settings.grpc.max_message_mb,
     )
-    backend = TargetBackend(description, parts.engine, links)
+    backend = TargetBackend(description, parts.engine, links, parts.prepare)
     servicer.attach(backend)
     _log.info("ready", model=description.model, device=settings.device, dtype=settings.dtype)
     return backend

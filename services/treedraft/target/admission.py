@@ -6,6 +6,7 @@ target trusts none of them.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from treedraft.core.errors import InvalidRequestError, PromptTooLongError
 from treedraft.core.model_description import ModelDescription
@@ -43,6 +44,16 @@ class SessionFactory:
         self._max_live_nodes = max_live_nodes
         self._tracing = tracing
         self._now_ns = now_ns
+
+    def prepare(self, spec: SessionSpec) -> None:
+        """Do what takes long before `make`, which then does not; safe from any thread.
+
+        What is wrong with a spec is for `make` to say.
+        """
+        wanted = spec.sampling.grammar
+        if wanted is not None and self._grammars is not None:
+            with suppress(InvalidRequestError):
+                self._grammars.prepare(wanted)
 
     def make(self, spec: SessionSpec) -> TargetSession:
         """Return a session for a spec.

@@ -9,6 +9,7 @@ from treedraft.core.errors import UnsupportedModelError
 from treedraft.core.exchange import SharedTokenizer
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.prefix import short_hash
+from treedraft.core.session import SessionSpec
 from treedraft.core.worker import WorkerReport
 from treedraft.inference.block_pool import BlockPool
 from treedraft.inference.description import describe
@@ -39,11 +40,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TargetParts:
-    """What a service needs of an assembled target."""
+    """What a service needs of an assembled target.
+
+    `prepare` does for a session, on any thread, what would hold up the engine's.
+    """
 
     description: ModelDescription
     engine: Engine
     pool: BlockPool
+    prepare: Callable[[SessionSpec], None]
 
 
 def assemble(
@@ -148,7 +153,7 @@ def assemble(
         publish=publish,
         report=lambda scheduler: _report(scheduler, pool),
     )
-    return TargetParts(description, engine, pool)
+    return TargetParts(description, engine, pool, factory.prepare)
 
 
 def _report(scheduler: Scheduler, pool: BlockPool) -> WorkerReport:

@@ -137,6 +137,15 @@ def law_rows(session: TargetSession, tree: FlatTree) -> list[LawRow]:
     ]
 
 
+def cut_nodes(session: TargetSession, tree: FlatTree) -> frozenset[int]:
+    """Return the nodes at which the law is not known, once `law_rows` has asked for all."""
+    grammar = session.grammar
+    if grammar is None:
+        return frozenset()
+    paths = (tuple(tree.token_ids[i] for i in tree.path(index)) for index in range(tree.num_nodes))
+    return frozenset(index for index, path in enumerate(paths) if grammar.is_cut(path))
+
+
 def _law_row(session: TargetSession, depth: int, path: tuple[int, ...]) -> LawRow:
     counts = session.token_counts
     return LawRow(

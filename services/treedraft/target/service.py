@@ -7,11 +7,12 @@ while an empty frame goes out, so that silence means a target that is frozen.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import structlog
 
 from treedraft.core.errors import UnavailableError
 from treedraft.core.model_description import ModelDescription
@@ -31,17 +32,23 @@ from treedraft.v1 import target_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["TargetService"].full_name
 
+_log = structlog.get_logger(__name__)
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Frames = asyncio.Queue[Sequence[SessionOutput] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class TargetBackend:
-    """What serves requests once the model is loaded."""
+    """What serves requests once the model is loaded.
+
+    `prepare` does for a session that has a grammar what would hold up the engine.
+    """
 
     description: ModelDescription
     engine: Engine
     links: DraftLinks
+    prepare: Callable[[SessionSpec], None] = lambda spec: None
 
 
 class TargetServicer(pb_grpc.TargetServiceServicer):
@@ -57,6 +64,8 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
         self._stream_ids = itertools.count(1)
         self._streams: dict[int, _Frames] = {}
         self._specs: dict[tuple[int, str], SessionSpec] = {}
+        # Sessions that the engine has not heard of yet.
+        self._preparing: dict[tuple[int, str], asyncio.Task[None]] = {}
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the service at a server."""
@@ -101,6 +110,7 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
             del self._streams[stream_id]
             backend.engine.post(StreamEnded(stream_id))
             for key in [key for key in self._specs if key[0] == stream_id]:
+                self._drop_preparing(key)
                 backend.links.release(self._specs.pop(key).drafters)
 
     async def _next(self, frames: _Frames) -> Sequence[SessionOutput] | None:
@@ -123,7 +133,7 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
                 for spec in frame.starts:
                     self._start(backend, stream_id, spec)
                 for session_id in frame.cancels:
-                    backend.engine.post(CancelSession(stream_id, session_id))
+                    self._cancel(backend, stream_id, session_id)
                 for acknowledgement in frame.acknowledgements:
                     backend.engine.post(AcknowledgeLog(acknowledgement))
         finally:
@@ -137,7 +147,33 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
             backend.links.release(before.drafters)
         self._specs[stream_id, spec.session_id] = spec
         backend.links.acquire(spec.drafters)
-        backend.engine.post(StartSession(stream_id, spec))
+        key = stream_id, spec.session_id
+        self._drop_preparing(key)
+        if spec.sampling.grammar is None:
+            backend.engine.post(StartSession(stream_id, spec))
+        else:
+            self._preparing[key] = asyncio.create_task(self._prepare(backend, key, spec))
+
+    async def _prepare(
+        self, backend: TargetBackend, key: tuple[int, str], spec: SessionSpec
+    ) -> None:
+        try:
+            await asyncio.to_thread(backend.prepare, spec)
+        except Exception:  # then the engine meets it, and says so
+            _log.exception("a session was not prepared")
+        del self._preparing[key]
+        backend.engine.post(StartSession(key[0], spec))
+
+    def _drop_preparing(self, key: tuple[int, str]) -> bool:
+        """Start a session no more that was to be started; return whether it was."""
+        task = self._preparing.pop(key, None)
+        return task is not None and task.cancel()
+
+    def _cancel(self, backend: TargetBackend, stream_id: int, session_id: str) -> None:
+        key = stream_id, session_id
+        if self._drop_preparing(key) and (spec := self._specs.pop(key, None)):
+            backend.links.release(spec.drafters)  # the engine will not say that it ended
+        backend.engine.post(CancelSession(stream_id, session_id))
 
     def _release(self, backend: TargetBackend, stream_id: int, output: SessionOutput) -> None:
         """Let the drafters of a session go that ended; a newer start of it keeps its own."""

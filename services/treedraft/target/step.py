@@ -25,6 +25,7 @@ from treedraft.target.round import (
     acceptance_noise,
     build_segment,
     compaction,
+    cut_nodes,
     holds_bonus,
     judge,
     law_rows,
@@ -131,7 +132,11 @@ class PassRunner:
         return [
             self._reject(session_pass, target_logits[own], rows)
             if session_pass.session.is_rejection
-            else coupled_walk(session_pass.tree, list(islice(left, len(rows))))
+            else coupled_walk(
+                session_pass.tree,
+                list(islice(left, len(rows))),
+                cut_nodes(session_pass.session, session_pass.tree),
+            )
             for session_pass, rows, own in zip(drawing, laws, _rows_of(laws), strict=True)
         ]
 
@@ -143,6 +148,7 @@ class PassRunner:
             sibling_laws_by_row(session, tree),
             target_probs(logits, rows),
             acceptance_noise(session),
+            cut_nodes(session, tree),
         )
 
     def _commit(

@@ -15,7 +15,7 @@ they are never swapped. Exact as long as acceptance noise is independent of the
 tree, and a group of siblings with a law is there as a whole.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,17 +40,18 @@ class Walk:
     accepted: tuple[int, ...]
 
 
-def coupled_walk(tree: FlatTree, drawn: Sequence[int]) -> Walk:
+def coupled_walk(tree: FlatTree, drawn: Sequence[int], cut: Container[int] = ()) -> Walk:
     """Follow the target's own draws through the tree.
 
     Args:
         tree: the drafted nodes of the pass.
         drawn: the token drawn at each row, the root's first.
+        cut: nodes whose own draw is not to be trusted; a draw that names one ends the walk.
     """
     children = tree.children()
     emitted, accepted = [drawn[0]], list[int]()
     row = 0
-    while (node := _find(tree, children[row], drawn[row])) is not None:
+    while (node := _find(tree, children[row], drawn[row])) is not None and node not in cut:
         accepted.append(node)
         row = node + 1
         emitted.append(drawn[row])
@@ -66,6 +67,7 @@ def rejection_walk(
     laws: Mapping[int, SiblingLaw],
     target_probs: _Probs,
     uniforms: Callable[[int, int, Domain], float],
+    cut: Container[int] = (),
 ) -> Walk:
     """Accept drafted nodes by recursive rejection, and draw what none of them gave.
 
@@ -77,6 +79,8 @@ def rejection_walk(
         target_probs: the law p at each row, float64 [num_nodes + 1, vocab].
         uniforms: noise in (0, 1) by depth below the root, token and domain,
             independent of all noise that the drafts were made with.
+        cut: nodes whose own law is not to be trusted; one that is accepted ends the walk,
+            its token in the place of a bonus.
     """
     children = tree.children()
     emitted, accepted = list[int](), list[int]()
@@ -92,8 +96,10 @@ def rejection_walk(
         if node is None:
             emitted.append(_draw(residual, uniforms(depth, 0, Domain.RESIDUAL_DRAW)))
             return Walk(tuple(emitted), tuple(accepted))
-        accepted.append(node)
         emitted.append(tree.token_ids[node])
+        if node in cut:
+            return Walk(tuple(emitted), tuple(accepted))
+        accepted.append(node)
         row = node + 1
 
 

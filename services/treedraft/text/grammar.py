@@ -12,6 +12,8 @@ between its parts: small models would go on with spaces for ever.
 """
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,8 @@ JSON_STYLE: "JsonCompileOptions" = {
 _MAX_GRAMMAR_SIZE = 50_000
 _MAX_ERROR_CHARS = 300
 _MAX_REMEMBERED_MASKS = 256
+# Compiled grammars of a vocabulary that are at hand.
+_MAX_COMPILED = 64
 
 _log = structlog.get_logger(__name__)
 
@@ -95,6 +99,8 @@ class GrammarFactory:
             eos_token_ids: tokens that end a text; a grammar ends with one of them.
         """
         self._eos_token_ids = tuple(sorted(eos_token_ids))
+        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+        self._compiled_lock = threading.Lock()
         self._tokenizer = LLTokenizer(
             tokenizer_json, n_vocab=vocab_size, eos_token=list(self._eos_token_ids)
         )
@@ -113,15 +119,42 @@ class GrammarFactory:
     def start(self, grammar: Grammar, output_token_ids: Sequence[int] = ()) -> "GrammarState":
         """Return the state of a text that begins, or that has come so far.
 
+        Quick for a grammar that was prepared.
+
         Raises:
-            InvalidRequestError: INVALID_GRAMMAR, or the output is no beginning of it.
+            InvalidRequestError: INVALID_GRAMMAR.
         """
-        matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0, limits=_limits())
+        matcher = self._compile(grammar)
         if matcher.is_error():
             raise _invalid(matcher.get_error())
-        state = GrammarState(matcher, self._tokenizer.vocab_size, self._eos_token_ids)
+        state = GrammarState(matcher.deep_copy(), self._tokenizer.vocab_size, self._eos_token_ids)
         state.commit(output_token_ids)
         return state
+
+    def prepare(self, grammar: Grammar) -> None:
+        """Compile a grammar, so that it starts quickly; safe from any thread.
+
+        May take a second, in which other threads run.
+
+        Raises:
+            InvalidRequestError: INVALID_GRAMMAR.
+        """
+        self._compile(grammar)
+
+    def _compile(self, grammar: Grammar) -> LLMatcher:
+        """Return a matcher at the beginning, to be copied; one with an error for a bad grammar."""
+        with self._compiled_lock:
+            known = self._compiled.get(grammar)
+            if known is not None:
+                self._compiled.move_to_end(grammar)
+                return known
+        # Twice at once does no harm.
+        matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0, limits=_limits())
+        with self._compiled_lock:
+            self._compiled[grammar] = matcher
+            if len(self._compiled) > _MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return matcher
 
 
 class GrammarState:
@@ -135,12 +168,14 @@ class GrammarState:
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
         self._masks: dict[tuple[int, ...], TokenMask | None] = {}
+        self._cut: set[tuple[int, ...]] = set()
         self._is_over = False
         self.problem = ""
 
     def commit(self, token_ids: Sequence[int]) -> None:
         """Take over tokens that became final; `problem` says if they are no such text."""
         self._masks.clear()
+        self._cut.clear()
         for token_id in token_ids:
             if self._is_over or self.problem:
                 return
@@ -154,7 +189,8 @@ class GrammarState:
     def allowed_after(self, path: Sequence[int]) -> TokenMask | None:
         """Return which tokens may follow a path below the committed text, bool [vocab].
 
-        None if the path itself is no text of the grammar, or nothing may follow it.
+        None if the path itself is no text of the grammar, nothing may follow it, or it is
+        cut.
         """
         key = tuple(path)
         if key not in self._masks:
@@ -162,6 +198,14 @@ class GrammarState:
                 self._masks.clear()
             self._masks[key] = self._look(key)
         return self._masks[key]
+
+    def is_cut(self, path: Sequence[int]) -> bool:
+        """Return whether a path was found to be too much for the matcher.
+
+        It may be a text of the grammar all the same: what follows it is known once the text
+        itself has come there, and not before.
+        """
+        return tuple(path) in self._cut
 
     def allows(self, path: Sequence[int], token_id: int) -> bool:
         """Return whether a token may follow a path."""
@@ -186,16 +230,19 @@ class GrammarState:
         mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").astype(np.bool_)
         return mask if mask.any() else self._end_only()
 
-    def _give_up(self, path: tuple[int, ...]) -> TokenMask:
-        """Let nothing follow a path that is too much for the matcher.
+    def _give_up(self, path: tuple[int, ...]) -> TokenMask | None:
+        """Cut a path that is too much for the matcher, and set that one up anew.
 
         What a draft ran into is no problem of the text: it is one only once the
         text itself has come there.
         """
-        if not path:
-            self.problem = self._matcher.get_error()
+        problem = self._matcher.get_error()
         self._matcher = self._fresh.deep_copy()
-        self._matcher.try_consume_tokens(self._token_ids)
+        num_consumed = self._matcher.try_consume_tokens(self._token_ids)
+        if path and num_consumed == len(self._token_ids):
+            self._cut.add(path)
+            return None
+        self.problem = problem
         return self._end_only()
 
     def _end_only(self) -> TokenMask:

@@ -48,7 +48,7 @@ def make_session(token_ids, *, settings=None, lookup=False, **spec_options):
     return session
 
 
-def make_drafter(tmp_path, *, settings=None, grower=None, exporter=None):
+def make_drafter(tmp_path, *, settings=None, grower=None, exporter=None, grammars=None):
     """Return a drafter that no thread runs: the test calls `take` and `step`."""
     telemetry = TelemetrySettings(store_path=str(tmp_path / "spans.sqlite"), sample_ratio=1.0)
     return Drafter(
@@ -56,6 +56,7 @@ def make_drafter(tmp_path, *, settings=None, grower=None, exporter=None):
         grower,
         tracing=Tracing("draft", telemetry, exporter=exporter),
         metrics=Metrics("draft"),
+        grammars=grammars,
     )
 
 

@@ -1,13 +1,18 @@
 """The streams of a target, over real gRPC, without an engine."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
-from tests.unit.coordinator.support import a_spec, describe_toy, output
+from tests.unit.coordinator.support import a_spec, describe_toy, output, until
 
+from treedraft.core.exchange import CoordinatorFrame
+from treedraft.core.grammar import ANY_JSON_OBJECT
+from treedraft.core.sampling import SamplingParameters
 from treedraft.rpc.target_client import TargetClient
-from treedraft.target.events import EngineNews
+from treedraft.target.events import CancelSession, EngineNews, StartSession
 from treedraft.target.service import TargetBackend, TargetServicer
 
 
@@ -17,6 +22,9 @@ class FakeEngine:
 
     def post(self, event):
         self.events.append(event)
+
+    def started(self):
+        return [event.spec.session_id for event in self.events if isinstance(event, StartSession)]
 
 
 class FakeLinks:
@@ -31,9 +39,9 @@ class FakeLinks:
 
 
 @asynccontextmanager
-async def a_stream(heartbeat_seconds):
+async def a_stream(heartbeat_seconds, *, engine=None, **parts):
     servicer = TargetServicer(heartbeat_seconds=heartbeat_seconds)
-    servicer.attach(TargetBackend(describe_toy(), FakeEngine(), FakeLinks()))
+    servicer.attach(TargetBackend(describe_toy(), engine or FakeEngine(), FakeLinks(), **parts))
     server = grpc.aio.server()
     servicer.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -66,3 +74,43 @@ async def test_a_stream_ends_when_it_is_told_to_signs_of_life_or_not():
         servicer.end_streams()
         while (outputs := await stream.receive()) is not None:
             assert outputs == ()
+
+
+class Compiler:
+    """Prepares a session until it is let go."""
+
+    def __init__(self):
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self, spec):
+        self.begun.set()
+        assert self.may_end.wait(20)
+
+
+def constrained(session_id):
+    sampling = SamplingParameters(seed=1, grammar=ANY_JSON_OBJECT)
+    return replace(a_spec(session_id), sampling=sampling)
+
+
+async def test_a_grammar_is_compiled_before_the_engine_hears_of_the_session():
+    engine, compiler = FakeEngine(), Compiler()
+    async with a_stream(0.01, engine=engine, prepare=compiler) as (_, stream):
+        await stream.send(CoordinatorFrame(starts=(constrained("slow"),)))
+        assert await asyncio.to_thread(compiler.begun.wait, 10)
+        await stream.send(CoordinatorFrame(starts=(a_spec("quick"),)))
+        await until(lambda: engine.started() == ["quick"])
+        compiler.may_end.set()
+        await until(lambda: engine.started() == ["quick", "slow"])
+
+
+async def test_a_session_that_is_cancelled_while_its_grammar_is_compiled_never_starts():
+    engine, compiler = FakeEngine(), Compiler()
+    async with a_stream(0.01, engine=engine, prepare=compiler) as (servicer, stream):
+        await stream.send(CoordinatorFrame(starts=(constrained("s"),)))
+        assert await asyncio.to_thread(compiler.begun.wait, 10)
+        await stream.send(CoordinatorFrame(cancels=("s",)))
+        await until(lambda: CancelSession(1, "s") in engine.events)
+        compiler.may_end.set()
+        await stream.send(CoordinatorFrame(starts=(a_spec("later"),)))
+        await until(lambda: engine.started() == ["later"])
+        assert list(servicer._specs) == [(1, "later")]

@@ -189,3 +189,19 @@ def test_a_rejection_walk_is_a_path_of_the_tree_and_one_token_more(tree, seed):
     # A number is never used twice, and only the end of the walk draws.
     assert len(asked) == len(set(asked))
     assert [domain for _, _, domain in asked].count(Domain.RESIDUAL_DRAW) == 1
+
+
+def test_a_walk_ends_before_a_node_whose_own_draw_is_not_to_be_trusted():
+    walk = coupled_walk(TREE, [10, 20, 30, 7, 0, 0], cut={1})
+    assert (walk.token_ids, walk.accepted) == ((10, 20), (0,))
+    assert coupled_walk(TREE, [10, 20, 30, 7, 0, 0], cut={0}).token_ids == (10,)
+
+
+def test_an_accepted_draft_whose_own_law_is_not_to_be_trusted_takes_the_place_of_the_bonus():
+    tree = flat_tree([ROOT], [1])
+    law = SiblingLaw(0, 1, (1, 2), (0.8, 0.2))
+    probs = np.array([[0.4, 0.4, 0.2], [1.0, 0.0, 0.0]])
+    below, above = noise_of(acceptance=0.499), noise_of(acceptance=0.501, residual_draw=0.9999)
+    walk = rejection_walk(tree, {0: law}, probs, below, cut={0})
+    assert (walk.token_ids, walk.accepted) == ((1,), ())
+    assert rejection_walk(tree, {0: law}, probs, above, cut={0}).token_ids == (0,)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from llguidance import LLMatcher
 from tests.unit.coordinator.support import encode, toy_tokenizer_json
 
 from treedraft.core.errors import InvalidRequestError
@@ -120,3 +121,62 @@ def test_a_grammar_has_a_length():
 
 def test_a_tokenizer_that_cannot_be_followed_makes_no_factory():
     assert GrammarFactory.make("no tokenizer", 10, [1]) is None
+
+
+class Brittle:
+    """A matcher that breaks when it is to consume more than a few tokens at once."""
+
+    def __init__(self, matcher, most):
+        self._matcher = matcher
+        self._most = most
+        self._is_broken = False
+
+    def __getattr__(self, name):
+        return getattr(self._matcher, name)
+
+    def try_consume_tokens(self, token_ids):
+        self._is_broken = self._is_broken or len(token_ids) > self._most
+        return 0 if self._is_broken else self._matcher.try_consume_tokens(token_ids)
+
+    def is_error(self):
+        return self._is_broken or self._matcher.is_error()
+
+    def get_error(self):
+        return "too much" if self._is_broken else self._matcher.get_error()
+
+
+def test_a_path_that_is_too_much_for_the_matcher_is_cut_and_no_end(factory):
+    state = factory.start(SCHEMA)
+    state._matcher = Brittle(state._matcher, 2)
+    assert allowed(state, encode('{"a')) is None
+    assert state.is_cut(encode('{"a'))
+    assert not state.is_cut(encode('{"'))
+    assert not state.problem
+    assert allowed(state) == set(encode("{"))  # the text itself goes on
+    state.commit(encode('{"a'))
+    assert not state.is_cut(encode('{"a'))
+    assert allowed(state) == set(encode('"'))
+
+
+def test_a_text_that_is_too_much_for_the_matcher_is_a_problem(factory):
+    state = factory.start(SCHEMA)
+    state._matcher = Brittle(state._matcher, -1)
+    assert allowed(state) == {EOS}
+    assert state.problem
+
+
+def test_a_grammar_is_compiled_once(factory, monkeypatch):
+    compiled = []
+
+    def matcher(*args, **options):
+        compiled.append(args)
+        return LLMatcher(*args, **options)
+
+    monkeypatch.setattr("treedraft.text.grammar.LLMatcher", matcher)
+    grammar = Grammar(GrammarKind.REGEX, "[ab]+c")
+    monkeypatch.setattr(matcher, "grammar_from_regex", LLMatcher.grammar_from_regex, raising=False)
+    factory.prepare(grammar)
+    one, other = factory.start(grammar), factory.start(grammar, encode("ab"))
+    one.commit(encode("a"))
+    assert allowed(one) == allowed(other) == set(encode("abc"))
+    assert len(compiled) == 1
