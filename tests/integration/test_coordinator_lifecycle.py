@@ -5,13 +5,16 @@ from contextlib import asynccontextmanager
 
 import grpc
 from tests.unit.coordinator.cluster import HELLO, a_cluster, ask, failure_of, tokens_of
-from tests.unit.coordinator.support import FakeTarget, a_target, output
+from tests.unit.coordinator.support import FakeTarget, a_target, output, until
 
+from treedraft.coordinator.accounts import Accounts
+from treedraft.coordinator.rollout import Rollout
 from treedraft.core.errors import TreedraftError, UnavailableError
 from treedraft.core.session import FinishReason
 from treedraft.core.worker import WorkerReport
 from treedraft.rpc.convert import announcement_to_proto
 from treedraft.rpc.errors import from_rpc_error
+from treedraft.telemetry import names
 from treedraft.v1.coordinator_service_pb2_grpc import CoordinatorServiceStub
 
 QUICK = {"refresh_seconds": 0.05, "worker_ttl_seconds": 0.3, "log_interval_seconds": 0.0}
@@ -96,3 +99,21 @@ async def test_a_request_that_outlasts_the_drain_is_ended_and_freed():
     await cluster.stop()
     assert isinstance(await asking, TreedraftError)
     await context.__aexit__(None, None, None)
+
+
+async def test_upkeep_that_fails_in_one_part_does_the_others(monkeypatch):
+    async def fail(self):
+        raise UnavailableError("away", reason="STORE_UNAVAILABLE")
+
+    monkeypatch.setattr(Accounts, "renew", fail)
+    monkeypatch.setattr(Rollout, "refresh", fail)
+    async with a_cluster() as cluster:
+        await cluster.add_target(FakeTarget())
+
+        def told(name) -> float:
+            families = cluster.metrics.registry.collect()
+            samples = [sample for family in families for sample in family.samples]
+            return sum(sample.value for sample in samples if sample.name == name)
+
+        await until(lambda: told(names.METRIC_WORKERS) == 1)
+        await until(lambda: told(names.METRIC_UPKEEP_FAILURES) > 1)

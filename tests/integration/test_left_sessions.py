@@ -18,15 +18,19 @@ from tests.unit.coordinator.support import (
     until,
 )
 
+from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
+from treedraft.coordinator.use_cases import Caller, UseCases
 from treedraft.core.errors import (
     CancelledError,
     InvalidRequestError,
     SessionConflictError,
     SessionNotFoundError,
+    TokensMismatchError,
     TreedraftError,
     UnavailableError,
 )
 from treedraft.core.generation import Finished, Started
+from treedraft.core.sampling import SamplingParameters, Verification
 from treedraft.core.session import FinishReason
 
 __all__ = ["store"]
@@ -222,3 +226,74 @@ async def test_a_coordinator_that_goes_away_leaves_its_sessions_to_the_others(tm
         second = target.started[spec.session_id]
         target.say(output(second, 3, encode(" two"), FinishReason.STOP))
         assert text_of(await resuming) == " two"
+
+
+@pytest.fixture
+def use_cases(monkeypatch):
+    """Give what is asked of the coordinators that a test starts, past their doors."""
+    made = []
+
+    class Noted(UseCases):
+        def __init__(self, *parts):
+            super().__init__(*parts)
+            made.append(self)
+
+    monkeypatch.setattr("treedraft.coordinator.__main__.UseCases", Noted)
+    return made
+
+
+async def test_who_leaves_before_all_choices_have_begun_leaves_none_behind(use_cases):
+    async with a_patient_cluster() as cluster:
+        target = FakeTarget()
+        await cluster.add_target(target)
+        choices = [replace(HELLO, choice=number) for number in range(3)]
+        events = use_cases[0].generate_choices(choices, Caller())
+        await anext(events)  # one has begun; that the others have as well, nobody has read yet
+        await until(lambda: len(target.started) == 3)
+        await events.aclose()
+        await until(lambda: sorted(target.cancelled) == sorted(target.started))
+
+
+async def test_a_session_outlives_a_claim_that_fails_and_a_store_that_forgets(monkeypatch):
+    stores, is_away = [], asyncio.Event()
+    claim = EmbeddedSessionStore.claim
+
+    async def claim_or_fail(self, session_id, **options):
+        if is_away.is_set():
+            stores.append(self)
+            raise UnavailableError("away", reason="STORE_UNAVAILABLE")
+        return await claim(self, session_id, **options)
+
+    monkeypatch.setattr(EmbeddedSessionStore, "claim", claim_or_fail)
+    async with a_patient_cluster() as cluster:
+        target = FakeTarget()
+        await cluster.add_target(target)
+        events, spec = await begin(cluster, target, HELLO, "one")
+        await events.aclose()
+        is_away.set()
+        with pytest.raises(UnavailableError):
+            await resume(cluster.client, holding(spec.session_id, "on"))
+        stores[0]._sessions.clear()  # it was away because it began anew
+        is_away.clear()
+        resuming = asyncio.create_task(resume(cluster.client, holding(spec.session_id, "on")))
+        await until(lambda: target.started[spec.session_id].epoch > 1)
+        again = target.started[spec.session_id]
+        target.say(output(again, 3, encode(" two"), FinishReason.STOP))
+        assert text_of(await resuming) == "e two"
+
+
+async def test_in_rejection_mode_a_log_that_lacks_what_was_shown_begins_no_other_text(use_cases):
+    by_rejection = replace(
+        HELLO, sampling=SamplingParameters(seed=3, verification=Verification.REJECTION)
+    )
+    async with a_patient_cluster() as cluster:
+        target = FakeTarget()
+        await cluster.add_target(target)
+        events, spec = await begin(cluster, target, by_rejection, "one")
+        record = await use_cases[0]._coordinator._store.load(spec.session_id)
+        with pytest.raises(TokensMismatchError):  # shown by an owner that has yet to put it back
+            await resume(cluster.client, holding(spec.session_id, "one two"))
+        after = await use_cases[0]._coordinator._store.load(spec.session_id)
+        assert (after.epoch, after.output_token_ids) == (record.epoch, record.output_token_ids)
+        target.say(output(spec, 3, encode(" two"), FinishReason.STOP))  # its reader goes on
+        assert text_of([event async for event in events]).endswith(" two")

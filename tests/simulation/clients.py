@@ -29,6 +29,8 @@ from treedraft.v1 import coordinator_service_pb2 as pb
 
 _LOOK_SECONDS = 0.3
 _COMES_AGAIN = {"LEASE_HELD", "STALE_EPOCH"}
+# How long a session is looked for that was put back by an owner of before.
+_LOST_SECONDS = 10.0
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Client:
     finish: FinishReason | None = None
     is_done: bool = False
     num_resumed: int = 0
+    lost_since: float | None = None
 
     async def run(self) -> None:
         try:
@@ -130,6 +133,13 @@ class Client:
                 return None
         return reading.result()
 
+    def _is_lost(self) -> bool:
+        """Return whether the session was looked for in vain for long."""
+        now = self.network.loop.time()
+        if self.lost_since is None:
+            self.lost_since = now
+        return now - self.lost_since > _LOST_SECONDS
+
     def _start(self, started: Started) -> None:
         if self.session_id and self.session_id != started.session_id:
             self.report(f"{self.actor}: another session was resumed")
@@ -140,6 +150,7 @@ class Client:
             self.store.truth[self.session_id] = (*self.query.token_ids, *self.truth)
 
     def _take(self, delta: Delta) -> None:
+        self.lost_since = None
         if delta.base_length != len(self.held):
             self.report(f"{self.actor}: {len(self.held)} tokens, then those at {delta.base_length}")
         self.held += delta.token_ids
@@ -163,8 +174,10 @@ class Client:
         comes_again = isinstance(error, UnavailableError | OverloadedError)
         if comes_again or error.reason in _COMES_AGAIN:
             return
-        if self.may_lose and error.reason in {"SESSION_NOT_FOUND", "TOKENS_MISMATCH"}:
+        if self.may_lose and error.reason == "SESSION_NOT_FOUND":
             self.is_done = True
+            return
+        if self.may_lose and error.reason == "TOKENS_MISMATCH" and not self._is_lost():
             return
         self.report(f"{self.actor} ({self.session_id}): {error.reason}: {error.message}")
         self.is_done = True

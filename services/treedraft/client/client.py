@@ -23,6 +23,7 @@ from treedraft.core.errors import (
     CancelledError,
     InvalidRequestError,
     SessionNotFoundError,
+    TokensMismatchError,
     TreedraftError,
     UnavailableError,
 )
@@ -234,7 +235,8 @@ class _Trial:
         now, policy = self._clock(), self._policy
         if self._failing_since is None:
             self._failing_since = now
-        if isinstance(error, SessionNotFoundError) and self._lost_since is None:
+        is_missing = isinstance(error, SessionNotFoundError | TokensMismatchError)
+        if is_missing and self._lost_since is None:
             self._lost_since = now
         is_lost = self._lost_since is not None and now - self._lost_since > policy.lost_seconds
         patience = policy.patience_seconds if has_begun else policy.begin_seconds

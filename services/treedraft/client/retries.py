@@ -7,6 +7,7 @@ from treedraft.core.errors import (
     OverloadedError,
     SessionConflictError,
     SessionNotFoundError,
+    TokensMismatchError,
     TreedraftError,
     UnavailableError,
 )
@@ -20,7 +21,8 @@ class RetryPolicy:
     failure is raised. `begin_seconds` does so for an answer that has not begun.
     A coordinator that is silent for `silence_seconds` is given up.
     `lost_seconds` bounds how long a session is looked for that no coordinator
-    knows: the store may have been emptied and be about to get it back.
+    knows, or none as it was shown: the store may have been emptied and be about to
+    get it back.
     """
 
     first_pause_seconds: float = 0.05
@@ -35,9 +37,10 @@ def is_worth_a_retry(error: TreedraftError, *, has_begun: bool) -> bool:
     """Return whether another coordinator, or this one later, may do better.
 
     A session that another reader took is wanted back only by one who has begun
-    to read it: it was this one's own earlier call, most likely.
+    to read it: it was this one's own earlier call, most likely. One that is not known, or
+    not as it was shown, may be put back by whoever has it.
     """
-    if isinstance(error, SessionConflictError | SessionNotFoundError):
+    if isinstance(error, SessionConflictError | SessionNotFoundError | TokensMismatchError):
         return has_begun
     return isinstance(error, UnavailableError | OverloadedError)
 

@@ -73,6 +73,21 @@ class Caretaker:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: on_end())
 
+    def keep(self, session: RunningSession) -> None:
+        """Have a session at hand for a while that runs here no longer."""
+        if self._is_leaving.is_set() or not self._grace_seconds:
+            return
+        session_id = session.spec.session_id
+        timer = asyncio.get_running_loop().call_later(
+            max(self._grace_seconds, _ENDED_SECONDS), self._ended.pop, session_id, None
+        )
+        before = self._ended.pop(session_id, None)
+        if before is not None:
+            before[1].cancel()
+        self._ended[session_id] = (session, timer)
+        if len(self._ended) > self._max_kept:
+            self._ended.popitem(last=False)[1][1].cancel()
+
     async def look_after(self, store: SessionStore) -> None:
         """Put everything back if the store was emptied since the last time.
 
@@ -107,19 +122,17 @@ class Caretaker:
         error = request.error
         # Where there is no room to read on for the client, the log is as good to come back to.
         is_full = bool(self._grace_seconds) and self._num_parked >= self._max_kept
-        if request.is_abandoned and not self._is_leaving.is_set() and not is_full:
+        if request.may_be_resumed and not self._is_leaving.is_set() and not is_full:
             error = await self._park(session, request)
-        is_left = request.is_abandoned and (is_full or self._is_leaving.is_set())
+        is_left = request.may_be_resumed and (is_full or self._is_leaving.is_set())
         if is_left or _may_be_resumed(error):
             await session.leave_open()
         else:
             await session.close()
         if not isinstance(error, SessionConflictError):
-            self._remember(session)
+            self.keep(session)
 
-    async def _park(
-        self, session: RunningSession, request: GenerationRequest
-    ) -> TreedraftError | None:
+    async def _park(self, session: RunningSession, request: GenerationRequest) -> Exception | None:
         """Read on in the client's place, within the grace time; return what ended it early."""
         if not self._grace_seconds:
             return None
@@ -140,29 +153,19 @@ class Caretaker:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    def _remember(self, session: RunningSession) -> None:
-        if self._is_leaving.is_set() or not self._grace_seconds:
-            return
-        session_id = session.spec.session_id
-        timer = asyncio.get_running_loop().call_later(
-            max(self._grace_seconds, _ENDED_SECONDS), self._ended.pop, session_id, None
-        )
-        before = self._ended.pop(session_id, None)
-        if before is not None:
-            before[1].cancel()
-        self._ended[session_id] = (session, timer)
-        if len(self._ended) > self._max_kept:
-            self._ended.popitem(last=False)[1][1].cancel()
-
 
 async def _read_out(
     session: RunningSession, time_left: Callable[[], float | None]
-) -> TreedraftError | None:
+) -> Exception | None:
     try:
         async with aclosing(session.events(time_left)) as events:
             async for _ in events:
                 pass
     except TreedraftError as error:
+        return error
+    except Exception as error:
+        # Whatever broke, the session is to be ended and not to be forgotten.
+        _log.exception("a session that nobody reads broke down")
         return error
     return None
 

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 import structlog
 
@@ -113,23 +113,30 @@ class Coordinator:
         tenant: Tenant = ANONYMOUS,
         traceparent: str = "",
         time_limit_seconds: float | None = None,
+        is_kept: bool = True,
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Yield Started, then Deltas, then Finished.
-
-        Closing it leaves the session, which can be resumed for a grace time.
 
         Args:
             query: what is asked.
             tenant: who asks.
             traceparent: W3C trace context of the caller, if it has one.
             time_limit_seconds: for everything, waiting included.
+            is_kept: closing it leaves the session, which can be resumed for a grace
+                time; otherwise it cancels it.
 
         Raises:
             TreedraftError: the request was refused, or its session failed.
         """
         span = self._tracing.start(names.SPAN_GENERATE, traceparent, request_attributes(query))
         request = GenerationRequest(
-            span, self._metrics, self._clock, time_limit_seconds, tenant, model=query.model
+            span,
+            self._metrics,
+            self._clock,
+            time_limit_seconds,
+            tenant,
+            model=query.model,
+            is_kept=is_kept,
         )
         async with aclosing(self._answer(request, self._serve(request, query))) as events:
             async for event in events:
@@ -214,20 +221,32 @@ class Coordinator:
     async def run(self) -> None:
         """Keep register, links and gauges fresh until cancelled."""
         while True:
-            try:
-                await self._refresh()
-            except Exception:
-                self._metrics.upkeep_failed()
-                self._log.exception("upkeep failed; it goes on")
+            await self._refresh()
             await asyncio.sleep(self._settings.store.refresh_seconds)
 
     async def _refresh(self) -> None:
-        await self._registry.refresh()
-        await self.rollout.refresh()
-        with suppress(UnavailableError):  # the registry has said so
-            await self._caretaker.look_after(self._store)
-        await self._accounts.renew()
-        await self._links.retain(worker.registration for worker in self._registry.workers())
+        """Do all of the upkeep; what fails keeps nothing else from being done."""
+        has_failed = False
+        for task in (
+            self._registry.refresh,
+            self.rollout.refresh,
+            lambda: self._caretaker.look_after(self._store),
+            self._accounts.renew,
+            lambda: self._links.retain(one.registration for one in self._registry.workers()),
+            self._show,
+        ):
+            try:
+                await task()
+            except UnavailableError as error:  # the registry has said so, once
+                has_failed = True
+                self._log.debug("upkeep waits for the store", why=error.message)
+            except Exception:
+                has_failed = True
+                self._log.exception("upkeep failed; it goes on")
+        if has_failed:
+            self._metrics.upkeep_failed()
+
+    async def _show(self) -> None:
         self._metrics.workers_known(
             (worker.registration.role, worker.report.is_draining)
             for worker in self._registry.workers()

@@ -9,6 +9,7 @@ store keeps a digest of the query, never the key.
 import base64
 import hashlib
 import hmac
+import json
 
 from pydantic import TypeAdapter
 
@@ -20,6 +21,7 @@ from treedraft.core.generation import GenerateQuery
 IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
 
 _QUERY = TypeAdapter(GenerateQuery)
+_UNORDERED = (("stopping", "stop_token_ids"), ("sampling", "logit_bias"))
 _PURPOSE = b"treedraft session of an idempotency key\0"
 
 
@@ -32,14 +34,18 @@ def session_id_of(key: str, tenant: Tenant) -> str:
 
 
 def digest_of(query: GenerateQuery) -> str:
-    """Return what two queries share only if they ask for the same; empty without a key."""
+    """Return what two queries share only if they ask for the same; empty without a key.
+
+    What is at its default is left out: a release that lets queries say more finds the
+    same digest for a query that does not, whichever release the session began at.
+    """
     if not query.idempotency_key:
         return ""
-    # Without what was left out, so that a field that a newer version knows changes nothing.
     parts = _QUERY.dump_python(query, mode="json", exclude_defaults=True)
-    parts.get("stopping", {}).get("stop_token_ids", []).sort()
-    parts.get("sampling", {}).get("logit_bias", []).sort()
-    return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
+    for group, name in _UNORDERED:
+        if name in parts.get(group, {}):
+            parts[group][name].sort()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def check_same(record: SessionRecord, query: GenerateQuery) -> None:

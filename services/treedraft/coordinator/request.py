@@ -33,14 +33,19 @@ class GenerationRequest:
         *,
         model: str = "",
         is_prompt_charged: bool = True,
+        is_kept: bool = True,
     ) -> None:
-        """Arrive now; the prompt of an answer that is resumed was charged before."""
+        """Arrive now; the prompt of an answer that is resumed was charged before.
+
+        Without `is_kept` nobody will come back for an answer that its caller left.
+        """
         self.tenant = tenant
         self.model = model
         self.span = span
         self.placement: Placement | None = None
         self.session: RunningSession | None = None
         self._is_prompt_charged = is_prompt_charged
+        self._is_kept = is_kept
         self._spec: SessionSpec | None = None
         self._metrics = metrics
         self._clock = clock
@@ -150,6 +155,11 @@ class GenerationRequest:
     def is_abandoned(self) -> bool:
         """Whether the caller left before there was an outcome."""
         return self._outcome == _ABANDONED
+
+    @property
+    def may_be_resumed(self) -> bool:
+        """Whether the caller left an answer that it may come back for."""
+        return self.is_abandoned and self._is_kept
 
     @property
     def error(self) -> Exception | None:

@@ -131,9 +131,9 @@ class SessionLog:
         Returns whether the store has it all. A store that is away is waited
         for as long as the patience goes.
         """
-        self._reason = self._reason or reason
-        if self._is_abandoned:
+        if self._is_abandoned:  # how it ends is for others to say
             return self._is_closed
+        self._reason = self._reason or reason
         if self._task is None:
             return await self._close_unwritten()
         await self._end(self._task)
@@ -225,7 +225,13 @@ class SessionLog:
         return self._num_logged
 
     async def _append(self) -> int:
-        return await self._append_from(self._num_logged)
+        try:
+            return await self._append_from(self._num_logged)
+        except SessionConflictError as error:
+            if error.reason != LOG_GAP:
+                raise
+        # The store lost the end of the log; what it still has must be the same.
+        return await self._append_from(len(self._entry.request.prompt_token_ids))
 
     async def _append_from(self, base_length: int) -> int:
         pending, entry = self._token_ids[base_length:], self._entry
@@ -245,8 +251,7 @@ class SessionLog:
         except SessionConflictError as error:
             if error.reason != LOG_GAP:
                 raise
-            # The store lost the end of the log; what it still has must be the same.
-            self._num_logged = await self._append_from(len(self._entry.request.prompt_token_ids))
+            self._num_logged = await self._append()
             await self._finish()
         return self._num_logged
 

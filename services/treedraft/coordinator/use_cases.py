@@ -5,13 +5,10 @@ what came over the wire, and answers of what comes back. Who the caller is, is
 found out here, so that no skin can forget to ask.
 """
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-
-import structlog
 
 from treedraft.coordinator.admission import check_prompt
 from treedraft.coordinator.api_keys import TenantRoll
@@ -20,20 +17,10 @@ from treedraft.coordinator.generation import Coordinator
 from treedraft.coordinator.model_index import find_targets
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.tool_use import bound_by_tools, without_idle_tools
-from treedraft.core.errors import TreedraftError
-from treedraft.core.generation import (
-    Finished,
-    GenerateEvent,
-    GenerateQuery,
-    ResumeQuery,
-    ServedModel,
-    Started,
-)
+from treedraft.core.generation import GenerateEvent, GenerateQuery, ResumeQuery, ServedModel
 from treedraft.core.rollout import RolloutDescription, WeightChange
 from treedraft.core.worker import ClusterDescription
 from treedraft.text.token_bytes import TokenBytes
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +56,15 @@ class UseCases:
         self._registry = registry
         self._tenants = tenants
         self._draw_seed = draw_seed
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    def generate(self, query: GenerateQuery, caller: Caller) -> AsyncGenerator[GenerateEvent, None]:
+    def generate(
+        self, query: GenerateQuery, caller: Caller, *, is_kept: bool = True
+    ) -> AsyncGenerator[GenerateEvent, None]:
         """Return Started, then Deltas, then Finished.
 
-        Closing it leaves the session, which can be resumed for a grace time. It
-        raises a TreedraftError if the request is refused or its session fails.
+        Closing it leaves the session, which can be resumed for a grace time, or
+        cancels it if it is not to be kept. It raises a TreedraftError if the
+        request is refused or its session fails.
         """
         tenant = self._tenants.tenant_of(caller.api_key)
         query = without_idle_tools(query)
@@ -87,6 +76,7 @@ class UseCases:
             tenant=tenant,
             traceparent=caller.traceparent,
             time_limit_seconds=caller.time_limit_seconds,
+            is_kept=is_kept,
         )
 
     async def generate_choices(
@@ -101,30 +91,10 @@ class UseCases:
         if len(queries) > 1:
             seed = self._draw_seed()
             queries = [_seeded(query, seed) for query in queries]
-        running: dict[int, str] = {}
-        try:
-            async with aclosing(merged([self.generate(one, caller) for one in queries])) as events:
-                async for index, event in events:
-                    if isinstance(event, Started):
-                        running[index] = event.session_id
-                    elif isinstance(event, Finished):
-                        running.pop(index, None)
-                    yield index, event
-        finally:
-            for session_id in () if is_kept else running.values():
-                self._cancel_soon(session_id, caller)
-
-    def _cancel_soon(self, session_id: str, caller: Caller) -> None:
-        # On a task of its own: the caller's may be cancelled already.
-        task = asyncio.create_task(self._cancel_quietly(session_id, caller))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _cancel_quietly(self, session_id: str, caller: Caller) -> None:
-        try:
-            await self.cancel(session_id, caller)
-        except TreedraftError as error:
-            _log.warning("not cancelled", session_id=session_id, reason=error.reason)
+        answers = [self.generate(query, caller, is_kept=is_kept) for query in queries]
+        async with aclosing(merged(answers)) as events:
+            async for index, event in events:
+                yield index, event
 
     def resume(self, query: ResumeQuery, caller: Caller) -> AsyncGenerator[GenerateEvent, None]:
         """Return the rest of an answer whose stream broke; otherwise as `generate`."""

@@ -235,7 +235,7 @@ METRICS: Final = (
     ),
     _counter(
         names.METRIC_UPKEEP_FAILURES,
-        "Times that the register of workers could not be refreshed: mostly the store is away.",
+        "Times that a part of the upkeep failed: mostly the store is away.",
         (COORDINATOR,),
     ),
     _gauge(

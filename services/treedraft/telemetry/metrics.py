@@ -288,7 +288,7 @@ class Metrics:
             self._workers[worker].set(number)
 
     def upkeep_failed(self) -> None:
-        """Count a time that the register of workers could not be refreshed."""
+        """Count a time that a part of the upkeep failed."""
         self._upkeep_failures.inc()
 
 

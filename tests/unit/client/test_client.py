@@ -17,6 +17,7 @@ from treedraft.core.errors import (
     OverloadedError,
     SessionConflictError,
     SessionNotFoundError,
+    TokensMismatchError,
     UnavailableError,
 )
 from treedraft.core.generation import Delta, Finished, GenerateQuery, Started, hash_tokens
@@ -193,6 +194,19 @@ async def test_a_session_that_nobody_knows_is_looked_for_and_then_given_up():
     assert len(door.calls) > 3
 
 
+async def test_a_session_that_an_owner_of_before_put_back_is_asked_for_again():
+    refused = [TokensMismatchError("not put right yet")]
+    door = Door(lambda n: [[1, LOST], refused, refused, []][n])
+    async with serving(door) as endpoints, Client(endpoints, policy=QUICK) as client:
+        events = await read(client)
+    assert [token for event in events[1:-1] for token in event.token_ids] == list(TOKENS)
+    door = Door(lambda n: [1, LOST] if n == 0 else refused)
+    async with serving(door) as endpoints, Client(endpoints, policy=QUICK) as client:
+        with pytest.raises(TokensMismatchError):  # it never is
+            await read(client)
+    assert len(door.calls) > 3
+
+
 async def test_patience_ends_where_nothing_comes():
     now = [0.0]
 
@@ -247,6 +261,7 @@ async def test_who_stops_reading_cancels_the_session():
         (OverloadedError("full"), True, True),
         (SessionConflictError("resumed", reason="STALE_EPOCH"), False, True),
         (SessionNotFoundError("unknown"), False, True),
+        (TokensMismatchError("other"), False, True),
         (CancelledError("cancelled"), False, False),
         (InvalidRequestError("no"), False, False),
         # What a proxy that hangs up looks like, too.

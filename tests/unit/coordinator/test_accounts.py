@@ -43,6 +43,7 @@ class Request(SimpleNamespace):
 
     session = None
     counts = SessionStatistics()
+    span = SimpleNamespace(span_id="")
     __hash__ = object.__hash__
 
     def summary(self):

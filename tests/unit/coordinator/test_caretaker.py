@@ -24,8 +24,13 @@ class QuietSession:
         self.ending.set_result("left open")
 
 
-def a_request(session):
-    return SimpleNamespace(session=session, is_abandoned=True, error=None, time_left=lambda: None)
+def a_request(session, *, may_be_resumed=True):
+    return SimpleNamespace(
+        session=session,
+        may_be_resumed=may_be_resumed,
+        error=None,
+        time_left=lambda: None,
+    )
 
 
 async def test_a_session_for_whose_reader_there_is_no_room_can_be_resumed_from_the_log():
@@ -45,4 +50,29 @@ async def test_without_grace_a_session_ends_with_its_stream():
     session = QuietSession("only")
     keeper.take(a_request(session))
     assert await asyncio.wait_for(session.ending, 10) == "closed"
+    await keeper.close()
+
+
+async def test_a_session_that_nobody_may_come_back_for_ends_at_once():
+    keeper = Caretaker({}, grace_seconds=60.0, max_kept=1)
+    session = QuietSession("only")
+    keeper.take(a_request(session, may_be_resumed=False))
+    assert await asyncio.wait_for(session.ending, 10) == "closed"
+    await keeper.close()
+
+
+class BrokenSession(QuietSession):
+    """A session whose reading runs into a bug."""
+
+    async def events(self, time_left):
+        raise ZeroDivisionError("a bug")
+        yield
+
+
+async def test_a_session_whose_reading_breaks_down_is_closed_all_the_same():
+    keeper = Caretaker({}, grace_seconds=60.0, max_kept=1)
+    session = BrokenSession("only")
+    keeper.take(a_request(session))
+    assert await asyncio.wait_for(session.ending, 10) == "closed"
+    assert keeper.num_parked == 0
     await keeper.close()

@@ -85,6 +85,19 @@ async def test_tokens_are_written_in_batches_and_the_end_is_kept(store):
     assert seen.errors == []
 
 
+async def test_what_a_store_lost_of_the_end_of_a_log_is_written_again(store):
+    seen = Seen()
+    log = start(store, seen)
+    log.append([10, 11, 12])
+    await until(lambda: seen.lengths == [6])
+    del store._sessions["s1"].token_ids[-2:]  # as after a fail-over to a replica that lags
+    log.append([13])
+    await until(lambda: seen.lengths == [6, 7])
+    assert (await store.load("s1")).output_token_ids == (10, 11, 12, 13)
+    assert seen.errors == []
+    assert await log.finish(FinishReason.STOP)
+
+
 async def test_tokens_gather_between_writes(store):
     seen = Seen()
     log = start(store, seen, LogPace(60.0, 30.0, 5.0))
