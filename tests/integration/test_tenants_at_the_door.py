@@ -12,6 +12,7 @@ from tests.unit.coordinator.redis_server import redis_server
 from tests.unit.coordinator.support import FakeTarget, a_drafter, encode, output, says, until
 
 from treedraft.coordinator.api_keys import TenantRoll, key_line, new_key
+from treedraft.coordinator.session_store.tenant_ledger import EmbeddedTenantLedger
 from treedraft.core.errors import (
     OverloadedError,
     PermissionDeniedError,
@@ -299,3 +300,24 @@ async def test_the_http_door_has_the_same_keys(door):
             for response in (asked, listed):
                 error = response.json().get("error", {})
                 assert (response.status_code, error.get("code")) == (status, code)
+
+
+async def test_a_prompt_is_charged_as_its_session_begins(door, tmp_path, monkeypatch):
+    write_keys(tmp_path / "keys.toml", "tokens_per_minute = 4")
+    charged = []
+    charge = EmbeddedTenantLedger.charge
+
+    async def noted(self, tenant, limits, charges):
+        await charge(self, tenant, limits, charges)
+        charged.extend(one.total for one in charges)
+
+    monkeypatch.setattr(EmbeddedTenantLedger, "charge", noted)
+    rarely = {"refresh_seconds": 60.0, "log_interval_seconds": 0.0}
+    async with a_cluster(door=door, store=rarely) as cluster:
+        await start(cluster, FakeTarget())
+        slow = client_of(cluster, "slow")
+        events = slow.generate(HELLO)
+        prompt = (await anext(events)).prompt_token_ids  # and no word of output yet
+        await until(lambda: charged == [len(prompt)])
+        assert (await failure_of(slow, HELLO)).reason == "TENANT_TOKENS_PER_MINUTE"
+        await events.aclose()

@@ -1,15 +1,16 @@
 """What each request of a tenant costs: let in within limits, charged as it runs, written down.
 
 A request holds its place in the ledger by a lease that `renew` keeps up and
-that carries what it has used so far; the last charge comes when it ends, on a
-task of its own, since the request's may be cancelled by then. While the store
+that carries what it has used so far. Its prompt is charged as soon as its session
+runs, so that many requests at once cannot all find the same tokens unused; the last
+charge comes when it ends. While the store
 is away charges gather here and are brought in later.
 """
 
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -93,6 +94,13 @@ class Accounts:
             )
         self._running[request] = place
 
+    def begin(self, request: GenerationRequest) -> None:
+        """Charge the prompt of a request whose session runs, for the next request to meet."""
+        if request in self._running:
+            self._soon(
+                self._charge_now(lambda: [place] if (place := self._running.get(request)) else [])
+            )
+
     def leave(self, request: GenerationRequest) -> None:
         """Charge the rest of a request, free its place and write it down."""
         place = self._running.pop(request, None)
@@ -105,9 +113,7 @@ class Accounts:
     def settle(self, request: GenerationRequest, num_charged: int) -> None:
         """Charge what came of a session after its request had left; the client may resume it."""
         if request.num_tokens > num_charged and not request.tenant.limits.is_unlimited:
-            task = asyncio.create_task(self._charge_late(request, num_charged))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._soon(self._charge_late(request, num_charged))
 
     async def renew(self) -> None:
         """Charge what was used since the last time and keep the places of running requests.
@@ -125,15 +131,19 @@ class Accounts:
     def _end(self, place: _Place) -> None:
         place.is_final = True
         self._ended.append(place)
-        task = asyncio.create_task(self._charge_ended())
+        self._soon(self._charge_now(lambda: self._ended))
+
+    def _soon(self, charge: Coroutine[None, None, None]) -> None:
+        # On a task of its own: the request's may be cancelled, and should not wait.
+        task = asyncio.create_task(charge)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _charge_ended(self) -> None:
+    async def _charge_now(self, due: Callable[[], Sequence[_Place]]) -> None:
         try:
-            await self._charge_all(lambda: self._ended)
+            await self._charge_all(due)
         except TreedraftError as error:
-            _log.warning("charged later", num_requests=len(self._ended), why=error.message)
+            _log.warning("charged later", num_requests=len(due()), why=error.message)
 
     async def _charge_late(self, request: GenerationRequest, num_charged: int) -> None:
         tenant, request_id, total = request.tenant, self._new_id(), request.num_tokens

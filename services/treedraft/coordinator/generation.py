@@ -185,6 +185,7 @@ class Coordinator:
     ) -> AsyncGenerator[GenerateEvent, None]:
         session = await self._opening.open_once(request, query)
         if session is not None:
+            self._accounts.begin(request)
             answer = request.answer(session, request.model)
             events = with_calls_read(
                 self.rollout.counted(request.placement, answer),
