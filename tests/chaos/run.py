@@ -35,9 +35,15 @@ async def run(
     faults_per_second: float = 1.2,
     most_at_once: int = 4,
     has_drills: bool = True,
+    layers: int = 2,
+    hidden: int = 64,
 ) -> Report:
-    """Run load and storm for so long, and return what it came to."""
-    target = make_toy_model(folder / "target", layers=2, hidden=64, seed=1)
+    """Run load and storm for so long, and return what it came to.
+
+    Drills want a larger model (`layers`, `hidden`): beside steps of half a millisecond what is
+    measured is how quickly the proxies and clients of this process come to read.
+    """
+    target = make_toy_model(folder / "target", layers=layers, hidden=hidden, seed=1)
     draft = make_toy_model(folder / "draft", layers=1, hidden=64, seed=1)
     plan = FleetPlan(target_model=str(target), draft_model=str(draft))
     async with Fleet(plan, folder) as fleet:
@@ -78,6 +84,8 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=32, help="sessions at once")
     parser.add_argument("--json", type=Path, default=Path("chaos.json"))
     parser.add_argument("--no-drills", action="store_true", help="leave out the single faults")
+    parser.add_argument("--layers", type=int, default=2, help="of the target")
+    parser.add_argument("--hidden", type=int, default=64, help="width of the target")
     parser.add_argument("--logs", type=Path, help="keep the services' logs in this folder")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="treedraft-chaos-"))
@@ -89,6 +97,8 @@ def main() -> int:
                 folder=folder,
                 at_once=options.sessions,
                 has_drills=not options.no_drills,
+                layers=options.layers,
+                hidden=options.hidden,
             )
         )
     finally:
