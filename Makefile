@@ -67,8 +67,10 @@ simulate: setup ## Run clusters on virtual time through faults, SEEDS of them (a
 .PHONY: fuzz
 INPUTS ?= 100000
 CALLS ?= 4000
-fuzz: setup ## Feed hostile INPUTS to every reader (about 5,000 a second) and CALLS to every endpoint
-	$(BIN)/python -m tests.fuzz.run --inputs $(INPUTS) --calls $(CALLS) $(ARGS)
+REQUESTS ?= 4000
+GUIDED ?= 20000
+fuzz: setup ## Feed hostile INPUTS to every reader (about 5,000 a second), CALLS and REQUESTS to every endpoint
+	$(BIN)/python -m tests.fuzz.run --inputs $(INPUTS) --calls $(CALLS) --requests $(REQUESTS) --guided $(GUIDED) $(ARGS)
 
 .PHONY: soak
 MINUTES ?= 30

@@ -20,7 +20,9 @@ from pathlib import Path
 import psutil
 import structlog
 from tests.fuzz.endpoints import fuzz_endpoints
-from tests.fuzz.targets import FuzzTarget, all_targets, reason_of
+from tests.fuzz.guided import guide, is_installed
+from tests.fuzz.openapi import fuzz_openapi
+from tests.fuzz.targets import OK, FuzzTarget, all_targets, reason_of
 
 from treedraft.core.errors import TreedraftError
 
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", action="append", help="these alone")
     parser.add_argument("--calls", type=int, default=0, help="calls of endpoints besides")
+    parser.add_argument("--requests", type=int, default=0, help="over HTTP, besides")
+    parser.add_argument("--guided", type=int, default=0, help="inputs by coverage, each target")
     parser.add_argument("--replay", help="an input in hexadecimal digits, for one target")
     parser.add_argument("--json", help="write the counts here")
     chosen = parser.parse_args(arguments)
@@ -54,17 +58,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = fuzz(targets, chosen.inputs, chosen.seed)
         calls = fuzz_endpoints(chosen.calls, chosen.seed, Path(folder)) if chosen.calls else None
         endpoints = asyncio.run(calls) if calls else {}
+        http = fuzz_openapi(chosen.requests, chosen.seed) if chosen.requests else {}
+        guided = _guided([target.name for target in targets], chosen.guided, chosen.seed)
+    failed = [name for name, end in guided.items() if end != OK]
     sums = {
         "inputs": sum(result["inputs"] for result in results.values()),
         "crashes": sum(len(result["crashes"]) for result in results.values()),
         "grown": [name for name, result in results.items() if result["grown_mb"] > MAX_GROWTH_MB],
         "targets": results,
         "endpoints": endpoints,
+        "http": http,
+        "guided": {"inputs": chosen.guided * len(guided), "failed": failed},
     }
     print(json.dumps(sums, indent=1))
     if chosen.json:
         Path(chosen.json).write_text(json.dumps(sums, indent=1) + "\n")
-    return 1 if sums["crashes"] or sums["grown"] else 0
+    return 1 if sums["crashes"] or sums["grown"] or failed else 0
+
+
+def _guided(names: Sequence[str], num_inputs: int, seed: int) -> dict[str, str]:
+    if not num_inputs or not is_installed():
+        return {}
+    found = guide(names, num_inputs, seed, Path())
+    for name, end in found.items():
+        if end != OK:
+            print(f"{name}, by coverage:\n{end}", file=sys.stderr)
+    return found
 
 
 def fuzz(targets: Sequence[FuzzTarget], num_inputs: int, seed: int) -> dict[str, dict]:

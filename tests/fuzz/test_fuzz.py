@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
 from tests.fuzz.endpoints import fuzz_endpoints
+from tests.fuzz.guided import guide, is_installed
+from tests.fuzz.openapi import fuzz_openapi
 from tests.fuzz.run import MAX_GROWTH_MB, fuzz, fuzz_target
 from tests.fuzz.targets import OK, all_targets
 
@@ -25,6 +28,18 @@ async def test_no_endpoint_breaks_or_ends_a_call_without_a_reason(tmp_path):
     # Some got through, most did not.
     assert all(outcomes.get(OK, 0) < 200 for outcomes in counts.values())
     assert counts["/treedraft.v1.DraftService/ExchangeTrees"][OK]
+
+
+def test_the_http_door_answers_as_its_document_says():
+    counts = fuzz_openapi(240, 1)
+    assert len(counts) == 9
+    for name in ("POST /v1/chat/completions", "POST /v1/completions"):
+        assert {"200", "400"} <= set(counts[name]), counts[name]
+
+
+@pytest.mark.skipif(not is_installed(), reason="needs atheris: pip install '.[fuzz]'")
+def test_a_reader_holds_against_inputs_that_coverage_leads_to(tmp_path):
+    assert guide(["convert.draft_frame"], 2000, 1, tmp_path) == {"convert.draft_frame": OK}
 
 
 def test_a_reader_that_crashes_is_found(tmp_path, capsys):
