@@ -4,6 +4,7 @@ The only module of the service that a drafter without a model never imports, so
 that one starts without torch.
 """
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.models import LoadedModel
 from treedraft.inference.runner import Runner
 from treedraft.inference.segment import Segment
+
+_SWEEPS = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +69,7 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
         device=model.device,
     )
     runner = Runner(model, kv)
-    _warm_up(runner, max_rows=min(settings.growth.max_rows_per_step, kv.num_slots))
+    step_ms = _warm_up(runner, max_rows=min(settings.growth.max_rows_per_step, kv.num_slots))
     embeddings = model.module.get_input_embeddings()
     assert isinstance(embeddings, torch.nn.Embedding)
     reduced = model.draft_token_ids
@@ -80,6 +83,7 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
     pool = SlotPool(settings.kv_tokens)
     levels = _level_steps(model, kv, pool, limits, settings.growth)
     grower = ModelGrower(runner, pool, limits, settings.growth, levels)
+    grower.calibrate(step_ms)
     return DraftModel(
         grower, model.name, model.fingerprint, model.tokenizer_hash, limits.vocab_size
     )
@@ -110,22 +114,29 @@ def _level_steps(
     return LevelSteps(grower, Seed, pool, limits, settings)
 
 
-def _warm_up(runner: Runner, *, max_rows: int) -> None:
-    """Run passes of 1, 2, 4, … rows; they write to slots that hold nothing yet."""
-    num_rows = 1
-    while num_rows <= max_rows:
-        slots = np.arange(num_rows, dtype=np.int64)
-        runner.forward(
-            [
-                Segment(
-                    token_ids=[0] * num_rows,
-                    positions=range(num_rows),
-                    write_slots=slots,
-                    context_slots=np.zeros(0, dtype=np.int64),
-                    tree_slots=slots,
-                    tree_mask=np.tri(num_rows, dtype=np.bool_),
-                    output_rows=range(num_rows),
-                )
-            ]
-        ).cpu()
-        num_rows *= 2
+def _warm_up(runner: Runner, *, max_rows: int) -> dict[int, float]:
+    """Run passes of 1, 2, 4, … rows several times; return the shortest of each in milliseconds.
+
+    They write to slots that hold nothing yet.
+    """
+    sizes = [2**exponent for exponent in range(max_rows.bit_length())]
+    # Sweep after sweep: what else the machine does for a moment, such as loading a
+    # target, must not fall on all passes of one size.
+    sweeps = [[_time_pass(runner, size) for size in sizes] for _ in range(_SWEEPS)]
+    return {size: min(times) for size, times in zip(sizes, zip(*sweeps, strict=True), strict=True)}
+
+
+def _time_pass(runner: Runner, num_rows: int) -> float:
+    slots = np.arange(num_rows, dtype=np.int64)
+    segment = Segment(
+        token_ids=[0] * num_rows,
+        positions=range(num_rows),
+        write_slots=slots,
+        context_slots=np.zeros(0, dtype=np.int64),
+        tree_slots=slots,
+        tree_mask=np.tri(num_rows, dtype=np.bool_),
+        output_rows=range(num_rows),
+    )
+    started = time.perf_counter()
+    runner.forward([segment]).cpu()
+    return (time.perf_counter() - started) * 1e3

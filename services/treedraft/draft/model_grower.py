@@ -6,7 +6,7 @@ Children follow from the logits, see `model_children`.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,19 +161,26 @@ class ModelGrower:
         """Note what drafts are worth to the target."""
         self._thrift.target_says(economics)
 
+    def calibrate(self, step_ms: Mapping[int, float]) -> None:
+        """Take what steps of so many rows took on this machine."""
+        self._thrift.calibrate(step_ms)
+
     def _run_measured(self, works: Sequence[Work], started: float) -> None:
         if self._levels and self._levels.can_run(works):
             self._levels.run(works)  # what it takes says nothing about single passes
             return
+        places_of = [work.places for work in works]  # a root's is another one after the pass
         self._run(works)
         elapsed_ms = (time.perf_counter() - started) * 1e3
-        if all(work.node_ids for work in works):
+        # Steps that compute more of a text than its root are no measure of others.
+        if all(len(p) == len(w.slots) for p, w in zip(places_of, works, strict=True)):
+            trees = (work.session.tree for work in works)
             self._thrift.step_finished(
                 elapsed_ms,
                 [
-                    (tree.score(node_id), [tree.score(i) for i in tree.children(node_id).values()])
-                    for tree, node_ids in ((work.session.tree, work.node_ids) for work in works)
-                    for node_id in node_ids
+                    (tree.score(place), [tree.score(i) for i in tree.children(place).values()])
+                    for tree, places in zip(trees, places_of, strict=True)
+                    for place in places
                 ],
             )
 

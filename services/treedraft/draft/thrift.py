@@ -11,7 +11,7 @@ drafting costs as a whole; this only says when a tree is large enough.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from treedraft.core.exchange import UNKNOWN_ECONOMICS, Economics
 
@@ -20,6 +20,11 @@ _SMOOTHING = 0.1
 # step beside a pass of the target takes several times as long as one alone, and
 # it is the latter that has to pay.
 _FALLING, _RISING = 0.1, 0.03
+# One hiccup of the machine must not end all growth.
+_MAX_JUMP = 3.0
+# Sizes that are not run drift to what they should take by those that are: what was
+# thought too dear would never be found out to be cheap.
+_DRIFT = 0.02
 # Until steps were measured: what the children of a node survive with, given it.
 _PRIOR_PROFILE = (0.6, 0.12, 0.05, 0.03)
 
@@ -31,9 +36,15 @@ class Thrift:
         """Weigh steps if the drafter is `is_sharing` its device with the target."""
         self._is_sharing = is_sharing
         self._economics = UNKNOWN_ECONOMICS
-        # By number of rows, in powers of two.
+        # By number of rows, in powers of two: of late, and when nothing else ran.
         self._step_ms: dict[int, float] = {}
+        self._first_ms: dict[int, float] = {}
         self._profile = list(_PRIOR_PROFILE)
+
+    def calibrate(self, step_ms: Mapping[int, float]) -> None:
+        """Take what steps of so many rows took before anybody was drafted for."""
+        for num_rows, elapsed_ms in step_ms.items():
+            self._first_ms[_size(num_rows)] = self._step_ms[_size(num_rows)] = elapsed_ms
 
     def target_says(self, economics: Economics) -> None:
         """Note what drafts are worth to the target at present."""
@@ -60,20 +71,27 @@ class Thrift:
 
         Args:
             elapsed_ms: what it took.
-            expanded: the score of each node that it ran, and those of the children
-                that it made.
+            expanded: the score of each node that it ran, a root's being 0, and those of
+                the children that it made.
         """
-        size = _size(len(expanded))
-        known_ms = self._step_ms.setdefault(size, elapsed_ms)
-        # One hiccup of the machine must not end all growth.
-        elapsed_ms = min(elapsed_ms, 3.0 * known_ms)
-        rate = _FALLING if elapsed_ms < known_ms else _RISING
-        self._step_ms[size] += rate * (elapsed_ms - known_ms)
+        self._learn_time(_size(len(expanded)), elapsed_ms)
         for score, children in expanded:
             shares = sorted((math.exp(child - score) for child in children), reverse=True)
             for rank in range(len(self._profile)):
                 share = shares[rank] if rank < len(shares) else 0.0
                 self._profile[rank] += _SMOOTHING * (min(1.0, share) - self._profile[rank])
+
+    def _learn_time(self, size: int, elapsed_ms: float) -> None:
+        known_ms = self._step_ms.setdefault(size, elapsed_ms)
+        first_ms = self._first_ms.setdefault(size, elapsed_ms)
+        elapsed_ms = min(elapsed_ms, _MAX_JUMP * known_ms)
+        rate = _FALLING if elapsed_ms < known_ms else _RISING
+        self._step_ms[size] = known_ms + rate * (elapsed_ms - known_ms)
+        slowness = self._step_ms[size] / first_ms
+        for other, time_ms in self._step_ms.items():
+            if other != size:
+                usual_ms = slowness * self._first_ms[other]
+                self._step_ms[other] = time_ms + _DRIFT * (usual_ms - time_ms)
 
     def _gain(self, survival: float) -> float:
         """Return what the children of a node bring, in tokens."""

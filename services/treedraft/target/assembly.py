@@ -21,6 +21,7 @@ from treedraft.target.budget import Budget, SurvivalCalibrator
 from treedraft.target.drafting import DraftBook
 from treedraft.target.engine import Engine
 from treedraft.target.events import EngineNews
+from treedraft.target.forecast import Forecast
 from treedraft.target.gate import DraftGate
 from treedraft.target.patience import Patience
 from treedraft.target.prompt_line import FirstTokenLimit
@@ -148,7 +149,7 @@ def assemble(
             max_nodes=settings.budget.max_nodes,
             max_depth=settings.budget.max_depth,
         ),
-        gate=DraftGate(settings.gate, costs),
+        gate=DraftGate(settings.gate, costs, Forecast(costs)),
         metrics=metrics,
         publish=publish,
         report=lambda scheduler: _report(scheduler, pool),

@@ -7,6 +7,10 @@ measured at the sizes that really ran. Taking nodes in the order of their
 survival keeps the set closed under ancestors, and scanning that order finds
 its best prefix. Budget zero is always among the candidates.
 
+Prompt chunks in the pass are work that gets done too: a token is worth what it
+takes in a plain step, a prompt's rows what they add to one. So nodes that hold up
+a prompt for longer than they bring tokens are left out.
+
 References: TurboSpec (arXiv 2406.14066), Sequoia (2402.12374), EAGLE-2
 (2406.16858).
 """
@@ -136,7 +140,12 @@ class Budget:
         self._is_fixed = is_fixed
 
     def choose(
-        self, requests: Sequence[BudgetRequest], *, num_plain_rows: int, num_sessions: int
+        self,
+        requests: Sequence[BudgetRequest],
+        *,
+        num_plain_rows: int,
+        num_sessions: int,
+        num_passing: int = 0,
     ) -> list[FlatTree]:
         """Return the admitted tree of each session, in the order given.
 
@@ -144,6 +153,8 @@ class Budget:
             requests: the sessions of this pass that have a tree.
             num_plain_rows: rows of the pass that are no drafted nodes.
             num_sessions: sessions that get a token from this pass, with a tree or without.
+            num_passing: sessions in the pass, those with a mere part of their prompt
+                included; 0 if there are no such.
         """
         candidates = [
             candidate
@@ -153,7 +164,9 @@ class Budget:
         # Stable: within a session candidates already come best first, and a
         # parent never after its child.
         candidates.sort(key=lambda candidate: -candidate.survival)
-        count = self._best_prefix(candidates, num_sessions, num_plain_rows)
+        count = self._best_prefix(
+            candidates, num_sessions, num_plain_rows, max(num_sessions, num_passing)
+        )
         admitted: list[list[int]] = [[] for _ in requests]
         for candidate in candidates[:count]:
             admitted[candidate.session].extend(candidate.node_ids)
@@ -170,8 +183,9 @@ class Budget:
             max_stall_steps: how much longer than a step without prompts it may take, in
                 such steps.
         """
-        plain_ms = self._costs.estimate(num_decoding)
-        return self._costs.rows_within((1.0 + max_stall_steps) * plain_ms) - num_decoding
+        plain_ms = self._costs.estimate(num_decoding, num_decoding)
+        limit_ms = (1.0 + max_stall_steps) * plain_ms
+        return self._costs.rows_within(limit_ms, num_decoding + 1) - num_decoding
 
     def pass_seconds(self, num_rows: int) -> float:
         """Return what a pass over so many rows is expected to take; 0 before any was measured."""
@@ -218,16 +232,25 @@ class Budget:
         return node_survivals(request.tree, self._calibrator, request.max_depth)
 
     def _best_prefix(
-        self, candidates: Sequence[_Candidate], num_sessions: int, num_plain_rows: int
+        self,
+        candidates: Sequence[_Candidate],
+        num_sessions: int,
+        num_plain_rows: int,
+        num_passing: int,
     ) -> int:
-        num_nodes, expected = 0, float(num_sessions)
-        best_count, best_goodput = 0, expected / self._costs.estimate(num_plain_rows)
+        """Return how many candidates make the pass that gets most done in its time."""
+        estimate = self._costs.estimate
+        token_ms = estimate(num_sessions, num_sessions) / max(1, num_sessions)
+        pass_ms = estimate(num_plain_rows, num_passing)
+        # What the pass does anyway: a plain step, and the prompts beside it.
+        worth_ms = max(pass_ms, num_sessions * token_ms)
+        num_nodes, best_count, best_rate = 0, 0, worth_ms / pass_ms
         for count, candidate in enumerate(candidates, start=1):
             num_nodes += len(candidate.node_ids)
             if num_nodes > self._max_step_nodes:
                 break
-            expected += candidate.survival
-            goodput = expected / self._costs.estimate(num_plain_rows + num_nodes)
-            if self._is_fixed or candidate.survival == 1.0 or goodput > best_goodput:
-                best_count, best_goodput = count, goodput
+            worth_ms += candidate.survival * token_ms
+            rate = worth_ms / estimate(num_plain_rows + num_nodes, num_passing)
+            if self._is_fixed or candidate.survival == 1.0 or rate > best_rate:
+                best_count, best_rate = count, rate
         return best_count

@@ -9,7 +9,7 @@ link and is counted; the sessions go on with plain steps or another drafter.
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from treedraft.core.errors import InvalidGrowthError
 from treedraft.core.exchange import (
@@ -23,53 +23,16 @@ from treedraft.core.exchange import (
 )
 from treedraft.core.growth import Growth
 from treedraft.core.session import DraftSpec
+from treedraft.target.drafter_state import Attachment, DrafterState
 from treedraft.target.session import TargetSession
 from treedraft.target.settings import DraftLinkSettings
 from treedraft.telemetry.metrics import Metrics
 
 _MAX_REOPENS = 8
-# Credit is given back with the next commits, or when this part of it is used.
-_CREDIT_PARTS = 4
 
 
-@dataclass(slots=True)
-class _Attachment:
-    """A session at a drafter."""
-
-    endpoint: str
-    number: int
-    num_reopens: int = 0
-    # Committed length that the drafter knows of, or is about to.
-    told_length: int = 0
-    is_paused: bool = False
-
-
-@dataclass(slots=True)
-class _Outbox:
-    """What is to be sent to one drafter with the next frame."""
-
-    opens: list[SessionOpen] = field(default_factory=list)
-    commits: list[Commit] = field(default_factory=list)
-    closes: list[int] = field(default_factory=list)
-    pauses: list[int] = field(default_factory=list)
-    credit_nodes: int = 0
-    tokenizer: SharedTokenizer | None = None
-
-    def is_due(self, least_credit: int) -> bool:
-        """Return whether there is anything to say; credit alone can wait until it is some."""
-        is_news = self.opens or self.commits or self.closes or self.pauses
-        return bool(is_news) or self.credit_nodes >= least_credit
-
-
-@dataclass(slots=True)
-class _Link:
-    """A drafter that is up."""
-
-    sessions: dict[int, TargetSession] = field(default_factory=dict)
-    outbox: _Outbox = field(default_factory=_Outbox)
-    next_number: int = 1
-    credit_nodes: int = 0  # granted and not used
-    has_tokenizer: bool = False
+Wants = Callable[[TargetSession, int], bool]
+"""Says whether to draft for a session of whose text its drafter missed so many tokens."""
 
 
 class DraftBook:
@@ -99,12 +62,13 @@ class DraftBook:
         self._vocab_size = vocab_size
         self._metrics = metrics
         self._verifies_drafts = verifies_drafts
-        self._links: dict[str, _Link] = {}
-        self._attachments: dict[str, _Attachment] = {}
+        self._links: dict[str, DrafterState] = {}
+        self._attachments: dict[str, Attachment] = {}
         self._refusals: dict[str, set[str]] = {}  # session id -> endpoints that refused it
         self._sessions: dict[str, TargetSession] = {}
         self._refused_links: dict[str, str] = {}
         self._is_open = False
+        self._wants: Wants = lambda session, num_missed: True
 
     def is_drafted_for(self, session: TargetSession) -> bool:
         """Return whether a drafter works for the session."""
@@ -122,19 +86,25 @@ class DraftBook:
         if is_wanted and self._verifies_drafts:
             self._sessions[session.session_id] = session
 
-    def set_open(self, is_open: bool) -> None:
+    def set_open(self, is_open: bool, wants: Wants = lambda session, num_missed: True) -> None:
         """Let drafters work, or leave them alone until told otherwise.
 
         A session that a drafter knows stays open there and is told of the tokens that it
         missed with its next commit; others are opened when their turn has come.
+
+        Args:
+            is_open: whether to draft at all.
+            wants: whether to draft for a session.
         """
-        self._is_open = is_open
+        self._is_open, self._wants = is_open, wants
         for session in self._sessions.values():
             attachment = self._attachments.get(session.session_id)
             if attachment is None:
                 self._attach(session)
-            elif attachment.is_paused is is_open:
-                attachment.is_paused = not is_open
+                continue
+            missed = session.num_tokens - attachment.told_length if attachment.is_paused else 0
+            if attachment.is_paused is (is_open and wants(session, missed)):
+                attachment.is_paused = not attachment.is_paused
                 if attachment.is_paused:
                     self._links[attachment.endpoint].outbox.pauses.append(attachment.number)
 
@@ -160,7 +130,7 @@ class DraftBook:
 
     def link_up(self, endpoint: str) -> None:
         """Use a drafter from now on."""
-        link = _Link()
+        link = DrafterState()
         link.outbox.credit_nodes = self._settings.credit_nodes
         self._links[endpoint] = link
         for session in self._sessions.values():
@@ -202,21 +172,11 @@ class DraftBook:
         Args:
             economics: what drafts are worth at present, to be passed on.
         """
-        frames = {}
-        for endpoint, link in self._links.items():
-            if link.outbox.is_due(self._settings.credit_nodes // _CREDIT_PARTS):
-                outbox, link.outbox = link.outbox, _Outbox()
-                link.credit_nodes += outbox.credit_nodes
-                frames[endpoint] = TargetFrame(
-                    opens=outbox.opens,
-                    commits=outbox.commits,
-                    closes=outbox.closes,
-                    credit_nodes=outbox.credit_nodes,
-                    economics=economics,
-                    pauses=outbox.pauses,
-                    tokenizer=outbox.tokenizer,
-                )
-        return frames
+        return {
+            endpoint: link.take_frame(economics)
+            for endpoint, link in self._links.items()
+            if link.has_news(self._settings.credit_nodes)
+        }
 
     def take_refused_links(self) -> dict[str, str]:
         """Return the links to end, with the reason."""
@@ -224,18 +184,18 @@ class DraftBook:
         return refused
 
     def _attach(self, session: TargetSession) -> None:
-        if not self._is_open:
+        if not self._is_open or not self._wants(session, session.num_tokens):
             return
         refused = self._refusals.get(session.session_id, set())
         for address in session.spec.drafters:
             link = self._links.get(address.endpoint)
             if link and address.endpoint not in refused:
-                attachment = _Attachment(address.endpoint, link.next_number)
+                attachment = Attachment(address.endpoint, link.next_number)
                 self._attachments[session.session_id] = attachment
                 self._open_at(link, attachment, session)
                 return
 
-    def _open_at(self, link: _Link, attachment: _Attachment, session: TargetSession) -> None:
+    def _open_at(self, link: DrafterState, attachment: Attachment, session: TargetSession) -> None:
         # A number is never used twice, so that nodes still on their way from
         # before cannot be taken for nodes of the new opening.
         attachment.number, link.next_number = link.next_number, link.next_number + 1
@@ -257,7 +217,7 @@ class DraftBook:
         link.outbox.opens.append(SessionOpen(attachment.number, spec))
         session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
 
-    def _take_growths(self, link: _Link, frame: DraftFrame, arrived_ns: int) -> None:
+    def _take_growths(self, link: DrafterState, frame: DraftFrame, arrived_ns: int) -> None:
         num_nodes = sum(growth.num_nodes for growth in frame.growths)
         if num_nodes > min(link.credit_nodes, self._settings.max_frame_nodes):
             raise InvalidGrowthError(
@@ -269,7 +229,7 @@ class DraftBook:
         for growth in frame.growths:
             self._take_growth(link, growth, arrived_ns)
 
-    def _take_growth(self, link: _Link, growth: Growth, arrived_ns: int) -> None:
+    def _take_growth(self, link: DrafterState, growth: Growth, arrived_ns: int) -> None:
         session = link.sessions.get(growth.session_number)
         if session is None:
             self._metrics.nodes_dropped("SESSION_CLOSED", growth.num_nodes)
@@ -281,7 +241,7 @@ class DraftBook:
         if dropped:
             self._metrics.nodes_dropped("STALE_OR_FULL", dropped)
 
-    def _detach_refused(self, endpoint: str, link: _Link, number: int) -> None:
+    def _detach_refused(self, endpoint: str, link: DrafterState, number: int) -> None:
         session = link.sessions.pop(number, None)
         if session:
             del self._attachments[session.session_id]
@@ -289,7 +249,7 @@ class DraftBook:
             session.drop_drafts()
             self._attach(session)
 
-    def _reopen(self, endpoint: str, link: _Link, number: int) -> None:
+    def _reopen(self, endpoint: str, link: DrafterState, number: int) -> None:
         session = link.sessions.get(number)
         if session is None:
             return

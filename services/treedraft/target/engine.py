@@ -30,17 +30,18 @@ from treedraft.target.events import (
     Stop,
     StreamEnded,
 )
-from treedraft.target.gate import DraftGate, FinishedStep
+from treedraft.target.finished_step import FinishedStep
+from treedraft.target.gate import DraftGate
 from treedraft.target.patience import DraftingSession, Patience, held_ms
 from treedraft.target.round import RoundOutcome
 from treedraft.target.scheduler import Scheduler, SessionPass
+from treedraft.target.session import TargetSession
 from treedraft.target.session_roster import SessionRoster
 from treedraft.target.step import PassRunner
 from treedraft.telemetry.metrics import Metrics
 
 _REPORT_INTERVAL_NS = 250_000_000
-# How long to sleep when sessions exist but none may run: a log is behind, and
-# a deadline may pass.
+# How long to sleep when sessions exist but none may run: a log is behind.
 _PAUSE_SECONDS = 0.02
 
 # After so many failed passes in a row the process ends, to be started afresh.
@@ -139,7 +140,8 @@ class Engine:
     def _do_step(self) -> None:
         self._roster.end_expired()
         self._roster.refuse_late()
-        self._book.set_open(self._gate.is_open(self._scheduler.num_sessions))
+        load = self._scheduler.num_sessions
+        self._book.set_open(self._gate.is_open(load), self._gate.wants)
         self._wait_for_drafts()
         passes = self._scheduler.plan()
         self._is_idle = not passes
@@ -148,12 +150,12 @@ class Engine:
         if passes:
             # Drafters begin with a new session while its prompt is computed.
             self._announce_commits()
-            is_drafted = any(self._book.is_drafted_for(p.session) for p in passes)
+            drafted = [p.session for p in passes if self._book.is_drafted_for(p.session)]
             try:
                 outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
                 for outcome in outcomes:
                     self._roster.settle(outcome)
-                self._measure_goodput(passes, outcomes, is_drafted)
+                self._measure_goodput(load, passes, outcomes, drafted)
             except Exception:
                 # Whatever it was, the KV of these sessions is not to be
                 # trusted any more; all others are untouched.
@@ -168,7 +170,11 @@ class Engine:
             raise RuntimeError("passes keep failing; the device may be gone")
 
     def _measure_goodput(
-        self, passes: Sequence[SessionPass], outcomes: Sequence[RoundOutcome], is_drafted: bool
+        self,
+        load: int,
+        passes: Sequence[SessionPass],
+        outcomes: Sequence[RoundOutcome],
+        drafted: Sequence[TargetSession],
     ) -> None:
         num_tokens = sum(len(outcome.verdict.token_ids) for outcome in outcomes)
         elapsed_ms = self._patience.goodput.step_finished(
@@ -178,15 +184,15 @@ class Engine:
             counts=all(session_pass.num_new == 1 for session_pass in passes),
         )
         if elapsed_ms is not None:
-            self._gate.step_finished(
-                FinishedStep(
-                    num_sessions=len(passes),
-                    num_tokens=num_tokens,
-                    elapsed_ms=elapsed_ms,
-                    pass_ms=self._runner.last_pass_ms,
-                    is_drafted=is_drafted,
-                )
+            step = FinishedStep.of(
+                load,
+                passes,
+                outcomes,
+                drafted=drafted,
+                elapsed_ms=elapsed_ms,
+                pass_ms=self._runner.last_pass_ms,
             )
+            self._gate.step_finished(step)
 
     # Taking in.
 

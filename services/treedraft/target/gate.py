@@ -10,25 +10,74 @@ try again with. Drafting is open as long as there is something in the account,
 so what it can lose is bounded: the first deposit, once, and that share.
 
 Loads are told apart by the number of sessions in powers of two, since price and
-cost grow with it: what does not pay at some load is not tried at a greater one
-before its allowance has been saved up.
+cost grow with it. Until drafts were tried at one, it is open if they promise to pay
+(`forecast`) and did so at the next smaller one. Steps of many sessions say more than
+those of few, as a mean over more texts does, so the deposit shrinks with the root of
+their number. Where the forecast is a loss, what is set aside for trials is a fraction:
+they are a doubt about the forecast, not about the load.
+
+Within a load that is open each session has an account of its own (`session_account`).
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from treedraft.target.finished_step import DraftedRound, FinishedStep
+from treedraft.target.forecast import Forecast
+from treedraft.target.session import TargetSession
+from treedraft.target.session_account import is_worth_catching_up
 from treedraft.target.settings import GateSettings
 from treedraft.target.step_costs import StepCosts
 
 _SMOOTHING = 0.1
 _MAX_STEPS = 4.0
+# Of the allowance, where the forecast says that trials will fail.
+_DOUBT = 0.1
+# Of the first deposit: what has to be there to try again.
+_RETRIAL = 0.5
+# What one text or two are like says nothing about many: that size of load on it does.
+_LEAST_TELLING_SIZE = 2
+# A forecast holds for so many steps: to begin and leave off costs more than either.
+_PROMISED_STEPS = 32
+
+
+@dataclass(slots=True)
+class _Promise:
+    """What was forecast last for a number of sessions, to be kept to for some steps."""
+
+    load: int
+    pays: bool
+    steps_left: int
 
 
 @dataclass(slots=True)
 class _Account:
     """What drafting at one load has left to lose, in plain steps."""
 
+    trial: float
+    max_gain: float
     balance: float
-    is_open: bool
+    is_open: bool = True
+    is_tried: bool = False
+    saved: float = 0.0  # for a first trial against the forecast
+    promise: "_Promise | None" = None
+
+    def save(self, change: float) -> None:
+        if self.is_tried:
+            self.enter(change)
+            return
+        self.saved += change
+        if self.saved >= _RETRIAL * self.trial:
+            self.balance, self.is_tried = self.saved, True
+
+    def enter(self, change: float) -> None:
+        limit = self.max_gain if self.is_open else _RETRIAL * self.trial
+        self.balance = min(limit, self.balance + change)
+        if self.balance <= 0.0:
+            self.is_open = False
+        elif self.balance >= _RETRIAL * self.trial:
+            self.is_open = True
 
 
 @dataclass(slots=True)
@@ -44,61 +93,107 @@ class _Overhead:
         self.mean_ms += rate * (max(0.0, overhead_ms) - self.mean_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """A step without prompts: sessions in it, tokens out of it, and where its time went."""
-
-    num_sessions: int
-    num_tokens: int
-    elapsed_ms: float
-    pass_ms: float
-    is_drafted: bool
-
-
 @dataclass(slots=True)
 class DraftGate:
     """Keeps the accounts; to be asked before each step and told after it."""
 
     settings: GateSettings
     costs: StepCosts
+    forecast: Forecast
     _accounts: dict[int, _Account] = field(default_factory=dict)
     _overheads: dict[int, _Overhead] = field(default_factory=dict)
 
-    def is_open(self, num_sessions: int) -> bool:
+    def is_open(self, load: int) -> bool:
         """Return whether to draft while so many sessions run."""
-        return not self.settings.enabled or self._account(num_sessions).is_open
+        if not self.settings.enabled:
+            return True
+        account = self._account(load)
+        return account.is_open if account.is_tried else self._promises(load)
+
+    def wants(self, session: TargetSession, num_missed: int) -> bool:
+        """Return whether to draft for a session, of whose text a drafter missed so many tokens."""
+        return not self.settings.enabled or (
+            session.draft_account.is_open(session.num_tokens)
+            and is_worth_catching_up(num_missed, session.stop_checker.tokens_left)
+        )
 
     def step_finished(self, step: FinishedStep) -> None:
         """Enter a step into the books."""
-        size = _size(step.num_sessions)
-        overhead = self._overheads.setdefault(size, _Overhead())
-        if not step.is_drafted:
+        overhead = self._overhead(step.load)
+        if not step.drafted:
             overhead.observe(step.elapsed_ms - step.pass_ms)
-        plain_ms = self.costs.estimate(step.num_sessions) + overhead.mean_ms
+        plain_ms = self.costs.estimate(step.num_sessions, step.num_sessions) + overhead.mean_ms
         # One hiccup of the machine must not close it for long.
         num_steps = min(step.elapsed_ms / plain_ms, _MAX_STEPS)
-        change = self.settings.allowance * num_steps
-        if step.is_drafted:
-            change += step.num_tokens / step.num_sessions - num_steps
-        self._enter(self._account(step.num_sessions), change)
+        if not step.drafted:
+            self._save(step.load, num_steps)
+            return
+        account = self._account(step.load)
+        account.is_tried = True
+        account.enter(
+            (self.settings.allowance - 1.0) * num_steps + step.num_tokens / step.num_sessions
+        )
+        self.forecast.observe(
+            num_sessions=step.num_sessions,
+            num_nodes=sum(one.num_nodes for one in step.drafted),
+            num_accepted=sum(one.num_accepted for one in step.drafted),
+            draft_ms=step.elapsed_ms - step.pass_ms - overhead.mean_ms,
+        )
+        self._share_out(step.drafted, step.num_sessions * max(0.0, num_steps - 1.0))
 
-    def _enter(self, account: _Account, change: float) -> None:
-        limit = self.settings.max_gain_steps if account.is_open else self.settings.trial_steps
-        account.balance = min(limit, account.balance + change)
-        if account.balance <= 0.0:
-            account.is_open = False
-        elif account.balance >= self.settings.trial_steps:
-            account.is_open = True
+    def _share_out(self, drafted: Sequence[DraftedRound], num_lost: float) -> None:
+        """Enter a step that took as long as `num_lost` tokens more into its sessions' accounts."""
+        weight = sum(1 + one.num_nodes for one in drafted)
+        for one in drafted:
+            one.session.draft_account.enter(
+                one.num_accepted - num_lost * (1 + one.num_nodes) / weight,
+                one.session.num_tokens,
+                trial_tokens=self.settings.session_trial_tokens,
+            )
 
-    def _account(self, num_sessions: int) -> _Account:
-        size = _size(num_sessions)
+    def _save(self, load: int, num_steps: float) -> None:
+        """Set aside for the next trial what a step without drafts allows."""
+        if not self.is_open(load):
+            share = 1.0 if self._gain_steps(load) >= 0.0 else _DOUBT
+            self._account(load).save(share * self.settings.allowance * num_steps)
+
+    def _promises(self, load: int) -> bool:
+        """Return whether a load where drafts were not tried is one where they should pay."""
+        account = self._account(load)
+        promise = account.promise
+        if promise is None or promise.load != load or not promise.steps_left:
+            promise = account.promise = _Promise(load, self._should_pay(load), _PROMISED_STEPS)
+        promise.steps_left -= 1
+        return promise.pays
+
+    def _should_pay(self, load: int) -> bool:
+        if not self.settings.forecast:
+            return True
+        size = _size(load)
+        below = [
+            known
+            for known, account in self._accounts.items()
+            if _LEAST_TELLING_SIZE <= known < size and account.is_tried
+        ]
+        is_hopeless = bool(below) and not self._accounts[max(below)].is_open
+        return not is_hopeless and self._gain_steps(load) >= 0.0
+
+    def _gain_steps(self, load: int) -> float:
+        overhead_ms = self._overhead(load).mean_ms
+        return self.forecast.gain_steps(max(1, load), overhead_ms=overhead_ms)
+
+    def _overhead(self, load: int) -> _Overhead:
+        return self._overheads.setdefault(_size(load), _Overhead())
+
+    def _account(self, load: int) -> _Account:
+        size = _size(load)
         if size not in self._accounts:
-            below = [known for known in self._accounts if known < size]
-            is_hopeless = bool(below) and not self._accounts[max(below)].is_open
-            deposit = 0.0 if is_hopeless else self.settings.trial_steps
-            self._accounts[size] = _Account(deposit, not is_hopeless)
+            certainty = math.sqrt(2**size)
+            trial = self.settings.trial_steps / certainty
+            max_gain = max(trial, self.settings.max_gain_steps / certainty)
+            self._accounts[size] = _Account(trial, max_gain, trial)
         return self._accounts[size]
 
 
-def _size(num_sessions: int) -> int:
-    return max(0, num_sessions - 1).bit_length()
+def _size(load: int) -> int:
+    return max(0, load - 1).bit_length()

@@ -241,7 +241,7 @@ class Patience:
             is_answered = not self._promises()
             return None if is_answered else self._wait_since_ns + _SYNCHRONOUS_LIMIT_NS
         waited_ms = (now_ns - self._wait_since_ns) / 1e6
-        plain_ms = self._costs.estimate(num_sessions)
+        plain_ms = self._costs.estimate(num_sessions, num_sessions)
         left_ms = self._settings.max_pass_share * plain_ms - waited_ms
         worth = self.goodput.tokens_per_ms or num_sessions / plain_ms
         gain, until_ns, endpoints = 0.0, None, []

@@ -211,7 +211,10 @@ class Scheduler:
         num_plain_rows = sum(p.num_new for p in passes)
         num_sessions = sum(p.reaches_end for p in passes)
         trees = self._budget.choose(
-            requests, num_plain_rows=num_plain_rows, num_sessions=num_sessions
+            requests,
+            num_plain_rows=num_plain_rows,
+            num_sessions=num_sessions,
+            num_passing=len(passes),
         )
         for session_pass, tree in zip(speculating, trees, strict=True):
             session_pass.tree = tree

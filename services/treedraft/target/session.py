@@ -19,6 +19,7 @@ from treedraft.core.sampling import Verification
 from treedraft.core.session import FinishReason, RoundTimes, SessionSpec, SessionStatistics
 from treedraft.core.token_tree import TokenTree
 from treedraft.inference.sampler import SessionCounts
+from treedraft.target.session_account import SessionAccount
 from treedraft.target.stopping import StopChecker
 from treedraft.telemetry.tracing import RequestSpan
 from treedraft.text.grammar import GrammarState
@@ -123,6 +124,7 @@ class TargetSession:
         self.sibling_laws: dict[int, SiblingLaw] = {}
         # Committed length at which the drafter said that nothing more will come.
         self.rest_length = -1
+        self.draft_account = SessionAccount()
         self.commit_sent_ns: deque[tuple[int, int]] = deque(maxlen=_MAX_REMEMBERED_COMMITS)
         # Measuring.
         self.counts = RunningCounts()

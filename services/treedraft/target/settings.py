@@ -84,23 +84,36 @@ class GateSettings(Frozen):
     enabled: bool = Field(
         default=True, description="Whether to measure that at all; without, drafters always work."
     )
+    forecast: bool = Field(
+        default=True,
+        description="Whether a load begins closed where the measured cost of rows and what drafts "
+        "brought elsewhere say that they cannot pay.",
+    )
     trial_steps: float = Field(
         default=8.0,
         gt=0,
-        description="What drafting may lose at a load before it is closed there, in plain steps.",
+        description="What drafting may lose at one session before it is closed, in plain steps; at "
+        "a load of more the root of their number less, since more texts say more.",
+    )
+    session_trial_tokens: float = Field(
+        default=5.0,
+        gt=0,
+        description="What drafting may lose one session, in tokens that its share of the time "
+        "would have made, before that one is left alone for a while.",
     )
     allowance: float = Field(
-        default=0.01,
+        default=0.02,
         ge=0.0,
         le=1.0,
         description="Share of the time that may be lost to trying again: after a trial that "
-        "failed, the next one comes when this share has added up to it.",
+        "failed, the next one comes when this share has added up to half a first one. Where a "
+        "forecast says that it will fail, a tenth of this.",
     )
     max_gain_steps: float = Field(
         default=24.0,
         gt=0,
-        description="What drafting that pays may save up, in plain steps: how long it may then "
-        "fail before it is closed.",
+        description="What drafting that pays may save up at one session, in plain steps: how long "
+        "it may then fail before it is closed; less at a load of more, likewise.",
     )
 
 

@@ -217,7 +217,9 @@ class PassRunner:
         # Passes with prompt chunks would teach the budget a wrong price.
         if all(p.num_new == 1 for p in passes):
             num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
-            self._costs.observe(num_rows, self.last_pass_ms, is_disturbed=is_disturbed)
+            self._costs.observe(
+                num_rows, self.last_pass_ms, num_sessions=len(passes), is_disturbed=is_disturbed
+            )
 
 
 def _rows_of(laws: Sequence[list[LawRow]]) -> list[range]:

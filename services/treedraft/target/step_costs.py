@@ -1,9 +1,12 @@
-"""What a pass takes by its number of rows, as measured on the machine at hand.
+"""What a pass takes by its rows and its sessions, as measured on the machine at hand.
 
-Two things move the time of a pass besides its rows. The machine as a whole is
+Three things move the time of a pass besides its rows. Each session reads its own
+context and is laid out by itself, so sixteen sessions of one row take longer than
+one session of sixteen; what a session adds is kept apart, or a time of heavy load
+would price drafted nodes out for those that come after it. The machine as a whole is
 faster or slower than a while ago, so each pass says something about all sizes,
 the more the nearer they are. And a drafter on the same cores may compute at the
-same time; what that adds is kept apart, since it is the price of not waiting for
+same time; what that adds is kept apart too, since it is the price of not waiting for
 the drafter and not that of a row.
 """
 
@@ -23,10 +26,13 @@ _FIRST_WEIGHT = 0.5
 # Where every pass is disturbed nothing tells the disturbance from the price of a
 # row, and it is taken for the latter.
 _DISTURBANCE_FORGETTING = 0.02
+# What passes of several sessions say about rows: where they take longer than
+# expected it is mostly their sessions, since passes of one tell what rows cost.
+_WEIGHT_AMONG_OTHERS = 0.25
 
 
 class StepCosts:
-    """Measured time of a pass by its number of rows, in milliseconds."""
+    """Measured time of a pass by its numbers of rows and sessions, in milliseconds."""
 
     def __init__(self) -> None:
         """Know nothing yet: every size is taken to cost the same."""
@@ -34,6 +40,12 @@ class StepCosts:
         self._times: list[float] = []
         self._first_times: list[float] = []
         self._disturbance_ms = 0.0
+        self._session_ms = self._first_session_ms = 0.0
+
+    @property
+    def session_ms(self) -> float:
+        """What a session more adds to a pass, its rows aside."""
+        return self._session_ms
 
     @property
     def is_known(self) -> bool:
@@ -45,15 +57,49 @@ class StepCosts:
         """What a pass takes longer when drafters compute meanwhile."""
         return self._disturbance_ms
 
-    def observe(self, num_rows: int, elapsed_ms: float, *, is_disturbed: bool = False) -> None:
+    def observe(
+        self,
+        num_rows: int,
+        elapsed_ms: float,
+        *,
+        num_sessions: int = 1,
+        is_disturbed: bool = False,
+    ) -> None:
         """Learn from a pass.
 
         Args:
             num_rows: rows of the pass.
             elapsed_ms: what it took.
+            num_sessions: sessions that the rows belong to.
             is_disturbed: whether a drafter of one of its sessions may have
                 computed at the same time.
         """
+        smoothing = _SMOOTHING
+        if num_sessions > 1:
+            if self._rows and not is_disturbed:
+                self._learn_sessions(num_rows, elapsed_ms, num_sessions - 1)
+            # Rows take no longer than they do in several sessions, that is for certain.
+            if elapsed_ms > self.estimate(num_rows):
+                # In proportion, so that no noise is ever blamed on rows alone.
+                elapsed_ms *= self.estimate(num_rows) / self.estimate(num_rows, num_sessions)
+                smoothing *= _WEIGHT_AMONG_OTHERS
+        index = self._index_of(num_rows, elapsed_ms)
+        # One hiccup of the machine must not price a size out for good.
+        elapsed_ms = min(elapsed_ms, _MAX_JUMP * self._times[index])
+        if is_disturbed:
+            elapsed_ms = self._without_disturbance(elapsed_ms, self._times[index])
+        change = elapsed_ms / self._times[index]
+        self._times[index] += smoothing * (elapsed_ms - self._times[index])
+        self._update_others(index, change, smoothing)
+
+    def calibrate_sessions(self, num_sessions: int, elapsed_ms: float) -> None:
+        """Take what sessions add from a pass over one row of each, rows being known already."""
+        if num_sessions > 1:
+            added_ms = elapsed_ms - self._time_of_rows(num_sessions)
+            self._session_ms = self._first_session_ms = max(0.0, added_ms / (num_sessions - 1))
+
+    def _index_of(self, num_rows: int, elapsed_ms: float) -> int:
+        """Return where the size of a pass stands, which is put there if it is new."""
         size = _SIZES[min(bisect.bisect_left(_SIZES, num_rows), len(_SIZES) - 1)]
         index = bisect.bisect_left(self._rows, size)
         if index == len(self._rows):  # beyond what is known
@@ -62,18 +108,19 @@ class StepCosts:
             expected_ms = self.estimate(size)
             added_ms = min(elapsed_ms, _MAX_JUMP * expected_ms) - expected_ms
             self._insert(index, size, expected_ms + _FIRST_WEIGHT * added_ms)
-        # One hiccup of the machine must not price a size out for good.
-        elapsed_ms = min(elapsed_ms, _MAX_JUMP * self._times[index])
-        if is_disturbed:
-            elapsed_ms = self._without_disturbance(elapsed_ms, self._times[index])
-        change = elapsed_ms / self._times[index]
-        self._times[index] += _SMOOTHING * (elapsed_ms - self._times[index])
-        self._update_others(index, change)
+        return index
 
     def _insert(self, index: int, size: int, time_ms: float) -> None:
         self._rows.insert(index, size)
         self._times.insert(index, time_ms)
         self._first_times.insert(index, time_ms)
+
+    def _learn_sessions(self, num_rows: int, elapsed_ms: float, num_others: int) -> None:
+        expected_ms = self.estimate(num_rows, 1 + num_others)
+        added_ms = min(elapsed_ms, _MAX_JUMP * expected_ms) - expected_ms
+        session_ms = self._session_ms + _SMOOTHING * added_ms / num_others
+        session_ms += _FORGETTING * (self._first_session_ms - session_ms)
+        self._session_ms = max(0.0, session_ms)
 
     def _without_disturbance(self, elapsed_ms: float, expected_ms: float) -> float:
         """Learn what the disturbance adds, and take it off."""
@@ -82,21 +129,25 @@ class StepCosts:
         self._disturbance_ms = max(0.0, kept + _SMOOTHING * added)
         return elapsed_ms - min(self._disturbance_ms, max(0.0, elapsed_ms - expected_ms))
 
-    def _update_others(self, observed: int, change: float) -> None:
+    def _update_others(self, observed: int, change: float, smoothing: float) -> None:
         """Let the other sizes go along, and return to their first price to be tried again."""
         for index, first in enumerate(self._first_times):
             if index != observed:
                 ratio = self._rows[index] / self._rows[observed]
                 likeness = min(ratio, 1.0 / ratio)
-                time_ms = self._times[index] * change ** (_SMOOTHING * likeness)
+                time_ms = self._times[index] * change ** (smoothing * likeness)
                 self._times[index] = time_ms + _FORGETTING * (first - time_ms)
 
-    def rows_within(self, limit_ms: float) -> int:
+    def rows_within(self, limit_ms: float, num_sessions: int = 1) -> int:
         """Return the most rows, of the sizes told apart, that a pass of this time holds."""
-        return max((size for size in _SIZES if self.estimate(size) <= limit_ms), default=0)
+        within = (size for size in _SIZES if self.estimate(size, num_sessions) <= limit_ms)
+        return max(within, default=0)
 
-    def estimate(self, num_rows: int) -> float:
+    def estimate(self, num_rows: int, num_sessions: int = 1) -> float:
         """Return the expected time of a pass, interpolated between known sizes."""
+        return self._time_of_rows(num_rows) + max(0, num_sessions - 1) * self._session_ms
+
+    def _time_of_rows(self, num_rows: int) -> float:
         if not self._rows:
             return 1.0
         index = bisect.bisect_left(self._rows, num_rows)

@@ -5,6 +5,7 @@ start what a pass of each size costs on this machine.
 """
 
 import time
+from itertools import accumulate
 
 import numpy as np
 
@@ -12,33 +13,52 @@ from treedraft.inference.runner import Runner
 from treedraft.inference.segment import Segment
 from treedraft.target.step_costs import StepCosts
 
-_SWEEPS = 5
+_SWEEPS = 8
+# Tokens before the rows of each pass: what a session adds is mostly its own context.
+_CONTEXT = 128
+# Sessions of one row each, in the pass that tells what a session adds.
+_SESSIONS = 16
 
 
 def warm_up(runner: Runner, costs: StepCosts, *, max_rows: int) -> None:
-    """Time passes of 1, 2, 4, … `max_rows` rows over one session and tell `costs`.
+    """Time passes of 1, 2, 4, … `max_rows` rows, of one session and of several; tell `costs`.
 
     Writes to the first slots of the KV pool, which hold nothing yet.
     """
     sizes = [2**exponent for exponent in range(max_rows.bit_length())]
+    num_sessions = min(_SESSIONS, max_rows)
+    shapes = [*((size, 1) for size in sizes), (num_sessions, num_sessions)]
     # Sweep after sweep: what else the machine does for a moment, such as loading a
     # drafter, must not fall on all passes of one size.
-    sweeps = [[_time_pass(runner, size) for size in sizes] for _ in range(_SWEEPS)]
-    for size, times in zip(sizes, zip(*sweeps, strict=True), strict=True):
-        costs.observe(size, min(times))
+    sweeps = [[_time_pass(runner, *shape) for shape in shapes] for _ in range(_SWEEPS)]
+    *best, best_of_sessions = (min(times) for times in zip(*sweeps, strict=True))
+    # No pass takes longer for having fewer rows: what seems so was something else.
+    best = list(accumulate(reversed(best), min))[::-1]
+    for size, time_ms in zip(sizes, best, strict=True):
+        costs.observe(size, time_ms)
+    costs.calibrate_sessions(num_sessions, best_of_sessions)
 
 
-def _time_pass(runner: Runner, num_rows: int) -> float:
-    slots = np.arange(num_rows, dtype=np.int64)
-    segment = Segment(
+def _time_pass(runner: Runner, num_rows: int, num_sessions: int) -> float:
+    own_rows = num_rows // num_sessions
+    num_context = max(0, min(_CONTEXT, runner.pool.num_slots - num_rows))
+    segments = [
+        _segment(own_rows, num_context, num_context + index * own_rows)
+        for index in range(num_sessions)
+    ]
+    started = time.perf_counter()
+    runner.forward(segments).argmax(dim=-1).tolist()
+    return (time.perf_counter() - started) * 1e3
+
+
+def _segment(num_rows: int, num_context: int, first_slot: int) -> Segment:
+    slots = np.arange(first_slot, first_slot + num_rows, dtype=np.int64)
+    return Segment(
         token_ids=[0] * num_rows,
-        positions=range(num_rows),
+        positions=range(num_context, num_context + num_rows),
         write_slots=slots,
-        context_slots=np.zeros(0, dtype=np.int64),
+        context_slots=np.arange(num_context, dtype=np.int64),
         tree_slots=slots,
         tree_mask=np.tril(np.ones((num_rows, num_rows), dtype=np.bool_)),
         output_rows=range(num_rows),
     )
-    started = time.perf_counter()
-    runner.forward([segment]).argmax(dim=-1).tolist()
-    return (time.perf_counter() - started) * 1e3

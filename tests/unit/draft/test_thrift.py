@@ -84,3 +84,23 @@ def test_nodes_without_children_and_with_many_are_learned_from(children):
         thrift.step_finished(5.0, [(math.log(0.5), [math.log(0.5) + c for c in children])])
     thrift.target_says(Economics(token_us=20_000))
     assert thrift.num_worth_it(log(0.9)) == bool(children)
+
+
+def test_what_steps_take_is_known_from_the_start():
+    thrift = Thrift(is_sharing=True)
+    thrift.calibrate({1: 2.0, 4: 2.5})
+    thrift.target_says(Economics(token_us=20_000))
+    assert thrift.num_worth_it(log(0.5)) == 1
+    assert thrift.num_worth_it(log(0.05)) == 0
+
+
+def test_a_first_step_that_took_long_is_not_believed_for_ever():
+    thrift = Thrift(is_sharing=True)
+    thrift.calibrate({1: 2.0, 4: 2.5})
+    thrift.target_says(Economics(token_us=20_000))
+    for _ in range(300):  # steps of four nodes beside a busy machine
+        thrift.step_finished(80.0, [(0.0, log(0.8))] * 4)
+    assert thrift.num_worth_it(log(0.3, 0.3, 0.3, 0.3)) < 4
+    for _ in range(300):  # roots alone are run from then on
+        thrift.step_finished(2.0, [(0.0, log(0.8))])
+    assert thrift.num_worth_it(log(0.3, 0.3, 0.3, 0.3)) == 4

@@ -169,3 +169,29 @@ def test_a_price_and_a_verdict_of_long_ago_are_forgotten():
     for _ in range(3000):
         calibrator.observe_walk(tree, tree.flatten([]), [])
     assert calibrator.edge_survival(bold, MODEL) > 0.7
+
+
+def test_nodes_that_hold_up_a_prompt_longer_than_they_bring_tokens_are_left_out():
+    # A row more costs 1.5 ms; a token is worth the 20 ms of a plain step.
+    measured = costs(r1=20.0, r16=42.5, r64=114.5, r128=210.5)
+
+    def admitted(survival):
+        [flat] = budget(measured).choose(
+            [request(chain(survival))], num_plain_rows=64, num_sessions=1, num_passing=2
+        )
+        return flat.num_nodes
+
+    assert admitted(0.3) == 1
+    assert admitted(0.06) == 0
+
+
+def test_a_pass_that_mostly_computes_prompts_does_not_take_in_any_node():
+    # By tokens per pass alone a node of one in ten would make 10 % more in 2 % more time.
+    measured = costs(r1=20.0, r64=114.5, r128=210.5)
+    tree = chain(0.05)
+    naive = (1.0 + 0.05) / measured.estimate(65) > 1.0 / measured.estimate(64)
+    assert naive
+    [flat] = budget(measured).choose(
+        [request(tree)], num_plain_rows=64, num_sessions=1, num_passing=2
+    )
+    assert flat.num_nodes == 0

@@ -1,32 +1,60 @@
 """Drafting is closed at loads where it does not pay, and what it loses is bounded."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from treedraft.target.gate import DraftGate, FinishedStep
+from treedraft.target.finished_step import DraftedRound, FinishedStep
+from treedraft.target.forecast import Forecast
+from treedraft.target.gate import DraftGate
+from treedraft.target.session_account import SessionAccount
 from treedraft.target.settings import GateSettings
 from treedraft.target.step_costs import StepCosts
 
 PLAIN_MS = 20.0
+NODES = 4
+
+
+def session(*, num_tokens=100, tokens_left=1000):
+    """Return as much of a session as the gate looks at."""
+    return SimpleNamespace(
+        draft_account=SessionAccount(),
+        num_tokens=num_tokens,
+        stop_checker=SimpleNamespace(tokens_left=tokens_left),
+    )
 
 
 class Engine:
     """Takes steps that the gate sees, and counts the time."""
 
-    def __init__(self, *, overhead_ms=0.0, **settings):
+    def __init__(self, *, overhead_ms=0.0, row_ms=0.0, **settings):
         costs = StepCosts()
-        for rows in (1, 2, 4, 8, 16, 32):
-            costs.observe(rows, PLAIN_MS)
-        self.gate = DraftGate(GateSettings(**settings), costs)
+        for rows in (1, 2, 4, 8, 16, 32, 64):
+            costs.observe(rows, PLAIN_MS + row_ms * (rows - 1))
+        self.costs = costs
+        self.gate = DraftGate(GateSettings(**settings), costs, Forecast(costs))
         self.overhead_ms = overhead_ms
         self.elapsed_ms = self.num_tokens = 0.0
 
-    def step(self, num_sessions, *, tokens, draft_ms):
+    def plain_ms(self, num_sessions):
+        return self.costs.estimate(num_sessions, num_sessions) + self.overhead_ms
+
+    def step(self, num_sessions, *, tokens, draft_ms, load=None):
         """Take a step; with drafts it emits so many tokens a session and takes longer."""
-        is_open = self.gate.is_open(num_sessions)
+        load = num_sessions if load is None else load
+        is_open = self.gate.is_open(load)
         num_tokens = num_sessions * (tokens if is_open else 1)
-        elapsed_ms = PLAIN_MS + self.overhead_ms + draft_ms * is_open
+        elapsed_ms = self.plain_ms(num_sessions) + draft_ms * is_open
+        drafted = [DraftedRound(session(), NODES, tokens - 1) for _ in range(num_sessions)]
         self.gate.step_finished(
-            FinishedStep(num_sessions, num_tokens, elapsed_ms, PLAIN_MS, is_open)
+            FinishedStep(
+                load,
+                num_sessions,
+                num_tokens,
+                elapsed_ms,
+                self.plain_ms(num_sessions) - self.overhead_ms,
+                drafted if is_open else [],
+            )
         )
         self.elapsed_ms += elapsed_ms
         self.num_tokens += num_tokens
@@ -42,18 +70,28 @@ def test_drafting_that_pays_stays_open():
 
 def test_drafting_that_never_pays_loses_its_deposit_and_the_allowance_and_no_more():
     engine = Engine(trial_steps=8.0, allowance=0.01)
-    opened = engine.steps(20_000, 8, tokens=1, draft_ms=10.0)
+    opened = engine.steps(20_000, 1, tokens=1, draft_ms=10.0)
     assert opened[0]
     assert any(opened[100:])  # it is tried again
-    plain_ms = engine.num_tokens / 8 * PLAIN_MS
+    plain_ms = engine.num_tokens * PLAIN_MS
     assert engine.elapsed_ms - plain_ms <= 9 * PLAIN_MS + 0.0101 * engine.elapsed_ms
+
+
+def test_a_trial_among_many_sessions_is_shorter():
+    def lost_steps(num_sessions):
+        engine = Engine()
+        engine.steps(100, num_sessions, tokens=1, draft_ms=10.0)
+        return (engine.elapsed_ms - engine.num_tokens / num_sessions * PLAIN_MS) / PLAIN_MS
+
+    assert lost_steps(1) > 6.0
+    assert lost_steps(16) <= 3.5
 
 
 def test_what_did_not_pay_is_found_out_when_it_does():
     engine = Engine()
     engine.steps(100, 4, tokens=1, draft_ms=10.0)
     assert not engine.gate.is_open(4)
-    opened = engine.steps(1000, 4, tokens=3, draft_ms=10.0)
+    opened = engine.steps(3000, 4, tokens=3, draft_ms=1.0)
     assert all(opened[-100:])
 
 
@@ -61,7 +99,18 @@ def test_loads_are_judged_apart():
     engine = Engine()
     engine.steps(100, 8, tokens=1, draft_ms=20.0)
     assert not engine.gate.is_open(8)
+    engine.steps(50, 1, tokens=2, draft_ms=1.0)
     assert engine.gate.is_open(1)
+    assert engine.gate.is_open(4)
+    assert not engine.gate.is_open(8)
+
+
+def test_a_step_is_booked_under_the_load_that_it_was_begun_for():
+    engine = Engine()
+    # Eight sessions are there, but four of them wait for their logs.
+    engine.steps(100, 4, tokens=1, draft_ms=20.0, load=8)
+    assert not engine.gate.is_open(8)
+    engine.steps(50, 1, tokens=2, draft_ms=1.0)
     assert engine.gate.is_open(4)
 
 
@@ -71,7 +120,22 @@ def test_a_load_above_one_that_does_not_pay_is_not_tried_at_once():
     assert not engine.gate.is_open(16)
     engine.steps(100, 1, tokens=2, draft_ms=5.0)
     assert not engine.gate.is_open(32)
-    opened = engine.steps(2000, 32, tokens=3, draft_ms=5.0)
+    opened = engine.steps(5000, 32, tokens=3, draft_ms=5.0)
+    assert all(opened[-100:])
+
+
+def test_where_rows_cost_what_they_bring_drafting_is_not_even_tried():
+    engine = Engine(row_ms=1.5)
+    assert engine.gate.is_open(1)
+    # A session's token is worth 2.7 ms of a step, a node half a token and 1.5 ms.
+    assert not any(engine.steps(300, 16, tokens=1, draft_ms=20.0))
+    assert engine.gate.is_open(1)
+
+
+def test_a_forecast_that_is_wrong_is_found_out():
+    engine = Engine(row_ms=1.5)
+    opened = engine.steps(4000, 16, tokens=3, draft_ms=1.0)
+    assert not opened[0]
     assert all(opened[-100:])
 
 
@@ -79,7 +143,7 @@ def test_success_does_not_pay_for_endless_failure():
     engine = Engine(max_gain_steps=24.0)
     engine.steps(5000, 1, tokens=3, draft_ms=5.0)
     opened = engine.steps(100, 1, tokens=1, draft_ms=10.0)
-    assert sum(opened) <= 50
+    assert sum(opened) <= 52
 
 
 def test_one_hiccup_closes_nothing_that_pays():
@@ -92,14 +156,36 @@ def test_one_hiccup_closes_nothing_that_pays():
 def test_what_a_plain_step_takes_beside_its_pass_is_not_held_against_drafts():
     engine = Engine(overhead_ms=10.0)
     for _ in range(20):  # plain steps are seen as such
-        engine.gate.step_finished(FinishedStep(1, 1, PLAIN_MS + 10.0, PLAIN_MS, False))
+        engine.gate.step_finished(FinishedStep(1, 1, 1, PLAIN_MS + 10.0, PLAIN_MS))
     assert all(engine.steps(2000, 1, tokens=1.2, draft_ms=5.0))
 
 
 def test_the_gate_can_be_turned_off():
-    assert all(Engine(enabled=False).steps(200, 8, tokens=1, draft_ms=40.0))
+    engine = Engine(enabled=False)
+    assert all(engine.steps(200, 8, tokens=1, draft_ms=40.0))
+    closed = session(tokens_left=1)
+    closed.draft_account.resumes_at = 1000
+    assert engine.gate.wants(closed, 500)
 
 
 @pytest.mark.parametrize("num_sessions", [1, 3, 64, 500])
 def test_any_load_has_an_account(num_sessions):
-    assert Engine().step(num_sessions, tokens=2, draft_ms=0.0)
+    assert Engine().step(num_sessions, tokens=2, draft_ms=0.0) in (True, False)
+
+
+def test_a_session_that_is_not_foreseen_is_left_alone_while_others_go_on():
+    gate = Engine().gate
+    good, poor = session(), session()
+    for _ in range(40):
+        drafted = [DraftedRound(good, NODES, 2), DraftedRound(poor, NODES, 0)]
+        gate.step_finished(FinishedStep(2, 2, 4, 1.6 * PLAIN_MS, 1.3 * PLAIN_MS, drafted))
+    assert gate.is_open(2)
+    assert gate.wants(good, 0)
+    assert not gate.wants(poor, 0)
+
+
+def test_the_end_of_a_text_is_not_worth_what_a_drafter_would_have_to_catch_up_with():
+    gate = Engine().gate
+    assert gate.wants(session(tokens_left=1000), 4000)
+    assert not gate.wants(session(tokens_left=20), 4000)
+    assert gate.wants(session(tokens_left=2), 0)

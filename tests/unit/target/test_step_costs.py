@@ -56,3 +56,47 @@ def test_where_drafters_disturb_nothing_prices_are_as_if_they_rested():
         costs.observe(8, 60.0, is_disturbed=True)
     assert costs.estimate(8) == pytest.approx(60.0, rel=0.05)
     assert costs.disturbance_ms < 4.0
+
+
+def test_what_sessions_add_is_no_price_of_rows():
+    costs = known(r1=20.0, r8=22.0, r16=26.0)
+    for _ in range(100):  # sixteen texts, each with a context of its own
+        costs.observe(16, 41.0, num_sessions=16)
+    assert costs.estimate(16, 16) == pytest.approx(41.0, rel=0.05)
+    assert costs.session_ms == pytest.approx(1.0, abs=0.2)
+    assert costs.estimate(16) == pytest.approx(26.0, rel=0.15)
+    assert costs.estimate(1) == pytest.approx(20.0, rel=0.15)
+
+
+def test_what_sessions_add_can_be_told_beforehand():
+    costs = known(r1=20.0, r16=26.0)
+    costs.calibrate_sessions(16, 41.0)
+    assert costs.estimate(16, 16) == pytest.approx(41.0)
+    assert costs.estimate(1, 1) == pytest.approx(20.0)
+    assert costs.rows_within(26.0, 1) == 16
+    assert costs.rows_within(26.0, 16) == 0
+
+
+def test_no_noise_of_passes_of_many_sessions_makes_rows_free():
+    costs = known(r1=1.2, r2=1.3, r4=3.0, r8=1.3)
+    for index in range(2000):
+        costs.observe(4, 1.0 if index % 3 else 6.0, num_sessions=4)
+    assert costs.estimate(1) > 0.4
+    assert costs.estimate(4, 4) == pytest.approx(2.7, rel=0.6)
+
+
+def test_the_machine_slows_down_for_sessions_as_for_rows():
+    costs = known(r1=20.0, r8=22.0)
+    costs.calibrate_sessions(8, 36.0)
+    for _ in range(100):
+        costs.observe(8, 72.0, num_sessions=8)
+    assert costs.estimate(8, 8) == pytest.approx(72.0, rel=0.1)
+
+
+def test_passes_of_many_sessions_show_that_rows_were_thought_too_dear():
+    # As after a warm-up beside other work: sixteen rows seem to take twice what they do.
+    costs = known(r1=20.0, r8=30.0, r16=60.0, r32=120.0)
+    for _ in range(40):
+        costs.observe(16, 36.0, num_sessions=16)
+    assert costs.estimate(16) == pytest.approx(36.0, rel=0.1)
+    assert costs.estimate(32) < 100.0

@@ -1,0 +1,93 @@
+"""What drafting can be expected to bring at a load where it was not tried yet.
+
+A trial under load is dear: all sessions are computed at the drafter, and short texts
+end before it is over. Most of what it would find out is known beforehand. What rows
+cost is measured from the start; how many tokens a tree of so many nodes brings is
+much the same at every load, and so is what drafts take beside a pass, a little more
+for each session. So a load begins open or closed by this forecast, and only what it
+leaves open is left to trials.
+"""
+
+from bisect import bisect_left
+from itertools import pairwise
+
+from treedraft.target.step_costs import StepCosts
+
+# Tokens a pass by nodes of a session in it, as `treedraft judge` measured them at
+# temperature 0.7 with the drafter of the default model.
+_TOKENS = ((0, 1.0), (1, 1.52), (2, 1.83), (4, 2.18), (8, 2.51), (16, 2.8))
+# Weight of that against what is seen here, in accepted tokens.
+_PRIOR_TOKENS = 16.0
+_DECAY = 0.995
+# What drafts take beside a pass, as a share of a plain pass of one session, until
+# it was measured; and how much more for each session.
+_PRIOR_DRAFT_SHARE = 0.25
+_MORE_PER_SESSION = 0.1
+_SMOOTHING = 0.1
+
+
+class Forecast:
+    """Learns from steps with drafts; asked for loads that had none."""
+
+    def __init__(self, costs: StepCosts) -> None:
+        """Expect what was measured elsewhere, at the prices of `costs`."""
+        self._costs = costs
+        self._expected = self._accepted = _PRIOR_TOKENS
+        # For one session, so that loads can be compared.
+        self._draft_ms: float | None = None
+
+    def observe(
+        self, *, num_sessions: int, num_nodes: int, num_accepted: int, draft_ms: float
+    ) -> None:
+        """Learn from a step with drafts.
+
+        Args:
+            num_sessions: sessions in the step.
+            num_nodes: drafted nodes in its pass.
+            num_accepted: of them, those that the target kept.
+            draft_ms: what the step took beside its pass that a plain one would not have.
+        """
+        expected = num_sessions * (_tokens_of(num_nodes / num_sessions) - 1.0)
+        fresh = (1.0 - _DECAY) * _PRIOR_TOKENS
+        self._expected = self._expected * _DECAY + fresh + expected
+        self._accepted = self._accepted * _DECAY + fresh + num_accepted
+        own_ms = max(0.0, draft_ms) / _more(num_sessions)
+        known_ms = own_ms if self._draft_ms is None else self._draft_ms
+        self._draft_ms = known_ms + _SMOOTHING * (own_ms - known_ms)
+
+    def gain_steps(self, num_sessions: int, *, overhead_ms: float = 0.0) -> float:
+        """Return what a step with drafts would gain each session, in plain steps.
+
+        Args:
+            num_sessions: sessions in the step.
+            overhead_ms: what a plain step takes beside its pass.
+        """
+        plain_ms = self._costs.estimate(num_sessions, num_sessions) + overhead_ms
+        skill = self._accepted / self._expected
+        draft_ms = self._draft_ms
+        if draft_ms is None:
+            draft_ms = _PRIOR_DRAFT_SHARE * self._costs.estimate(1)
+        return max(
+            skill * (tokens - 1.0)
+            - (self._added_ms(num_sessions, nodes) + _more(num_sessions) * draft_ms) / plain_ms
+            for nodes, tokens in _TOKENS[1:]
+        )
+
+    def _added_ms(self, num_sessions: int, nodes: int) -> float:
+        plain_ms = self._costs.estimate(num_sessions, num_sessions)
+        return self._costs.estimate(num_sessions * (1 + nodes), num_sessions) - plain_ms
+
+
+def _more(num_sessions: int) -> float:
+    return 1.0 + _MORE_PER_SESSION * (num_sessions - 1)
+
+
+def _tokens_of(nodes: float) -> float:
+    """Return the tokens a pass with so many nodes of each session, on lines between points."""
+    index = bisect_left([known for known, _ in _TOKENS], nodes)
+    if index == len(_TOKENS):
+        return _TOKENS[-1][1]
+    if index == 0:
+        return 1.0
+    (low, fewer), (high, more) = list(pairwise(_TOKENS))[index - 1]
+    return fewer + (more - fewer) * (nodes - low) / (high - low)

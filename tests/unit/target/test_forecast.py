@@ -1,0 +1,56 @@
+"""What drafting promises at a load: by the prices of rows, and by what was seen elsewhere."""
+
+import pytest
+
+from treedraft.target.forecast import Forecast
+from treedraft.target.step_costs import StepCosts
+
+
+def costs(*, row_ms, session_ms=0.0):
+    known = StepCosts()
+    for rows in (1, 2, 4, 8, 16, 32, 64):
+        known.observe(rows, 20.0 + row_ms * (rows - 1))
+    known.calibrate_sessions(16, known.estimate(16) + 15 * session_ms)
+    return known
+
+
+def test_cheap_rows_promise_much_and_dear_ones_a_loss():
+    assert Forecast(costs(row_ms=0.1)).gain_steps(1) > 0.5
+    assert Forecast(costs(row_ms=15.0)).gain_steps(1) < 0.0
+
+
+def test_the_more_sessions_the_less_a_step_gains():
+    forecast = Forecast(costs(row_ms=0.6))
+    gains = [forecast.gain_steps(number) for number in (1, 4, 8, 16, 32)]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[0] > 0.0 > gains[-1]
+
+
+def test_drafts_that_come_true_less_often_promise_less():
+    forecast = Forecast(costs(row_ms=0.3))
+    before = forecast.gain_steps(4)
+    for _ in range(200):
+        forecast.observe(num_sessions=1, num_nodes=8, num_accepted=0, draft_ms=5.0)
+    assert forecast.gain_steps(4) < 0.0 < before
+
+
+def test_what_drafts_took_at_one_load_is_expected_at_others():
+    forecast = Forecast(costs(row_ms=0.1))
+    for _ in range(100):
+        forecast.observe(num_sessions=1, num_nodes=4, num_accepted=1.18, draft_ms=2.0)
+    quick = forecast.gain_steps(8)
+    for _ in range(100):
+        forecast.observe(num_sessions=1, num_nodes=4, num_accepted=1.18, draft_ms=12.0)
+    assert forecast.gain_steps(8) < quick - 0.5
+
+
+def test_what_a_plain_step_takes_beside_its_pass_dilutes_the_price_of_drafts():
+    forecast = Forecast(costs(row_ms=1.0))
+    assert forecast.gain_steps(4, overhead_ms=20.0) > forecast.gain_steps(4)
+
+
+@pytest.mark.parametrize("num_nodes", [0, 1, 3, 100])
+def test_any_number_of_nodes_can_be_learned_from(num_nodes):
+    forecast = Forecast(costs(row_ms=0.1))
+    forecast.observe(num_sessions=2, num_nodes=num_nodes, num_accepted=0, draft_ms=-1.0)
+    assert forecast.gain_steps(1) < 2.0
