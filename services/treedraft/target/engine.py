@@ -157,8 +157,7 @@ class Engine:
                     self._roster.settle(outcome)
                 self._measure_goodput(load, passes, outcomes, drafted)
             except Exception:
-                # Whatever it was, the KV of these sessions is not to be
-                # trusted any more; all others are untouched.
+                # The KV of these sessions is not to be trusted; others are untouched.
                 _log.exception("pass failed", sessions=len(passes))
                 self._num_failed += 1
                 for session_pass in passes:

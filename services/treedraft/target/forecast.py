@@ -74,8 +74,12 @@ class Forecast:
         )
 
     def _added_ms(self, num_sessions: int, nodes: int) -> float:
+        """Return what nodes add to a pass: by prices of late or in proportion, what is more."""
+        num_rows = num_sessions * (1 + nodes)
         plain_ms = self._costs.estimate(num_sessions, num_sessions)
-        return self._costs.estimate(num_sessions * (1 + nodes), num_sessions) - plain_ms
+        of_late_ms = self._costs.estimate(num_rows, num_sessions) - plain_ms
+        usual = self._costs.usual_growth(num_sessions, num_rows) - 1.0
+        return max(of_late_ms, usual * self._costs.estimate(num_sessions))
 
 
 def _more(num_sessions: int) -> float:

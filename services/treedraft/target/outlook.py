@@ -7,6 +7,8 @@ from treedraft.target.budget import SurvivalCalibrator, node_survivals
 
 # What a step counts for after the next one: an average over some twenty steps.
 _PACE_DECAY = 0.95
+# Weight of what a plain step should take at a load, until steps were seen there.
+_PRIOR_STEPS = 2.0
 # Leaves that a drafter is taken to expand in one step.
 _FRONTIER_WIDTH = 4
 
@@ -51,23 +53,35 @@ class Outlook:
 
 
 class Goodput:
-    """Tokens per millisecond over the last steps, waits included and idle time not."""
+    """Tokens per millisecond over the last steps, waits included and idle time not.
+
+    Kept for each load, in powers of two: what eight sessions make together is no measure of
+    what a moment is worth to the one that is left.
+    """
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        self._num_tokens = 0.0
-        self._elapsed_ms = 0.0
+        # Tokens and milliseconds, by size of load.
+        self._sums: dict[int, tuple[float, float]] = {}
+        self._size = 0
         self._since_ns: int | None = None
 
     @property
     def tokens_per_ms(self) -> float:
-        """The mean; 0 before the first step."""
-        return self._num_tokens / self._elapsed_ms if self._elapsed_ms else 0.0
+        """The mean at the present load; 0 before anything is known of it."""
+        num_tokens, elapsed_ms = self._sums.get(self._size, (0.0, 0.0))
+        return num_tokens / elapsed_ms if elapsed_ms else 0.0
 
     @property
     def token_us(self) -> int:
-        """Time for a token in microseconds; 0 before the first step."""
-        return int(1e3 / self.tokens_per_ms) if self._num_tokens else 0
+        """Time for a token in microseconds; 0 before anything is known."""
+        return int(1e3 / self.tokens_per_ms) if self.tokens_per_ms else 0
+
+    def begin(self, num_sessions: int, plain_ms: float) -> None:
+        """Go by steps of so many sessions from now on; unknown ones are taken for plain."""
+        self._size = max(0, num_sessions - 1).bit_length()
+        prior = _PRIOR_STEPS * num_sessions, _PRIOR_STEPS * plain_ms
+        self._sums.setdefault(self._size, prior)
 
     def step_finished(self, num_tokens: int, now_ns: int, *, counts: bool) -> float | None:
         """Take in a step that ends now; one that `counts` not only starts the clock.
@@ -79,8 +93,9 @@ class Goodput:
         if not counts or since_ns is None:
             return None
         elapsed_ms = (now_ns - since_ns) / 1e6
-        self._num_tokens = self._num_tokens * _PACE_DECAY + num_tokens
-        self._elapsed_ms = self._elapsed_ms * _PACE_DECAY + elapsed_ms
+        tokens, time_ms = self._sums.get(self._size, (0.0, 0.0))
+        tokens, time_ms = tokens * _PACE_DECAY + num_tokens, time_ms * _PACE_DECAY + elapsed_ms
+        self._sums[self._size] = tokens, time_ms
         return elapsed_ms
 
     def pause(self) -> None:

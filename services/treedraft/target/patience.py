@@ -26,98 +26,21 @@ starts and never what it says.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from treedraft.core.exchange import DraftFrame, Economics
 from treedraft.target.budget import SurvivalCalibrator
+from treedraft.target.link_pace import LinkPace
 from treedraft.target.outlook import Goodput, Outlook
 from treedraft.target.session import TargetSession
 from treedraft.target.settings import PatienceSettings
 from treedraft.target.step_costs import StepCosts
 
-_SMOOTHING = 0.2
 # Drafted nodes of a session over which the price of a row is taken.
 _TYPICAL_NODES = 8
-_PRIOR_YIELD = 0.8
-_PRIOR_WEIGHT = 2.0
-_YIELD_DECAY = 0.98
-_YIELD_FORGETTING = 0.0003
-_PRIOR_GAP_MS = 5.0
-# A frame is overdue when it is later than expected by so many mean deviations (as
-# TCP times out, Jacobson 1988), and a bit.
-_OVERDUE_DEVIATIONS = 4.0
-_OVERDUE_MS = 1.0
-# A frame that is late is expected after this share of the usual time.
-_MIN_REMAINING_SHARE = 0.25
 _MAX_SKIPPED_STEPS = 1023
 # A drafter that answers not at all does not stop the baseline for ever.
 _SYNCHRONOUS_LIMIT_NS = 10_000_000_000
-
-
-@dataclass(slots=True)
-class _Gap:
-    """Time between two events, in milliseconds: the mean of late, and how far off it is."""
-
-    mean_ms: float = _PRIOR_GAP_MS
-    deviation_ms: float = _PRIOR_GAP_MS / 4.0
-
-    @property
-    def overdue_ms(self) -> float:
-        return self.mean_ms + _OVERDUE_DEVIATIONS * self.deviation_ms + _OVERDUE_MS
-
-    def observe(self, elapsed_ms: float) -> None:
-        error = elapsed_ms - self.mean_ms
-        self.mean_ms += _SMOOTHING * error
-        self.deviation_ms += _SMOOTHING * (abs(error) - self.deviation_ms)
-
-
-@dataclass(slots=True)
-class _LinkPace:
-    """When frames of one drafter come and what they add."""
-
-    since_ns: int = 0  # of the last commit or frame
-    is_answer: bool = True  # the next frame is the first one after a commit
-    is_opening: bool = False  # … after a session was opened: a prompt is computed first
-    opening_gap: _Gap = field(default_factory=_Gap)
-    answer_gap: _Gap = field(default_factory=_Gap)
-    frame_gap: _Gap = field(default_factory=_Gap)
-    travel_ms: float = 0.0  # of a commit and its answer together
-    gained: float = _PRIOR_WEIGHT * _PRIOR_YIELD
-    promised: float = _PRIOR_WEIGHT
-    num_fruitless: int = 0
-    num_to_skip: int = 0
-
-    @property
-    def gap(self) -> _Gap:
-        if self.is_opening:
-            return self.opening_gap
-        return self.answer_gap if self.is_answer else self.frame_gap
-
-    @property
-    def yield_(self) -> float:
-        """Tokens that a frame adds for each token that the leaves promise."""
-        return self.gained / self.promised
-
-    def observe_travel(self, gap_ms: float, held_ms: float) -> None:
-        travel_ms = max(0.0, min(gap_ms, self.gap.overdue_ms) - held_ms)
-        self.travel_ms += _SMOOTHING * (travel_ms - self.travel_ms)
-
-    def observe_yield(self, gained: float, promised: float) -> None:
-        kept = 1.0 - _YIELD_DECAY
-        self.gained = self.gained * _YIELD_DECAY + gained + kept * _PRIOR_WEIGHT * _PRIOR_YIELD
-        self.promised = self.promised * _YIELD_DECAY + promised + kept * _PRIOR_WEIGHT
-
-    def forget(self) -> None:
-        """Let the yield drift to what is usual: what is not waited for teaches nothing."""
-        self.gained += _YIELD_FORGETTING * (self.promised * _PRIOR_YIELD - self.gained)
-
-    def overdue_ns(self) -> int:
-        return self.since_ns + int(self.gap.overdue_ms * 1e6)
-
-    def remaining_ms(self, now_ns: int) -> float:
-        mean_ms = self.gap.mean_ms
-        elapsed_ms = (now_ns - self.since_ns) / 1e6
-        return max(mean_ms - elapsed_ms, _MIN_REMAINING_SHARE * mean_ms)
 
 
 def held_ms(frame: DraftFrame) -> float | None:
@@ -163,7 +86,7 @@ class Patience:
         self._max_nodes = max_nodes
         self._max_depth = max_depth
         self._clock_ns = clock_ns
-        self._links: dict[str, _LinkPace] = {}
+        self._links: dict[str, LinkPace] = {}
         self._outlooks: dict[DraftingSession, Outlook] = {}
         self._price = 0.0
         self._wait_since_ns: int | None = None
@@ -178,7 +101,7 @@ class Patience:
     def commits_announced(self, endpoints: Iterable[str], opened: Collection[str] = ()) -> None:
         """Expect an answer of these drafters from now on; at those `opened` a session begins."""
         for endpoint in endpoints:
-            pace = self._links.setdefault(endpoint, _LinkPace())
+            pace = self._links.setdefault(endpoint, LinkPace())
             pace.since_ns, pace.is_answer = self._clock_ns(), True
             pace.is_opening = endpoint in opened
 
@@ -195,7 +118,7 @@ class Patience:
             held_ms: how long the drafter had the last commit before it sent the
                 frame; None if it does not say.
         """
-        pace = self._links.setdefault(endpoint, _LinkPace(since_ns=arrived_ns))
+        pace = self._links.setdefault(endpoint, LinkPace(since_ns=arrived_ns))
         gap_ms = max(0, arrived_ns - pace.since_ns) / 1e6
         if held_ms is not None and pace.is_answer and not pace.is_opening:
             pace.observe_travel(gap_ms, held_ms)
@@ -217,6 +140,8 @@ class Patience:
         self._wait_since_ns = self._clock_ns()
         self._waited_for = ()
         if sessions:
+            plain_ms = self._costs.estimate(len(sessions), len(sessions))
+            self.goodput.begin(len(sessions), plain_ms)
             self._price = self._row_price(len(sessions))
         if not self._settings.enabled:
             return

@@ -11,6 +11,7 @@ the drafter and not that of a row.
 """
 
 import bisect
+from collections.abc import Sequence
 
 # Fine enough that a few nodes more show in the price: what 36 rows cost is not
 # to be guessed from what 64 do.
@@ -26,9 +27,8 @@ _FIRST_WEIGHT = 0.5
 # Where every pass is disturbed nothing tells the disturbance from the price of a
 # row, and it is taken for the latter.
 _DISTURBANCE_FORGETTING = 0.02
-# What passes of several sessions say about rows: where they take longer than
-# expected it is mostly their sessions, since passes of one tell what rows cost.
-_WEIGHT_AMONG_OTHERS = 0.25
+# Of what passes of several sessions take longer than rows and sessions in proportion.
+_BLAME_OF_SESSIONS = 0.3
 
 
 class StepCosts:
@@ -74,23 +74,16 @@ class StepCosts:
             is_disturbed: whether a drafter of one of its sessions may have
                 computed at the same time.
         """
-        smoothing = _SMOOTHING
         if num_sessions > 1:
-            if self._rows and not is_disturbed:
-                self._learn_sessions(num_rows, elapsed_ms, num_sessions - 1)
-            # Rows take no longer than they do in several sessions, that is for certain.
-            if elapsed_ms > self.estimate(num_rows):
-                # In proportion, so that no noise is ever blamed on rows alone.
-                elapsed_ms *= self.estimate(num_rows) / self.estimate(num_rows, num_sessions)
-                smoothing *= _WEIGHT_AMONG_OTHERS
+            elapsed_ms = self._part_of_rows(num_rows, elapsed_ms, num_sessions)
         index = self._index_of(num_rows, elapsed_ms)
         # One hiccup of the machine must not price a size out for good.
         elapsed_ms = min(elapsed_ms, _MAX_JUMP * self._times[index])
         if is_disturbed:
             elapsed_ms = self._without_disturbance(elapsed_ms, self._times[index])
         change = elapsed_ms / self._times[index]
-        self._times[index] += smoothing * (elapsed_ms - self._times[index])
-        self._update_others(index, change, smoothing)
+        self._times[index] += _SMOOTHING * (elapsed_ms - self._times[index])
+        self._update_others(index, change)
 
     def calibrate_sessions(self, num_sessions: int, elapsed_ms: float) -> None:
         """Take what sessions add from a pass over one row of each, rows being known already."""
@@ -115,12 +108,23 @@ class StepCosts:
         self._times.insert(index, time_ms)
         self._first_times.insert(index, time_ms)
 
-    def _learn_sessions(self, num_rows: int, elapsed_ms: float, num_others: int) -> None:
-        expected_ms = self.estimate(num_rows, 1 + num_others)
+    def _part_of_rows(self, num_rows: int, elapsed_ms: float, num_sessions: int) -> float:
+        """Return what of a pass of several sessions its rows took; learn from plain ones.
+
+        A machine that became slower is so for rows and sessions alike; of what else is not
+        as expected a part is put down to sessions. Passes with drafts say nothing about these:
+        what is compared with plain steps must not move plain steps.
+        """
+        rows_ms = self._time_of_rows(num_rows)
+        expected_ms = self.estimate(num_rows, num_sessions)
+        if not self._rows or num_rows > num_sessions:
+            return elapsed_ms * rows_ms / expected_ms
         added_ms = min(elapsed_ms, _MAX_JUMP * expected_ms) - expected_ms
-        session_ms = self._session_ms + _SMOOTHING * added_ms / num_others
+        of_sessions = 1.0 - (1.0 - _BLAME_OF_SESSIONS) * rows_ms / expected_ms
+        session_ms = self._session_ms + _SMOOTHING * of_sessions * added_ms / (num_sessions - 1)
         session_ms += _FORGETTING * (self._first_session_ms - session_ms)
         self._session_ms = max(0.0, session_ms)
+        return max(0.0, rows_ms + (1.0 - of_sessions) * added_ms)
 
     def _without_disturbance(self, elapsed_ms: float, expected_ms: float) -> float:
         """Learn what the disturbance adds, and take it off."""
@@ -129,13 +133,13 @@ class StepCosts:
         self._disturbance_ms = max(0.0, kept + _SMOOTHING * added)
         return elapsed_ms - min(self._disturbance_ms, max(0.0, elapsed_ms - expected_ms))
 
-    def _update_others(self, observed: int, change: float, smoothing: float) -> None:
+    def _update_others(self, observed: int, change: float) -> None:
         """Let the other sizes go along, and return to their first price to be tried again."""
         for index, first in enumerate(self._first_times):
             if index != observed:
                 ratio = self._rows[index] / self._rows[observed]
                 likeness = min(ratio, 1.0 / ratio)
-                time_ms = self._times[index] * change ** (smoothing * likeness)
+                time_ms = self._times[index] * (1.0 + _SMOOTHING * likeness * (change - 1.0))
                 self._times[index] = time_ms + _FORGETTING * (first - time_ms)
 
     def rows_within(self, limit_ms: float, num_sessions: int = 1) -> int:
@@ -147,14 +151,25 @@ class StepCosts:
         """Return the expected time of a pass, interpolated between known sizes."""
         return self._time_of_rows(num_rows) + max(0, num_sessions - 1) * self._session_ms
 
+    def usual_growth(self, num_rows: int, num_more: int) -> float:
+        """Return how many times as long a pass takes with more rows, as first measured.
+
+        Prices of sizes that are not run lag behind when the machine becomes slower.
+        """
+        few, many = self._at(num_rows, self._first_times), self._at(num_more, self._first_times)
+        return many / few
+
     def _time_of_rows(self, num_rows: int) -> float:
+        return self._at(num_rows, self._times)
+
+    def _at(self, num_rows: int, times: Sequence[float]) -> float:
         if not self._rows:
             return 1.0
         index = bisect.bisect_left(self._rows, num_rows)
         if index == 0:
-            return self._times[0]
+            return times[0]
         if index == len(self._rows):
-            return self._times[-1] * max(1.0, num_rows / self._rows[-1])
+            return times[-1] * max(1.0, num_rows / self._rows[-1])
         low, high = self._rows[index - 1], self._rows[index]
         share = (num_rows - low) / (high - low)
-        return self._times[index - 1] * (1 - share) + self._times[index] * share
+        return times[index - 1] * (1 - share) + times[index] * share

@@ -241,6 +241,23 @@ def test_drafts_that_no_pass_could_hold_are_not_waited_for(limit):
     assert patience.wait_until_ns(1) is not None
 
 
+def test_goodput_of_many_sessions_says_nothing_about_the_one_that_is_left():
+    goodput, now_ns = Goodput(), 0
+    goodput.begin(8, 32.0)
+    for _ in range(100):
+        now_ns += 32_000_000
+        goodput.step_finished(8, now_ns, counts=True)
+    assert goodput.token_us == pytest.approx(4_000, rel=0.01)
+    goodput.begin(1, 20.0)
+    assert goodput.token_us == pytest.approx(20_000, rel=0.01)
+    for _ in range(60):
+        now_ns += 30_000_000
+        goodput.step_finished(2, now_ns, counts=True)
+    assert goodput.token_us == pytest.approx(15_000, rel=0.05)
+    goodput.begin(7, 99.0)
+    assert goodput.token_us == pytest.approx(4_000, rel=0.01)
+
+
 def test_goodput_leaves_idle_time_and_prompts_out():
     goodput = Goodput()
     assert goodput.token_us == 0

@@ -60,12 +60,28 @@ def test_where_drafters_disturb_nothing_prices_are_as_if_they_rested():
 
 def test_what_sessions_add_is_no_price_of_rows():
     costs = known(r1=20.0, r8=22.0, r16=26.0)
+    costs.calibrate_sessions(16, 38.0)
     for _ in range(100):  # sixteen texts, each with a context of its own
         costs.observe(16, 41.0, num_sessions=16)
     assert costs.estimate(16, 16) == pytest.approx(41.0, rel=0.05)
-    assert costs.session_ms == pytest.approx(1.0, abs=0.2)
-    assert costs.estimate(16) == pytest.approx(26.0, rel=0.15)
-    assert costs.estimate(1) == pytest.approx(20.0, rel=0.15)
+    assert costs.session_ms == pytest.approx(0.9, abs=0.1)
+    assert costs.estimate(16) == pytest.approx(26.0, rel=0.1)
+    assert costs.estimate(1) == pytest.approx(20.0, rel=0.05)
+
+
+def test_slow_passes_with_drafts_do_not_make_plain_ones_of_many_sessions_seem_slow():
+    costs = known(r1=20.0, r16=26.0, r32=50.0, r64=98.0)
+    costs.calibrate_sessions(16, 38.0)
+    for _ in range(50):
+        costs.observe(36, 140.0, num_sessions=16)
+    assert costs.session_ms == pytest.approx(0.8)
+
+
+def test_what_more_rows_cost_grows_with_all_that_passes_take():
+    costs = known(r1=20.0, r16=26.0, r32=50.0)
+    for _ in range(200):
+        costs.observe(16, 52.0, num_sessions=16)
+    assert costs.usual_growth(16, 32) == pytest.approx(50.0 / 26.0)
 
 
 def test_what_sessions_add_can_be_told_beforehand():
