@@ -217,16 +217,16 @@ class GrammarState:
             return None
         if self.problem:
             return self._end_only()
-        num_consumed = self._matcher.try_consume_tokens(list(path))
-        mask = self._mask() if num_consumed == len(path) else None
-        if self._matcher.is_error():
+        # On a copy: a matcher that was rolled back may let through what another path allowed.
+        matcher = self._matcher.deep_copy() if path else self._matcher
+        num_consumed = matcher.try_consume_tokens(list(path))
+        mask = self._mask(matcher) if num_consumed == len(path) else None
+        if matcher.is_error():
             return self._give_up(path)
-        if num_consumed:
-            self._matcher.rollback(num_consumed)
         return mask
 
-    def _mask(self) -> TokenMask:
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+    def _mask(self, matcher: LLMatcher) -> TokenMask:
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").astype(np.bool_)
         return mask if mask.any() else self._end_only()
 

@@ -134,6 +134,9 @@ class Brittle:
     def __getattr__(self, name):
         return getattr(self._matcher, name)
 
+    def deep_copy(self):
+        return Brittle(self._matcher.deep_copy(), self._most)
+
     def try_consume_tokens(self, token_ids):
         self._is_broken = self._is_broken or len(token_ids) > self._most
         return 0 if self._is_broken else self._matcher.try_consume_tokens(token_ids)
