@@ -8,7 +8,7 @@ import random
 import pytest
 
 pytest.importorskip("triton", reason="no Triton here")
-import tests.unit.inference.fused.conftest  # noqa: F401  it decides where kernels run
+import tests.unit.inference.fused.conftest  # noqa: F401  it mends the interpreter
 from draft_support import GREEDY, REJECTION, SAMPLED, make_session
 from tests.unit.inference.fused.fused_models import NUM_SLOTS, fused_runner, small_model
 

@@ -1,15 +1,9 @@
-"""Kernels run in Triton's interpreter where there is no CUDA device.
-
-What decides is set before the first kernel is imported, so this comes first.
-"""
+"""Kernels run in Triton's interpreter where there is no CUDA device (tests/conftest.py)."""
 
 import os
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 collect_ignore_glob: list[str] = []
 try:
