@@ -76,6 +76,10 @@ class SlotMemory:
         self.num_slots = num_slots
         self.cells: list[tuple[int, int, int]] = [(-1, -1, 0)] * num_slots
 
+    @property
+    def num_bytes(self) -> int:
+        return self.num_slots
+
     def copy_slots(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
         assert len(sources) == len(set(destinations)) == len(destinations)
         read = [self.cells[slot] for slot in sources]
