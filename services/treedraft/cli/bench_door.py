@@ -8,7 +8,6 @@ from rich.markdown import Markdown
 
 from treedraft.bench.door.report import markdown, to_json
 from treedraft.bench.door.result import TOY, DoorPlan
-from treedraft.bench.door.run import measure_door
 from treedraft.bench.report import check_writable
 from treedraft.cli import options, terminal
 
@@ -35,6 +34,9 @@ def door(
     repeats: Annotated[int, typer.Option(min=1, help="How often that is done.")] = 2,
 ) -> None:
     """Measure the HTTP door beside the gRPC door: the same answers, piece by piece."""
+    # Its toy model needs torch, which other commands do without.
+    from treedraft.bench.door.run import measure_door
+
     plan = DoorPlan(
         target=target,
         device=device,
