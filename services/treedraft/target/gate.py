@@ -38,6 +38,11 @@ _DOUBT = 0.1
 _RETRIAL = 0.5
 # What one text or two are like says nothing about many: that size of load on it does.
 _LEAST_TELLING_SIZE = 2
+# Tokens that drafts bring for each token of a text, where they are open; a forecast is
+# believed between these.
+_FAIR_GAINS = (0.1, 0.3)
+# What a missed token takes a drafter, in plain passes of one session.
+_CATCHING_UP = 0.01
 # A forecast holds for so many steps: to begin and leave off costs more than either.
 _PROMISED_STEPS = 32
 
@@ -102,19 +107,29 @@ class DraftGate:
     forecast: Forecast
     _accounts: dict[int, _Account] = field(default_factory=dict)
     _overheads: dict[int, _Overhead] = field(default_factory=dict)
+    # What drafts bring a token of a text, and what a missed one costs, at the load asked for.
+    _prospect: tuple[float, float] = (_FAIR_GAINS[1], _CATCHING_UP)
 
     def is_open(self, load: int) -> bool:
         """Return whether to draft while so many sessions run."""
         if not self.settings.enabled:
             return True
         account = self._account(load)
-        return account.is_open if account.is_tried else self._promises(load)
+        is_open = account.is_open if account.is_tried else self._promises(load)
+        if is_open:
+            self._prospect = self._look_ahead(load)
+        return is_open
 
     def wants(self, session: TargetSession, num_missed: int) -> bool:
-        """Return whether to draft for a session, of whose text a drafter missed so many tokens."""
+        """Return whether to draft for a session, of whose text a drafter missed so many tokens.
+
+        That is at the load for which `is_open` was asked last.
+        """
+        gain, cost = self._prospect
+        tokens_left = session.stop_checker.tokens_left
         return not self.settings.enabled or (
             session.draft_account.is_open(session.num_tokens)
-            and is_worth_catching_up(num_missed, session.stop_checker.tokens_left)
+            and is_worth_catching_up(num_missed, tokens_left, gain=gain, cost=cost)
         )
 
     def step_finished(self, step: FinishedStep) -> None:
@@ -177,6 +192,13 @@ class DraftGate:
         ]
         is_hopeless = bool(below) and not self._accounts[max(below)].is_open
         return not is_hopeless and self._gain_steps(load) >= 0.0
+
+    def _look_ahead(self, load: int) -> tuple[float, float]:
+        """Return the prospect: a drafter that catches up keeps the cores from all sessions."""
+        least, most = _FAIR_GAINS
+        one_ms, all_ms = self.costs.estimate(1), self.costs.estimate(max(1, load), max(1, load))
+        gain = min(most, max(least, self._gain_steps(load)))
+        return gain, _CATCHING_UP * max(1, load) * one_ms / all_ms
 
     def _gain_steps(self, load: int) -> float:
         overhead_ms = self._overhead(load).mean_ms

@@ -19,10 +19,7 @@ _MAX_GAIN = 0.6
 _MAX_LOSS = 0.75
 _FIRST_PAUSE = 32
 _MAX_PAUSE = 1024
-# Tokens that drafts bring for each token of a text, at most a fair one; what a missed
-# token takes a drafter; and what has to be left over, all in plain steps.
-_TYPICAL_GAIN = 0.3
-_CATCHING_UP = 0.01
+# What has to be left over, in tokens, for a drafter to catch up with a text.
 _LEAST_GAIN = 1.0
 
 
@@ -58,6 +55,13 @@ class SessionAccount:
         return num_tokens >= self.resumes_at
 
 
-def is_worth_catching_up(num_missed: int, tokens_left: int) -> bool:
-    """Return whether the rest of a text can pay for what a drafter missed of it."""
-    return not num_missed or (_TYPICAL_GAIN * tokens_left > _CATCHING_UP * num_missed + _LEAST_GAIN)
+def is_worth_catching_up(num_missed: int, tokens_left: int, *, gain: float, cost: float) -> bool:
+    """Return whether the rest of a text can pay for what a drafter missed of it.
+
+    Args:
+        num_missed: tokens that the drafter has to compute first.
+        tokens_left: tokens that the text can still become longer by.
+        gain: tokens that drafts bring for each token of a text.
+        cost: tokens that all sessions together lose while a missed one is computed.
+    """
+    return not num_missed or gain * tokens_left > cost * num_missed + _LEAST_GAIN

@@ -189,3 +189,16 @@ def test_the_end_of_a_text_is_not_worth_what_a_drafter_would_have_to_catch_up_wi
     assert gate.wants(session(tokens_left=1000), 4000)
     assert not gate.wants(session(tokens_left=20), 4000)
     assert gate.wants(session(tokens_left=2), 0)
+
+
+def test_under_load_all_sessions_bear_what_a_drafter_catches_up_with():
+    engine = Engine(row_ms=0.2)
+    for _ in range(20):  # drafts pay at either load
+        engine.step(1, tokens=2.5, draft_ms=0.0)
+        engine.step(16, tokens=2.5, draft_ms=0.0)
+    short = session(tokens_left=40)
+    assert engine.gate.is_open(1)
+    assert engine.gate.wants(short, 300)
+    assert engine.gate.is_open(16)
+    assert not engine.gate.wants(short, 300)
+    assert engine.gate.wants(short, 20)

@@ -51,4 +51,4 @@ def test_one_hiccup_closes_nothing():
     [(0, 1, True), (50, 64, True), (100, 4, False), (4000, 1000, True), (4000, 100, False)],
 )
 def test_the_rest_of_a_text_has_to_pay_for_what_was_missed(num_missed, tokens_left, is_worth):
-    assert is_worth_catching_up(num_missed, tokens_left) is is_worth
+    assert is_worth_catching_up(num_missed, tokens_left, gain=0.3, cost=0.01) is is_worth
