@@ -253,3 +253,18 @@ def test_a_grammar_that_cannot_be_followed_is_refused(model, session, reason):
     with EngineHarness(model, SETTINGS) as harness:
         (result,) = harness.run(session)
     assert result.failure.reason == reason
+
+
+def test_what_the_parser_says_of_itself_stays_here(model, monkeypatch):
+    make_session = SessionFactory.make
+
+    def make_broken(self, spec):
+        made = make_session(self, spec)
+        made.grammar.problem = f"parser state: {spec.sampling.grammar.source}"
+        return made
+
+    monkeypatch.setattr(SessionFactory, "make", make_broken)
+    failure = run_plain(model, constrained(GRAMMARS["schema"], LAWS["greedy"])).failure
+    assert failure.reason == "GRAMMAR_TOO_COMPLEX"
+    assert "parser" not in failure.message
+    assert "properties" not in failure.message

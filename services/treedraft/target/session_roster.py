@@ -119,7 +119,10 @@ class SessionRoster:
         """Pass the tokens of a round on, and the end of the text if it came."""
         session, verdict = outcome.session, outcome.verdict
         if session.grammar is not None and session.grammar.problem:
-            self.fail(session, GRAMMAR_TOO_COMPLEX, session.grammar.problem)
+            # What the parser says of itself may quote the grammar and the text.
+            self.fail(
+                session, GRAMMAR_TOO_COMPLEX, "the text came to where its grammar is too much"
+            )
         elif verdict.finish is None:
             self._tell(session, outcome.base_length, outcome)
         else:
