@@ -115,7 +115,11 @@ class Watch {
     this._startedAt = performance.now();
     try {
       const { path, body } = asked();
-      for await (const event of answer(path, body, signal)) this._take(event);
+      for await (const event of answer(path, body, signal)) {
+        signal.throwIfAborted(); // what has arrived already is not shown either
+        this._take(event);
+      }
+      signal.throwIfAborted();
     } catch (error) {
       if (signal.aborted) put(this._status, "stopped");
       else { put(this._status, "failed"); problem(error); }
