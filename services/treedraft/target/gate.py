@@ -112,11 +112,8 @@ class DraftGate:
 
     def is_open(self, load: int) -> bool:
         """Return whether to draft while so many sessions run."""
-        if not self.settings.enabled:
-            return True
-        account = self._account(load)
-        is_open = account.is_open if account.is_tried else self._promises(load)
-        if is_open:
+        is_open = self._is_open(load)
+        if is_open and self.settings.enabled:
             self._prospect = self._look_ahead(load)
         return is_open
 
@@ -168,9 +165,15 @@ class DraftGate:
 
     def _save(self, load: int, num_steps: float) -> None:
         """Set aside for the next trial what a step without drafts allows."""
-        if not self.is_open(load):
+        if not self._is_open(load):
             share = 1.0 if self._gain_steps(load) >= 0.0 else _DOUBT
             self._account(load).save(share * self.settings.allowance * num_steps)
+
+    def _is_open(self, load: int) -> bool:
+        if not self.settings.enabled:
+            return True
+        account = self._account(load)
+        return account.is_open if account.is_tried else self._promises(load)
 
     def _promises(self, load: int) -> bool:
         """Return whether a load where drafts were not tried is one where they should pay."""
