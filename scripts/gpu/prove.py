@@ -38,7 +38,7 @@ def kernels(_options: argparse.Namespace, _device: torch.device) -> Any:
     command += ["tests/unit/draft/test_model_levels.py"]
     if importlib.util.find_spec("xdist"):  # most of the time goes to compilation
         command += ["-n", "8"]
-    command += ["--deselect", "tests/unit/inference/fused/test_compilation.py"]
+    command += ["--deselect", "tests/unit/inference/fused/test_fused_compilation.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout[-6000:], done.stderr[-2000:])
     return {"exit": done.returncode, "said": done.stdout.strip().splitlines()[-1:]}
