@@ -18,13 +18,25 @@ settings.register_profile(
 settings.load_profile("treedraft")
 
 
+@pytest.fixture(scope="session")
+def _native_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the native decoder lies that the first process of a run to want it compiles."""
+    return tmp_path_factory.mktemp("native")
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    _native_decoder: Path,
 ) -> None:
     for name in os.environ:
         if name.startswith("TREEDRAFT_") and name != "TREEDRAFT_CACHE":
             monkeypatch.delenv(name)
     # Tests on the real weights share the cache that `make weights` fills.
     if request.node.get_closest_marker("real_model") is None:
-        monkeypatch.setenv("TREEDRAFT_CACHE", str(tmp_path / "cache"))
+        cache = tmp_path / "cache"
+        cache.mkdir()
+        (cache / "native").symlink_to(_native_decoder)
+        monkeypatch.setenv("TREEDRAFT_CACHE", str(cache))

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from tests.waiting import PATIENCE_SECONDS
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from treedraft.core.exchange import DraftFrame, LogAcknowledgement, TargetFrame
@@ -138,7 +139,7 @@ class EngineHarness:
 
     def __exit__(self, *_: object) -> None:
         self.engine.post(Stop(drain=False))
-        assert self.engine.join(30.0)
+        assert self.engine.join(PATIENCE_SECONDS)
         self._tracing.shutdown()
         self.pool.check_integrity()
 

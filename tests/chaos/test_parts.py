@@ -19,6 +19,7 @@ from tests.chaos.load import Stall, Text, judge
 from tests.chaos.proxy import Proxy
 from tests.chaos.report import NOTHING, SEVERAL, longest_stalls
 from tests.chaos.storm import Suffered
+from tests.waiting import patience
 
 SUBJECTS = [
     Subject(REDIS, "redis"),
@@ -103,7 +104,7 @@ async def test_a_link_is_whole_or_cut_or_swallows():
             async with asyncio.timeout(0.1):
                 await reader.read(3)
         proxy.heal()
-        async with asyncio.timeout(5):
+        async with patience():
             assert await reader.readexactly(3) == b"two"
             proxy.cut()
             for cut in (reader, (await connect())[0]):

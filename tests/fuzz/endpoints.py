@@ -22,6 +22,7 @@ from tests.unit.coordinator.cluster import a_cluster
 from tests.unit.coordinator.support import FakeTarget, describe_toy, says
 from tests.unit.draft.draft_support import make_drafter
 from tests.unit.target.test_target_service import FakeEngine, FakeLinks
+from tests.waiting import PATIENCE_SECONDS
 
 from treedraft.core.exchange import Hello
 from treedraft.draft import service as draft_service
@@ -126,7 +127,7 @@ async def a_drafter(folder: Path) -> AsyncIterator[str]:
     finally:
         await server.stop(0)
         drafter.post(Stop())
-        assert await asyncio.to_thread(drafter.join, 10), "the drafter hangs"
+        assert await asyncio.to_thread(drafter.join, PATIENCE_SECONDS), "the drafter hangs"
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.kube_api import KubeApi
 from tests.unit.autoscaler.support import EAGER, Clock, FakeObserver, a_worker, stamp
+from tests.waiting import patience
 
 from treedraft.autoscaler.controller import Controller
 from treedraft.autoscaler.kubernetes import KubernetesLeases, KubernetesWorkloads
@@ -228,7 +229,7 @@ async def test_a_change_is_noticed_though_the_watch_was_lost(kube, workloads, ex
     noticed = asyncio.Event()
     loop = asyncio.get_running_loop()
     workloads.watch(TARGETS, lambda: loop.call_soon_threadsafe(noticed.set))
-    async with asyncio.timeout(30):
+    async with patience():
         await asyncio.to_thread(kube.until, lambda: kube.num_watches > 0)
         kube.scale("statefulsets", "t", 5)
         await noticed.wait()
@@ -244,7 +245,7 @@ async def test_the_loop_runs_until_it_is_cancelled_and_lets_go_of_the_lease(kube
         asyncio.create_task(controller.lead(0.05)),
         asyncio.create_task(controller.run()),
     ]
-    async with asyncio.timeout(30):
+    async with patience():
         await asyncio.to_thread(kube.until, lambda: kube.replicas("statefulsets", "t") == 4)
     for task in tasks:
         task.cancel()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import pytest_asyncio
+from tests.waiting import patience
 
 from treedraft.core.errors import (
     IncompatiblePeerError,
@@ -74,7 +75,7 @@ async def generate(client, query) -> list[int]:
 
 
 async def wait_until_pool_is_free(client) -> None:
-    async with asyncio.timeout(10):
+    async with patience():
         while True:
             cluster = await client.describe_cluster()
             [report] = [r for who, r in cluster.workers if who.role is WorkerRole.TARGET]

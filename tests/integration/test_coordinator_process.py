@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.unit.coordinator.support import until
+from tests.waiting import PATIENCE_SECONDS
 
 from treedraft.coordinator.service import SERVICE_NAME
 from treedraft.rpc.coordinator_client import CoordinatorClient
@@ -32,7 +33,7 @@ async def start(tmp_path: Path, **settings: str) -> Process:
 
 async def endpoint_of(tmp_path: Path) -> str:
     path = tmp_path / "endpoint"
-    await until(path.exists, seconds=20)
+    await until(path.exists, seconds=PATIENCE_SECONDS)
     return path.read_text()
 
 
@@ -54,14 +55,14 @@ async def test_it_serves_until_it_is_told_to_stop(tmp_path):
     assert await client.list_models() == []
     await client.close()
     process.send_signal(signal.SIGTERM)
-    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     assert process.returncode == 0
     assert out == b""  # stdout is for answers
 
 
 async def test_a_misspelt_setting_is_refused_by_name(tmp_path):
     process = await start(tmp_path, LIMITS__MAX_SESSION="7")
-    _, err = await asyncio.wait_for(process.communicate(), 20)
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     assert process.returncode == 1
     assert b"UNKNOWN_SETTING" in err
     assert b"LIMITS__MAX_SESSIONS" in err
@@ -69,7 +70,7 @@ async def test_a_misspelt_setting_is_refused_by_name(tmp_path):
 
 async def test_a_bad_value_is_refused_by_name(tmp_path):
     process = await start(tmp_path, STORE__LEASE_SECONDS="-1")
-    _, err = await asyncio.wait_for(process.communicate(), 20)
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     assert process.returncode == 1
     assert b"store.lease_seconds" in err
     assert b"Traceback" not in err

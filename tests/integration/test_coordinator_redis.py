@@ -8,17 +8,15 @@ import pytest
 from tests.unit.coordinator.cluster import HELLO, a_cluster, ask, failure_of, text_of, tokens_of
 from tests.unit.coordinator.redis_server import redis_server
 from tests.unit.coordinator.support import FakeTarget, encode, output, says, until
+from tests.waiting import patience
 
 from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
 from treedraft.core.sampling import SamplingParameters, Verification
 from treedraft.core.session import FinishReason
 
-STORE = {
-    "refresh_seconds": 0.05,
-    "log_interval_seconds": 0.0,
-    "log_patience_seconds": 0.3,
-    "redis_timeout_seconds": 0.2,
-}
+STORE = {"refresh_seconds": 0.05, "log_interval_seconds": 0.0, "redis_timeout_seconds": 20.0}
+# Where Redis goes away, for good: how long what cannot be logged is kept.
+FORSAKEN = {**STORE, "log_patience_seconds": 0.3}
 
 
 @pytest.fixture
@@ -74,7 +72,7 @@ async def test_an_abandoned_session_is_closed_in_the_store(redis):
         asking.cancel()
         await until(lambda: target.cancelled == [spec.session_id])
         store = reader(redis)
-        async with asyncio.timeout(5):
+        async with patience():
             while (await store.load(spec.session_id)).finish_reason is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (await store.load(spec.session_id)).finish_reason is FinishReason.CANCELLED
@@ -110,7 +108,7 @@ async def test_a_newer_owner_ends_the_stream(redis):
 
 async def test_a_running_stream_outlives_redis_and_new_ones_fail_clearly(tmp_path):
     with redis_server(tmp_path) as url:
-        cluster_context = a_cluster(redis=url, store=STORE)
+        cluster_context = a_cluster(redis=url, store=FORSAKEN)
         cluster = await cluster_context.__aenter__()
         target = FakeTarget()
         await cluster.add_target(target)
@@ -127,7 +125,7 @@ async def test_a_running_stream_outlives_redis_and_new_ones_fail_clearly(tmp_pat
 async def test_in_rejection_mode_nothing_is_shown_that_is_not_logged(tmp_path):
     query = replace(HELLO, sampling=SamplingParameters(seed=3, verification=Verification.REJECTION))
     with redis_server(tmp_path) as url:
-        cluster_context = a_cluster(redis=url, store=STORE)
+        cluster_context = a_cluster(redis=url, store=FORSAKEN)
         cluster = await cluster_context.__aenter__()
         target = FakeTarget()
         await cluster.add_target(target)
@@ -155,7 +153,7 @@ async def test_workers_come_back_to_an_empty_redis(tmp_path):
         await cluster.add_target(FakeTarget(script=says("x")))
     with redis_server(tmp_path) as url:
         store = reader(url)
-        async with asyncio.timeout(5):
+        async with patience():
             while not await store.list_workers():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert text_of(await ask(cluster.client, HELLO)) == "x"

@@ -142,11 +142,11 @@ async def test_a_client_that_leaves_frees_its_session(cluster):
 async def test_a_deadline_ends_a_session_at_the_target_too(cluster):
     target = FakeTarget()
     await cluster.add_target(target)
-    error = await failure_of(cluster.client, HELLO, timeout_seconds=0.3)
+    error = await failure_of(cluster.client, HELLO, timeout_seconds=1.0)
     assert isinstance(error, CancelledError)
     assert error.reason == "DEADLINE_EXCEEDED"
     (spec,) = target.started.values()
-    assert 0 < spec.time_limit_seconds <= 0.31  # gRPC rounds
+    assert 0 < spec.time_limit_seconds <= 1.01  # gRPC rounds
     await until(lambda: target.cancelled == [spec.session_id])
 
 
@@ -326,12 +326,9 @@ async def test_overload_is_refused_with_a_time_to_come_back():
         first = asyncio.create_task(ask(cluster.client, HELLO))
         spec = await target.session(0)
         second = asyncio.create_task(ask(cluster.client, HELLO))
-        error = None
-        async with asyncio.timeout(5):
-            while error is None:  # until the second one waits
-                third = asyncio.create_task(failure_of(cluster.client, HELLO, timeout_seconds=0.2))
-                refused = await third
-                error = refused if isinstance(refused, OverloadedError) else None
+        await until(lambda: cluster.counted(names.METRIC_SESSIONS_WAITING) == 1)
+        error = await failure_of(cluster.client, HELLO)
+        assert isinstance(error, OverloadedError)
         assert error.reason == "QUEUE_FULL"
         assert error.retry_after_ms > 0
         target.say(output(spec, 0, [1], FinishReason.STOP))

@@ -18,9 +18,8 @@ _HANG = """
 import os, sys, threading, time
 
 def patch():
-    while "treedraft.target.step" not in sys.modules:
+    while not hasattr(sys.modules.get("treedraft.target.step"), "PassRunner"):
         time.sleep(0.005)
-    time.sleep(0.05)
     runner = sys.modules["treedraft.target.step"].PassRunner
     run = runner.run
 

@@ -9,6 +9,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from tests.engine_harness import EngineHarness, load_toy, spec
 from tests.unit.text.tool_models import TEMPLATES
+from tests.waiting import patience
 
 from treedraft.inference.toy import make_toy_model
 from treedraft.local_cluster.cluster import LocalCluster
@@ -92,7 +93,7 @@ async def num_sessions(cluster: LocalCluster) -> int:
 
 
 async def until_idle(cluster: LocalCluster) -> None:
-    async with asyncio.timeout(60):
+    async with patience():
         while await num_sessions(cluster):  # noqa: ASYNC110 - behind a socket
             await asyncio.sleep(0.05)
 

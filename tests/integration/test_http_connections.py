@@ -10,6 +10,7 @@ from openai import AsyncOpenAI
 from tests.integration.test_tool_calls import CALL, READ, TOOLS, a_toy
 from tests.unit.coordinator.cluster import a_cluster
 from tests.unit.coordinator.support import FakeTarget, encode, output, says, until
+from tests.waiting import patience
 
 from treedraft.core.session import FinishReason, SessionFailure, SessionOutput
 
@@ -21,7 +22,7 @@ KEY = {"idempotency-key": "a key that is hard to guess"}
 async def until_line(lines: AsyncIterator[str], wanted: str) -> list[str]:
     """Read lines up to the first that begins as wanted."""
     seen = []
-    async with asyncio.timeout(20):
+    async with patience():
         async for line in lines:
             seen.append(line)
             if line.startswith(wanted):

@@ -17,6 +17,7 @@ from tests.unit.coordinator.support import (
     serving,
     until,
 )
+from tests.waiting import patience
 
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.coordinator.use_cases import Caller, UseCases
@@ -40,9 +41,7 @@ KEYED = replace(HELLO, idempotency_key="a key")
 
 @asynccontextmanager
 async def a_patient_cluster(grace: float = 30.0, **settings):
-    # A scripted target gives no sign of life: however slow the machine, it is no frozen one.
-    chosen = {"failover": {"silence_seconds": 60.0}, "disconnect_grace_seconds": grace, **settings}
-    async with a_cluster(store=STORE, **chosen) as cluster:
+    async with a_cluster(store=STORE, disconnect_grace_seconds=grace, **settings) as cluster:
         yield cluster
 
 
@@ -72,7 +71,7 @@ async def test_a_session_that_nobody_comes_back_for_is_cancelled(store):
 
 async def until_closed(cluster, session_id):
     """Wait until the log says that the session was cancelled."""
-    async with asyncio.timeout(5):
+    async with patience():
         while True:
             answer = await resume(cluster.client, holding(session_id, "one"))
             if answer[-1].reason is FinishReason.CANCELLED:
@@ -162,7 +161,7 @@ async def test_a_store_that_was_emptied_gets_back_what_ended_a_moment_ago(tmp_pa
         await one.until_serves("toy")
         started, *_ = await ask(one.client, HELLO)
         await empty(f"unix://{tmp_path / 'redis.sock'}")
-        async with asyncio.timeout(5):
+        async with patience():
             while True:  # the first coordinator notices; the other one is asked
                 try:
                     answer = await resume(two.client, holding(started.session_id, "one"))
@@ -181,8 +180,7 @@ async def empty(url):
 
 
 async def test_who_resumes_a_session_in_the_middle_of_a_move_has_it(store):
-    failover = {"silence_seconds": 5.0, "wait_seconds": 30.0}
-    async with a_patient_cluster(failover=failover, **store) as cluster:
+    async with a_patient_cluster(failover={"wait_seconds": 60.0}, **store) as cluster:
         first, second = FakeTarget(), FakeTarget()
         leave = await cluster.add_target(first)
         events, spec = await begin(cluster, first, HELLO, "one")
@@ -196,7 +194,7 @@ async def test_who_resumes_a_session_in_the_middle_of_a_move_has_it(store):
         await cluster.announce(a_target("t2", endpoint=other))
         with pytest.raises(SessionConflictError):
             await earlier
-        async with asyncio.timeout(10):
+        async with patience():
             while not resuming.done():  # whichever start of the session is the reader's own
                 for latest in list(second.started.values()):
                     second.say(output(latest, 3, encode(" two"), FinishReason.STOP))
@@ -206,7 +204,7 @@ async def test_who_resumes_a_session_in_the_middle_of_a_move_has_it(store):
 
 async def resume_when_served(cluster, session_id):
     """Resume, again and again until a target serves the model."""
-    async with asyncio.timeout(10):
+    async with patience():
         while True:
             try:
                 return await resume(cluster.client, holding(session_id, "one"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from tests.certificates import Authority, an_authority
+from tests.waiting import patience
 from typer.testing import CliRunner
 
 from treedraft.bench.answer import ask
@@ -69,7 +70,7 @@ async def until_drafts_come(cluster: LocalCluster) -> None:
     """Ask until target and drafter spoke TLS with each other, too; a toy may outrun its drafter."""
     client = cluster.connect()
     try:
-        async with asyncio.timeout(60):
+        async with patience():
             while (await ask(client, QUERY)).finished.statistics.drafted_nodes == 0:
                 pass
     finally:

@@ -91,7 +91,7 @@ async def ask_all(
 ) -> list[Answer]:
     """Ask everything at once, and hurt a target when all answers have begun."""
     answers = [Answer() for _ in QUERIES]
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         for answer, query in zip(answers, QUERIES, strict=True):
             group.create_task(answer.read(client, query))
         if hurt is not None:

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.coordinator.cluster import Cluster, a_cluster, ask, failure_of
 from tests.unit.coordinator.redis_server import redis_server
 from tests.unit.coordinator.support import FakeTarget, a_drafter, encode, output, says, until
+from tests.waiting import PATIENCE_SECONDS, patience
 
 from treedraft.coordinator.api_keys import TenantRoll, key_line, new_key
 from treedraft.coordinator.session_store.tenant_ledger import EmbeddedTenantLedger
@@ -94,11 +95,13 @@ async def test_refusals_have_the_codes_of_grpc(door):
                 ((("authorization", f"Bearer {KEYS['gone']}"),), grpc.StatusCode.PERMISSION_DENIED),
             ):
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await stub.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=5)
+                    await stub.ListModels(
+                        pb.ListModelsRequest(), metadata=metadata, timeout=PATIENCE_SECONDS
+                    )
                 assert caught.value.code() is code
                 assert KEYS["acme"] not in str(caught.value.details())
             good = (("authorization", f"bearer {KEYS['acme']}"),)
-            await stub.ListModels(pb.ListModelsRequest(), metadata=good, timeout=5)
+            await stub.ListModels(pb.ListModelsRequest(), metadata=good, timeout=PATIENCE_SECONDS)
 
 
 async def test_the_tenants_salt_reaches_the_target_and_placement(door):
@@ -163,14 +166,14 @@ async def test_a_place_is_taken_until_the_request_ends_or_its_client_leaves(door
 
 async def until_let_in(client: CoordinatorClient) -> None:
     """Ask until the place that became free, which the ledger learns behind the end, is there."""
-    for _ in range(100):
-        try:
-            await ask(client, HELLO)
-        except OverloadedError:
-            await asyncio.sleep(0.01)
-        else:
-            return
-    raise AssertionError("the place is never free")
+    async with patience():
+        while True:
+            try:
+                await ask(client, HELLO)
+            except OverloadedError:
+                await asyncio.sleep(0.01)
+            else:
+                return
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
@@ -203,13 +206,13 @@ async def _run_out_of_tokens(door, tmp_path, **settings):
 
 async def until_refused(client: CoordinatorClient) -> OverloadedError:
     """Ask until the charge for the last answer, which comes behind it, has arrived."""
-    for _ in range(20):
-        try:
-            await ask(client, HELLO)
-        except OverloadedError as error:
-            return error
-        await asyncio.sleep(0.01)
-    raise AssertionError("nobody counts")
+    async with patience():
+        while True:
+            try:
+                await ask(client, HELLO)
+            except OverloadedError as error:
+                return error
+            await asyncio.sleep(0.01)
 
 
 async def test_a_long_answer_is_charged_while_it_runs(door, tmp_path):

@@ -1,5 +1,7 @@
 import asyncio
 
+from tests.waiting import PATIENCE_SECONDS
+
 from treedraft.autoscaler.controller import Controller
 
 
@@ -38,7 +40,7 @@ async def test_an_error_that_nobody_foresaw_does_not_end_the_election():
     controller = Controller((), observer=None, workloads=None, election=BrokenOnce(), report=report)
     leading = asyncio.create_task(controller.lead(0.001))
     try:
-        await asyncio.wait_for(report.has_led.wait(), 10)
+        await asyncio.wait_for(report.has_led.wait(), PATIENCE_SECONDS)
     finally:
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)

@@ -33,7 +33,7 @@ from treedraft.v1.coordinator_service_pb2_grpc import (
 
 TOKENS = tuple(range(10, 20))
 QUERY = GenerateQuery(text="hello")
-QUICK = RetryPolicy(first_pause_seconds=0.001, longest_pause_seconds=0.01, lost_seconds=0.2)
+QUICK = RetryPolicy(first_pause_seconds=0.001, longest_pause_seconds=0.01, lost_seconds=60.0)
 STARTED = Started("s1", 7, (1, 2), "", "toy")
 FINISHED = Finished(FinishReason.LENGTH, SessionStatistics(), 1.0)
 
@@ -186,9 +186,14 @@ async def test_what_the_caller_did_wrong_is_told_at_once():
     assert door.calls == [0]
 
 
+def impatient_client(door, endpoints):
+    """Return a client whose clock goes on with each call alone."""
+    return Client(endpoints, policy=QUICK, clock=lambda: 15.0 * len(door.calls))
+
+
 async def test_a_session_that_nobody_knows_is_looked_for_and_then_given_up():
     door = Door(lambda n: [1, LOST] if n == 0 else [SessionNotFoundError("unknown")])
-    async with serving(door) as endpoints, Client(endpoints, policy=QUICK) as client:
+    async with serving(door) as endpoints, impatient_client(door, endpoints) as client:
         with pytest.raises(SessionNotFoundError):
             await read(client)
     assert len(door.calls) > 3
@@ -201,7 +206,7 @@ async def test_a_session_that_an_owner_of_before_put_back_is_asked_for_again():
         events = await read(client)
     assert [token for event in events[1:-1] for token in event.token_ids] == list(TOKENS)
     door = Door(lambda n: [1, LOST] if n == 0 else refused)
-    async with serving(door) as endpoints, Client(endpoints, policy=QUICK) as client:
+    async with serving(door) as endpoints, impatient_client(door, endpoints) as client:
         with pytest.raises(TokensMismatchError):  # it never is
             await read(client)
     assert len(door.calls) > 3

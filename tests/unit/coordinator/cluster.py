@@ -4,10 +4,12 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.unit.coordinator.support import FakeTarget, a_target, serving
+from tests.waiting import PATIENCE_SECONDS, patience
 
 from treedraft.coordinator.__main__ import running
 from treedraft.coordinator.settings import CoordinatorSettings
@@ -60,13 +62,19 @@ class Cluster:
         return task
 
     async def until_known(self, worker_id: str, *, is_known: bool = True) -> None:
-        async with asyncio.timeout(5):
+        async with patience():
             while is_known != (worker_id in await self.worker_ids()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     async def worker_ids(self) -> list[str]:
         cluster = await self.client.describe_cluster()
         return [registration.worker_id for registration, _ in cluster.workers]
+
+    def counted(self, metric: str) -> float:
+        """Return what the coordinator has counted under a name, over all labels."""
+        families = self.metrics.registry.collect()
+        samples = [sample for family in families for sample in family.samples]
+        return sum(sample.value for sample in samples if sample.name == metric)
 
     def num_spans(self) -> int:
         """Return how many spans have ended."""
@@ -83,7 +91,7 @@ class Cluster:
 
     async def until_serves(self, model: str, num_targets: int = 1) -> None:
         """Wait until that many targets of a model have said what they serve."""
-        async with asyncio.timeout(5):
+        async with patience():
             while num_targets > await self._count_targets(model):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -99,19 +107,25 @@ async def finish_task(task: asyncio.Task) -> None:
 
 @asynccontextmanager
 async def a_cluster(**settings: object) -> AsyncIterator[Cluster]:
+    """Run a coordinator under some settings; of a group, those that are not named stay."""
     spans = InMemorySpanExporter()
     tracing = Tracing("coordinator", TelemetrySettings(sample_ratio=1.0), exporter=spans)
-    chosen = {
+    chosen: dict[str, Any] = {
         "coordinator_id": "c1",
         "drain_seconds": 0.0,
         "disconnect_grace_seconds": 0.0,
         "grpc": {"grace_seconds": 0.5},
         "store": {"refresh_seconds": 0.05, "log_interval_seconds": 0.0},
+        # A scripted target gives no sign of life: however slow the machine, it is no frozen one.
+        "failover": {"silence_seconds": PATIENCE_SECONDS},
     }
+    for name, value in settings.items():
+        group = chosen.get(name)
+        chosen[name] = {**group, **value} if isinstance(group, dict) else value
     async with AsyncExitStack() as stack:
         stack.callback(tracing.shutdown)
         cluster = Cluster(stack, spans, tracing)
-        await cluster.start(CoordinatorSettings(**{**chosen, **settings}))
+        await cluster.start(CoordinatorSettings(**chosen))
         yield cluster
 
 

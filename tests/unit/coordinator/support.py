@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import grpc
+from tests.waiting import PATIENCE_SECONDS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from treedraft.core.growth import TokenSource
@@ -112,7 +113,7 @@ def output(
     )
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     """Let the event loop run until a condition holds; fail if it never does."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - conditions of any kind, some behind a socket

@@ -1,6 +1,8 @@
 import asyncio
 from types import SimpleNamespace
 
+from tests.waiting import PATIENCE_SECONDS
+
 from treedraft.coordinator.caretaker import Caretaker
 
 
@@ -37,9 +39,9 @@ async def test_a_session_for_whose_reader_there_is_no_room_can_be_resumed_from_t
     keeper = Caretaker({}, grace_seconds=60.0, max_kept=1)
     first, second = QuietSession("first"), QuietSession("second")
     keeper.take(a_request(first))
-    await asyncio.wait_for(first.is_read.wait(), 10)
+    await asyncio.wait_for(first.is_read.wait(), PATIENCE_SECONDS)
     keeper.take(a_request(second))
-    assert await asyncio.wait_for(second.ending, 10) == "left open"
+    assert await asyncio.wait_for(second.ending, PATIENCE_SECONDS) == "left open"
     assert not first.ending.done()
     await keeper.close()
     assert first.ending.result() == "left open"
@@ -49,7 +51,7 @@ async def test_without_grace_a_session_ends_with_its_stream():
     keeper = Caretaker({}, grace_seconds=0.0, max_kept=1)
     session = QuietSession("only")
     keeper.take(a_request(session))
-    assert await asyncio.wait_for(session.ending, 10) == "closed"
+    assert await asyncio.wait_for(session.ending, PATIENCE_SECONDS) == "closed"
     await keeper.close()
 
 
@@ -57,7 +59,7 @@ async def test_a_session_that_nobody_may_come_back_for_ends_at_once():
     keeper = Caretaker({}, grace_seconds=60.0, max_kept=1)
     session = QuietSession("only")
     keeper.take(a_request(session, may_be_resumed=False))
-    assert await asyncio.wait_for(session.ending, 10) == "closed"
+    assert await asyncio.wait_for(session.ending, PATIENCE_SECONDS) == "closed"
     await keeper.close()
 
 
@@ -73,6 +75,6 @@ async def test_a_session_whose_reading_breaks_down_is_closed_all_the_same():
     keeper = Caretaker({}, grace_seconds=60.0, max_kept=1)
     session = BrokenSession("only")
     keeper.take(a_request(session))
-    assert await asyncio.wait_for(session.ending, 10) == "closed"
+    assert await asyncio.wait_for(session.ending, PATIENCE_SECONDS) == "closed"
     assert keeper.num_parked == 0
     await keeper.close()

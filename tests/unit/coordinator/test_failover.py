@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 from tests.unit.coordinator.support import a_spec, a_target, describe_toy, until
+from tests.waiting import on_virtual_time, patience
 
 from treedraft.coordinator.catalog import ModelCatalog
 from treedraft.coordinator.failover import Departure, Failover
@@ -160,14 +161,14 @@ async def test_sessions_move_in_turns_and_a_turn_ends_once():
     (await moves[3])[1].end()
 
 
+@on_virtual_time
 async def test_a_turn_ends_by_itself():
-    world = World(max_at_once=1, turn_seconds=0.01)
+    world = World(max_at_once=1, turn_seconds=5.0)
     await world.add("t1")
     await world.add("t2")
     departure = await world.departure(LEFT)
-    async with asyncio.timeout(5):
-        for _ in range(3):
-            await world.failover.place(departure)
+    for _ in range(3):
+        await world.failover.place(departure)
 
 
 async def test_who_gives_up_waiting_leaves_no_turn_taken():
@@ -181,7 +182,8 @@ async def test_who_gives_up_waiting_leaves_no_turn_taken():
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     turn.end()
-    assert await asyncio.wait_for(world.choice(departure), 5) == "t2"
+    async with patience():
+        assert await world.choice(departure) == "t2"
 
 
 async def test_a_target_that_leaves_while_a_turn_is_awaited_is_not_chosen():

@@ -2,8 +2,12 @@ import asyncio
 import threading
 
 import pytest
+from tests.waiting import PATIENCE_SECONDS, on_virtual_time
 
 from treedraft.core.watchdog import StepClock, until_stuck
+
+# On virtual time; the interpreter's own timer, the last resort, is on real time.
+LIMIT_SECONDS = 600.0
 
 
 @pytest.fixture
@@ -11,30 +15,33 @@ def clock():
     return StepClock()
 
 
+@on_virtual_time
 async def test_a_step_that_does_not_end_is_found_out(clock):
-    is_over = threading.Event()
+    has_begun, is_over = threading.Event(), threading.Event()
 
     def hang():
         with clock.step():
+            has_begun.set()
             is_over.wait()
 
     thread = threading.Thread(target=hang)
     thread.start()
     try:
-        async with asyncio.timeout(20):
-            await until_stuck(clock, 0.1)
+        assert has_begun.wait(PATIENCE_SECONDS)
+        await until_stuck(clock, LIMIT_SECONDS)
     finally:
         is_over.set()
         thread.join()
     assert clock.current is None
 
 
+@on_virtual_time
 async def test_many_short_steps_and_a_long_pause_are_no_hang(clock):
-    watching = asyncio.create_task(until_stuck(clock, 0.08))
+    watching = asyncio.create_task(until_stuck(clock, LIMIT_SECONDS))
     for _ in range(40):
         with clock.step():
-            await asyncio.sleep(0.005)
-    await asyncio.sleep(0.2)  # idle
+            await asyncio.sleep(LIMIT_SECONDS / 16)
+    await asyncio.sleep(3 * LIMIT_SECONDS)  # idle
     assert not watching.done()
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):

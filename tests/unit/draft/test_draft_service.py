@@ -7,6 +7,7 @@ import grpc
 import pytest
 from draft_support import GREEDY, make_drafter, make_spec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.waiting import PATIENCE_SECONDS, patience
 
 from treedraft.core.errors import (
     IncompatiblePeerError,
@@ -47,11 +48,11 @@ async def served(tmp_path, hello=None):
     finally:
         await server.stop(0)
         drafter.post(Stop())
-        assert await asyncio.to_thread(drafter.join, 10)
+        assert await asyncio.to_thread(drafter.join, PATIENCE_SECONDS)
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with patience():
         while not condition():  # noqa: ASYNC110 - what is waited for happens on a thread
             await asyncio.sleep(0.005)
 
@@ -158,7 +159,7 @@ def service_settings(tmp_path, **options):
 async def wait_until_healthy(tmp_path, task):
     await until(lambda: (tmp_path / "endpoint").exists() or task.done())
     endpoint = (tmp_path / "endpoint").read_text().strip()
-    async with asyncio.timeout(30), grpc.aio.insecure_channel(endpoint) as channel:
+    async with patience(), grpc.aio.insecure_channel(endpoint) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(
             health_pb2.HealthCheckRequest(service=SERVICE_NAME)
         )

@@ -5,6 +5,7 @@ import threading
 import pytest
 from draft_support import SAMPLED, FakeTarget, make_drafter, make_spec
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.waiting import PATIENCE_SECONDS
 
 from treedraft.core.exchange import Commit, Rest, SessionOpen, TargetFrame
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
@@ -222,10 +223,10 @@ def test_the_thread_drafts_sleeps_and_stops(tmp_path):
     drafter.post(LinkOpened(1, 512, send))
     opened = SessionOpen(1, make_spec(TEXT, sampling=SAMPLED))
     drafter.post(FrameArrived(1, TargetFrame(opens=[opened], credit_nodes=100), 0))
-    assert arrived.wait(10)
+    assert arrived.wait(PATIENCE_SECONDS)
     assert frames[0].growths[0].token_ids[0] == 13
     drafter.post(Stop())
-    assert drafter.join(10)
+    assert drafter.join(PATIENCE_SECONDS)
     assert ended.is_set()
     assert drafter.report.num_sessions == 0
 

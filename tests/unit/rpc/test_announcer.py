@@ -3,6 +3,7 @@ import random
 
 import pytest
 import structlog
+from tests.waiting import patience
 
 from treedraft.core.errors import OverloadedError
 from treedraft.core.worker import WorkerRegistration, WorkerReport, WorkerRole
@@ -41,7 +42,7 @@ class Register(pb_grpc.CoordinatorServiceServicer):
             self.signed_off.set()
 
     async def next(self):
-        async with asyncio.timeout(10):
+        async with patience():
             return await self.heard.get()
 
 
@@ -108,7 +109,7 @@ async def test_cancellation_signs_off(serving, add):
     async with serving((add, register)) as (_, endpoint):
         async with Worker(endpoint):
             await register.next()
-        async with asyncio.timeout(5):
+        async with patience():
             await register.signed_off.wait()
 
 

@@ -1,11 +1,11 @@
 """A client of a name with several addresses shares its calls out: several loopback addresses."""
 
-import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
 from tests.unit.rpc.name_server import a_name_server
+from tests.waiting import patience
 
 from treedraft.core.errors import UnavailableError
 from treedraft.rpc.coordinator_client import CoordinatorClient
@@ -62,7 +62,7 @@ async def answers(client, count):
 
 async def until_all_answer(client, wanted):
     """Ask until each of them has answered: connections are made one after another."""
-    async with asyncio.timeout(60):
+    async with patience():
         seen = Counter()
         while set(seen) != set(wanted):
             seen += await answers(client, 1)

@@ -2,6 +2,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from tests.waiting import patience
 
 from treedraft.core.errors import (
     CancelledError,
@@ -120,7 +121,7 @@ async def test_closing_the_generator_cancels_the_session(coordinator):
     servicer, client, _ = coordinator
     async with aclosing(client.generate(GenerateQuery(model="endless", text="a"))) as events:
         assert await anext(events) == EVENTS[0]
-    async with asyncio.timeout(5):
+    async with patience():
         await servicer.ended.wait()
 
 
@@ -138,7 +139,7 @@ async def test_cancelling_the_caller_cancels_the_session(coordinator):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(5):
+    async with patience():
         await servicer.ended.wait()
 
 

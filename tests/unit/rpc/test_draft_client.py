@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from tests.waiting import patience
 
 from treedraft.core.errors import (
     IncompatiblePeerError,
@@ -77,7 +78,7 @@ async def test_frames_go_both_ways_after_the_handshake(serving):
         assert await exchange.receive() == DraftFrame(growths=(GROWTH,))
         assert drafter.frames == [TargetFrame(hello=TARGET), frame]
         await exchange.close()
-        async with asyncio.timeout(5):
+        async with patience():
             await drafter.ended.wait()
 
 
@@ -114,7 +115,7 @@ async def test_a_drafter_of_another_tokenizer_is_refused_and_let_go(serving):
         with pytest.raises(IncompatiblePeerError) as caught:
             await dial(endpoint)
         assert caught.value.reason == "TOKENIZER_MISMATCH"
-        async with asyncio.timeout(5):
+        async with patience():
             await drafter.ended.wait()
 
 
@@ -155,7 +156,7 @@ async def test_a_drafter_that_says_nothing_is_given_up(serving):
         with pytest.raises(UnavailableError) as caught:
             await dial(endpoint, timeout_seconds=0.1)
         assert caught.value.reason == "DIAL_TIMEOUT"
-        async with asyncio.timeout(5):
+        async with patience():
             await drafter.ended.wait()
 
 

@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import pytest
 import structlog
+from tests.waiting import PATIENCE_SECONDS, patience
 
 from treedraft.core.errors import InvalidRequestError, TreedraftError, UnavailableError
 from treedraft.rpc.channel import open_channel
@@ -33,8 +34,8 @@ async def call(endpoint, kind, payload=b"x", path=""):
         method = getattr(channel, kind)(f"/{path or f'{SERVICE}/{kind}'}")
         request = iter([payload]) if kind.startswith("stream") else payload
         if kind.endswith("stream"):
-            return [item async for item in method(request, timeout=5)]
-        return [await method(request, timeout=5)]
+            return [item async for item in method(request, timeout=PATIENCE_SECONDS)]
+        return [await method(request, timeout=PATIENCE_SECONDS)]
 
 
 def failing(kind, error):
@@ -119,7 +120,7 @@ async def test_a_client_that_leaves_frees_what_the_handler_holds(serving):
         stream = channel.unary_stream(f"/{SERVICE}/unary_stream")(b"x")
         assert await stream.read() == b"first"
         stream.cancel()
-        async with asyncio.timeout(5):
+        async with patience():
             await freed.wait()
 
 
@@ -167,9 +168,9 @@ async def test_a_message_over_the_limit_is_the_callers_fault_and_the_server_live
         channel = open_channel(endpoint, max_message_mb=200)
         method = channel.unary_unary(f"/{SERVICE}/unary_unary")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await method(b"x" * (100 << 20), timeout=20)
+            await method(b"x" * (100 << 20), timeout=PATIENCE_SECONDS)
         assert from_rpc_error(caught.value).reason == "MESSAGE_TOO_LARGE"
-        assert await method(b"small", timeout=5) == b"small"
+        assert await method(b"small", timeout=PATIENCE_SECONDS) == b"small"
         await channel.close()
 
 

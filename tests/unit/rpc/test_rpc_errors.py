@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+from tests.waiting import PATIENCE_SECONDS
 
 from treedraft.core import errors as domain
 from treedraft.rpc.channel import open_channel
@@ -34,7 +35,7 @@ async def cross(serving, error):
     async with serving(added) as (_, endpoint), open_channel(endpoint) as channel:
         stub = pb_grpc.CoordinatorServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.ListModels(pb.ListModelsRequest(), timeout=5)
+            await stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS)
         return caught.value
 
 

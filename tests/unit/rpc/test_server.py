@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.certificates import an_authority
+from tests.waiting import PATIENCE_SECONDS, patience
 
 from treedraft.core.errors import UnavailableError
 from treedraft.rpc.channel import open_channel
@@ -25,7 +26,9 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 async def health_of(channel, name):
     stub = health_pb2_grpc.HealthStub(channel)
-    return (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status
+    return (
+        await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_SECONDS)
+    ).status
 
 
 @pytest.mark.parametrize("name", ["", NAME])
@@ -65,7 +68,9 @@ async def test_a_stop_turns_unhealthy_first_and_lets_running_calls_end():
         )
         assert (await watch.read()).status == SERVING
         call = asyncio.ensure_future(
-            pb_grpc.CoordinatorServiceStub(channel).ListModels(pb.ListModelsRequest(), timeout=10)
+            pb_grpc.CoordinatorServiceStub(channel).ListModels(
+                pb.ListModelsRequest(), timeout=PATIENCE_SECONDS
+            )
         )
         await held.entered.wait()
         stopping = asyncio.create_task(server.stop(10))
@@ -111,7 +116,7 @@ async def test_reflection_lists_the_services_if_it_is_on(is_on):
     async with open_channel(await server.start()) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        call = stub.ServerReflectionInfo(iter([request]), timeout=5)
+        call = stub.ServerReflectionInfo(iter([request]), timeout=PATIENCE_SECONDS)
         if is_on:
             answer = await call.read()
             names = {service.name for service in answer.list_services_response.service}
@@ -171,7 +176,7 @@ async def test_a_signal_ends_the_wait_and_then_has_its_default_meaning(number, d
     await asyncio.sleep(0)
     os.kill(os.getpid(), number)
     try:
-        async with asyncio.timeout(5):
+        async with patience():
             await waiting
         assert stop.is_set()
         assert signal.getsignal(number) == default
@@ -185,7 +190,7 @@ async def test_an_event_ends_the_wait_as_well():
     await asyncio.sleep(0)
     assert not waiting.done()
     stop.set()
-    async with asyncio.timeout(5):
+    async with patience():
         await waiting
 
 
@@ -221,7 +226,7 @@ async def test_a_probe_without_certificate_is_answered_where_tls_is_demanded(tmp
         async with open_channel(probe) as channel:
             stub = pb_grpc.CoordinatorServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.ListModels(pb.ListModelsRequest(), timeout=5)
+                await stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     finally:
         await server.stop(0)

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from tests.waiting import patience
 
 from treedraft.core.errors import (
     CancelledError,
@@ -119,7 +120,7 @@ async def test_sessions_run_over_one_stream(target):
     assert [frame.coordinator_id for frame in servicer.frames] == ["c1", ""]
     assert servicer.frames[1].acknowledgements == (LogAcknowledgement("a", 3),)
     await stream.close()
-    async with asyncio.timeout(5):
+    async with patience():
         await servicer.ended.wait()
 
 

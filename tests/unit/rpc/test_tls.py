@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 from tests.certificates import an_authority, replace_files
+from tests.waiting import PATIENCE_SECONDS, patience
 
 from treedraft.core.errors import (
     InvalidRequestError,
@@ -138,7 +139,7 @@ def served_name(endpoint, tls) -> str:
     context.set_alpn_protocols(["h2"])
     host, _, port = endpoint.rpartition(":")
     with (
-        socket.create_connection((host, int(port)), timeout=5) as raw,
+        socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as raw,
         context.wrap_socket(raw, server_hostname=host) as secure,
     ):
         certificate = secure.getpeercert()
@@ -263,11 +264,11 @@ async def test_only_who_is_named_a_service_announces_itself(authority):
     async with serving(server, door) as endpoint:
         assert await list_models(endpoint, client) == []  # this is not for services alone
         with structlog.testing.capture_logs() as logs:
-            async with announcing(endpoint, client), asyncio.timeout(10):
+            async with announcing(endpoint, client), patience():
                 while not any(log.get("reason") == "NOT_A_SERVICE" for log in logs):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         assert not door.announced.is_set()
-        async with announcing(endpoint, worker), asyncio.timeout(10):
+        async with announcing(endpoint, worker), patience():
             await door.announced.wait()
 
 
@@ -276,7 +277,7 @@ async def test_a_worker_takes_a_new_certificate_to_its_next_stream(authority):
     door, worker = Door(), authority.settings("worker")
     async with serving(authority.settings("server", **names), door) as endpoint:
         with structlog.testing.capture_logs() as logs:
-            async with announcing(endpoint, worker), asyncio.timeout(10):
+            async with announcing(endpoint, worker), patience():
                 while not any(log.get("reason") == "NOT_A_SERVICE" for log in logs):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 renewed = authority.issue("renewed", "DNS:worker.treedraft")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import grpc
 from tests.unit.coordinator.support import a_spec, describe_toy, output, until
+from tests.waiting import PATIENCE_SECONDS, patience
 
 from treedraft.core.exchange import CoordinatorFrame
 from treedraft.core.grammar import ANY_JSON_OBJECT
@@ -49,7 +50,7 @@ async def a_stream(heartbeat_seconds, *, engine=None, **parts):
     client = TargetClient(f"127.0.0.1:{port}")
     stream = await client.run_sessions("c1")
     try:
-        async with asyncio.timeout(10):
+        async with patience():
             yield servicer, stream
     finally:
         await stream.close()
@@ -84,7 +85,7 @@ class Compiler:
 
     def __call__(self, spec):
         self.begun.set()
-        assert self.may_end.wait(20)
+        assert self.may_end.wait(PATIENCE_SECONDS)
 
 
 def constrained(session_id):
@@ -96,7 +97,7 @@ async def test_a_grammar_is_compiled_before_the_engine_hears_of_the_session():
     engine, compiler = FakeEngine(), Compiler()
     async with a_stream(0.01, engine=engine, prepare=compiler) as (_, stream):
         await stream.send(CoordinatorFrame(starts=(constrained("slow"),)))
-        assert await asyncio.to_thread(compiler.begun.wait, 10)
+        assert await asyncio.to_thread(compiler.begun.wait, PATIENCE_SECONDS)
         await stream.send(CoordinatorFrame(starts=(a_spec("quick"),)))
         await until(lambda: engine.started() == ["quick"])
         compiler.may_end.set()
@@ -107,7 +108,7 @@ async def test_a_session_that_is_cancelled_while_its_grammar_is_compiled_never_s
     engine, compiler = FakeEngine(), Compiler()
     async with a_stream(0.01, engine=engine, prepare=compiler) as (servicer, stream):
         await stream.send(CoordinatorFrame(starts=(constrained("s"),)))
-        assert await asyncio.to_thread(compiler.begun.wait, 10)
+        assert await asyncio.to_thread(compiler.begun.wait, PATIENCE_SECONDS)
         await stream.send(CoordinatorFrame(cancels=("s",)))
         await until(lambda: CancelSession(1, "s") in engine.events)
         compiler.may_end.set()
