@@ -144,10 +144,17 @@ class CompletionRoutes:
             first.result()
         return first
 
-    async def resume(self, request: Request, session_id: str, shape: AnswerShape) -> Response:
-        """Go on with a stream that broke, after the event that the client saw last."""
+    async def resume_chat(self, completion_id: str, request: Request) -> Response:
+        """Go on with a conversation whose stream broke, after the event that was seen last."""
+        return await self._resume(request, completion_id, CHAT)
+
+    async def resume_completion(self, completion_id: str, request: Request) -> Response:
+        """Go on with a completion whose stream broke, after the event that was seen last."""
+        return await self._resume(request, completion_id, COMPLETION)
+
+    async def _resume(self, request: Request, completion_id: str, shape: AnswerShape) -> Response:
         last_event_id = request.headers.get("last-event-id", "")
-        query = resume_query(session_id.removeprefix(shape.id_prefix), last_event_id)
+        query = resume_query(completion_id.removeprefix(shape.id_prefix), last_event_id)
         options = AnswerOptions(
             has_usage=request.query_params.get("include_usage") == "true",
             is_resumable=True,
@@ -186,27 +193,18 @@ def openai_routes(use_cases: UseCases, heartbeat_seconds: float = 0.0) -> APIRou
         openapi_extra=parameters(IDEMPOTENCY_KEY),
     )(completions.complete)
 
-    @router.get(
-        "/chat/completions/{completion_id}/stream",
-        summary="The rest of a chat completion",
-        response_model=None,
-        response_class=Response,
-        responses=events_of(ChatChunk),
-        openapi_extra=parameters(LAST_EVENT_ID, INCLUDE_USAGE),
-    )
-    async def resume_chat(completion_id: str, request: Request) -> Response:
-        return await completions.resume(request, completion_id, CHAT)
-
-    @router.get(
-        "/completions/{completion_id}/stream",
-        summary="The rest of a completion",
-        response_model=None,
-        response_class=Response,
-        responses=events_of(CompletionChunk),
-        openapi_extra=parameters(LAST_EVENT_ID, INCLUDE_USAGE),
-    )
-    async def resume_completion(completion_id: str, request: Request) -> Response:
-        return await completions.resume(request, completion_id, COMPLETION)
+    for path, summary, chunk, resume in (
+        ("chat/completions", "chat completion", ChatChunk, completions.resume_chat),
+        ("completions", "completion", CompletionChunk, completions.resume_completion),
+    ):
+        router.get(
+            f"/{path}/{{completion_id}}/stream",
+            summary=f"The rest of a {summary}",
+            response_model=None,
+            response_class=Response,
+            responses=events_of(chunk),
+            openapi_extra=parameters(LAST_EVENT_ID, INCLUDE_USAGE),
+        )(resume)
 
     @router.delete(
         "/sessions/{session_id}", summary="Cancels a session", status_code=204, responses=ERRORS
