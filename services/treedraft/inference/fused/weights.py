@@ -7,33 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from treedraft.inference.decoder_shape import DecoderShape, shape_of
 from treedraft.inference.fused.plans import ProductPlan, plan_product
 from treedraft.inference.native.turn_table import TurnTable
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderShape:
-    """The sizes of a Llama-like decoder."""
-
-    num_layers: int
-    hidden: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab_size: int
-    epsilon: float
-    scaling: float
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a key head."""
-        return self.num_heads // self.num_kv_heads
-
-    @property
-    def qkv(self) -> int:
-        """Outputs of the joined product of queries, keys and values."""
-        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +75,7 @@ def take_weights(module: PreTrainedModel) -> DecoderWeights:
     Such a module can neither be trained nor saved nor called. Layer by layer, so that
     no more than one layer is in memory twice.
     """
-    shape = _shape_of(module)
+    shape = shape_of(module)
     turns = TurnTable(module.model.rotary_emb)
     turns.cover(module.config.max_position_embeddings)
     layers = tuple(_take_layer(layer) for layer in module.model.layers)
@@ -148,18 +124,3 @@ def _join(parent: Any, *names: str) -> Tensor:
     for name, linear in zip(names, linears, strict=True):
         setattr(parent, name, JoinedLinear(linear))
     return joined
-
-
-def _shape_of(module: PreTrainedModel) -> DecoderShape:
-    config, attention = module.config, module.model.layers[0].self_attn
-    return DecoderShape(
-        num_layers=len(module.model.layers),
-        hidden=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=attention.head_dim,
-        intermediate=config.intermediate_size,
-        vocab_size=module.lm_head.out_features,
-        epsilon=config.rms_norm_eps,
-        scaling=attention.scaling,
-    )

@@ -13,6 +13,7 @@ the pass, whichever slots they use and however many threads compute.
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from treedraft.inference.decoder_shape import shape_of
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.lean import can_streamline
 from treedraft.inference.native.rows import Rows, rows_of
@@ -52,10 +54,12 @@ class NativeLinear(nn.Module):
 
 
 class _Shape(ctypes.Structure):
+    """A `DecoderShape`, field by field, as the library reads it."""
+
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("num_layers", "hidden", "num_heads")),
         *((name, ctypes.c_int32) for name in ("num_kv_heads", "head_dim", "intermediate")),
-        ("vocab", ctypes.c_int32),
+        ("vocab_size", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
         ("scaling", ctypes.c_float),
     )
@@ -92,7 +96,7 @@ class NativeDecoder:
         self._embeddings: Tensor = module.model.embed_tokens.weight.detach().contiguous()
         self._turns = TurnTable(module.model.rotary_emb)
         library.treedraft_decoder_new.restype = ctypes.c_void_p
-        shape = _shape_of(module)
+        shape = _Shape(**asdict(shape_of(module)))
         self._handle = ctypes.c_void_p(library.treedraft_decoder_new(ctypes.byref(shape)))
         for index, layer in enumerate(module.model.layers):
             self._take_layer(index, layer)
@@ -217,18 +221,3 @@ def smallest_lossless_storage(module: PreTrainedModel) -> WeightStorage:
             if not torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype)):
                 return WeightStorage.FLOAT32
     return WeightStorage.BFLOAT16
-
-
-def _shape_of(module: PreTrainedModel) -> _Shape:
-    config, attention = module.config, module.model.layers[0].self_attn
-    return _Shape(
-        num_layers=len(module.model.layers),
-        hidden=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=attention.head_dim,
-        intermediate=config.intermediate_size,
-        vocab=module.lm_head.out_features,
-        epsilon=config.rms_norm_eps,
-        scaling=attention.scaling,
-    )
