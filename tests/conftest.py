@@ -1,6 +1,7 @@
 """What holds for all tests: no state of the user's machine gets in or out."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ settings.register_profile(
     "treedraft", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("treedraft")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let toys have one thread: several wait for each other wherever cores are busy."""
+    torch = sys.modules.get("torch")
+    is_real = any(item.get_closest_marker("real_model") for item in session.items)
+    if torch is not None and not is_real:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

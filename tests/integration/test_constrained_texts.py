@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-import torch
 from tests.engine_harness import EngineHarness, load_toy, spec
 from tests.real_drafters import RealDrafter
 
@@ -65,14 +64,6 @@ SETTINGS = TargetSettings(
     patience=PatienceSettings(enabled=False),
 )
 STOPPING = StoppingCriteria(max_tokens=160)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

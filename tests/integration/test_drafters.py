@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from tests.engine_harness import (
     EngineHarness,
@@ -62,14 +61,6 @@ TARGET_SETTINGS = TargetSettings(
     patience=PatienceSettings(enabled=False),
     gate=GateSettings(enabled=False),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,7 @@
 import pytest
-import torch
 
 from treedraft.inference.models import load_model
 from treedraft.inference.toy import make_toy_model
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,6 @@
 
 import os
 
-import pytest
-import torch
-
 collect_ignore_glob: list[str] = []
 try:
     from treedraft.inference.fused.kernels import attention
@@ -35,12 +32,3 @@ if os.environ.get("TRITON_INTERPRET") == "1" and not collect_ignore_glob:
 def pytest_report_header() -> str | None:
     """Say why kernels are not tested, if they are not."""
     return "fused kernels are not tested: no Triton here" if collect_ignore_glob else None
-
-
-@pytest.fixture(autouse=True)
-def _few_threads():
-    """Keep torch from waking its threads for matrices of a few kilobytes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
