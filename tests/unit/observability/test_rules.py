@@ -1,5 +1,6 @@
 """Alert rules fire when they should and not otherwise; promtool is the judge."""
 
+import re
 import shutil
 import subprocess
 
@@ -28,14 +29,17 @@ def test_alerts_fire_and_are_silent_as_they_should():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("alert", alerts())
 @pytest.mark.parametrize("expr", ["vector(1) > 2", "vector(1) < 2"])
-def test_an_alert_that_never_or_always_fires_would_be_found(tmp_path, alert, expr):
+def test_an_alert_that_never_or_always_fires_would_be_found(tmp_path, expr):
+    """All are broken at once; promtool says of each by its name what was expected."""
     document = yaml.safe_load(RULES.read_text())
     for group in document["groups"]:
         for rule in group["rules"]:
-            if rule.get("alert") == alert:
+            if "alert" in rule:
                 rule["expr"] = expr
     (tmp_path / RULES.name).write_text(yaml.safe_dump(document))
     shutil.copy(RULES_TEST, tmp_path)
-    assert promtool("test", "rules", RULES_TEST.name, cwd=tmp_path).returncode != 0
+    result = promtool("test", "rules", RULES_TEST.name, cwd=tmp_path)
+    assert result.returncode != 0
+    found = set(re.findall(r"alertname: (\w+)", result.stdout + result.stderr))
+    assert found == set(alerts())
