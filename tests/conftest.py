@@ -45,7 +45,7 @@ def _own_environment(
             monkeypatch.delenv(name)
     # Tests on the real weights share the cache that `make weights` fills.
     if request.node.get_closest_marker("real_model") is None:
-        cache = tmp_path / "cache"
+        cache = tmp_path.with_name(f"{tmp_path.name}-cache")  # the test's own folder is empty
         cache.mkdir()
         (cache / "native").symlink_to(_native_decoder)
         monkeypatch.setenv("TREEDRAFT_CACHE", str(cache))

@@ -6,6 +6,7 @@ import select
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -74,7 +75,7 @@ def terminal(tmp_path):
     terminal.close()
 
 
-def test_a_conversation_at_a_terminal(terminal, tmp_path):
+def test_a_conversation_at_a_terminal(terminal):
     terminal.wait_for("/help lists commands")
     terminal.wait_for("›")
     terminal.type("\x03")  # at the prompt it gives the line up, not the program
@@ -88,4 +89,4 @@ def test_a_conversation_at_a_terminal(terminal, tmp_path):
     terminal.wait_for("›")
     terminal.type("/quit\r")
     assert terminal.wait() == 0
-    assert "one two three" in (tmp_path / "cache" / "chat_history").read_text()
+    assert "one two three" in (Path(os.environ["TREEDRAFT_CACHE"]) / "chat_history").read_text()
