@@ -5,25 +5,20 @@ given by its environment variable, the groups joined with two underscores
 (`TREEDRAFT_TARGET__GRPC__PORT=50051`), or by the code that constructs the
 class; nothing rewrites settings after the start.
 
-pydantic-settings ignores a variable that no field reads, so a misspelt name
-would silently leave the default in place. `check_environment` closes that
-hole: each service calls it with the environment before it reads its settings.
+That no variable is misspelt is for `environment` to check.
 """
 
-import difflib
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from treedraft.core.errors import InvalidRequestError
-
-_DELIMITER = "__"
+DELIMITER = "__"
 
 
 class Frozen(BaseModel):
@@ -36,7 +31,7 @@ class ServiceSettings(BaseSettings):
     """Base of the settings of one service; subclasses add an `env_prefix`."""
 
     model_config = SettingsConfigDict(
-        env_nested_delimiter=_DELIMITER,
+        env_nested_delimiter=DELIMITER,
         frozen=True,
         extra="forbid",
     )
@@ -231,30 +226,6 @@ class WorkerSettings(Frozen):
         return self.worker_id or f"{socket.gethostname()}-{role}-{secrets.token_hex(4)}"
 
 
-def check_environment(environ: Mapping[str, str], *settings_classes: type[ServiceSettings]) -> None:
-    """Refuse environment variables that look like settings but are read by none.
-
-    Only names with a service's full prefix, double underscore included, are
-    looked at: Kubernetes itself sets variables such as
-    `TREEDRAFT_DRAFT_SERVICE_HOST` for a service named `treedraft-draft`.
-
-    Raises:
-        InvalidRequestError: reason UNKNOWN_SETTING, with the closest name.
-    """
-    for settings_class in _with_shared_groups(settings_classes):
-        prefix = settings_class.model_config.get("env_prefix", "").upper()
-        known = {prefix + name for name in _setting_names(settings_class)}
-        for variable in sorted(environ):
-            if prefix and variable.upper().startswith(prefix) and variable.upper() not in known:
-                closest = difflib.get_close_matches(variable.upper(), sorted(known), n=1)
-                hint = f"; did you mean {closest[0]}?" if closest else ""
-                raise InvalidRequestError(
-                    f"no setting is called {variable}{hint}",
-                    field=variable,
-                    reason="UNKNOWN_SETTING",
-                )
-
-
 FileStamp = tuple[int, int, int]
 
 
@@ -265,37 +236,6 @@ def file_stamp(path: str) -> FileStamp:
     except OSError:
         return (0, 0, 0)
     return (status.st_ino, status.st_mtime_ns, status.st_size)
-
-
-def setting_variables(settings: ServiceSettings) -> dict[str, str]:
-    """Return the environment variables that give a flat group the values it has by now."""
-    prefix = settings.model_config.get("env_prefix", "").upper()
-    values = settings.model_dump(mode="json", exclude_defaults=True)
-    return {
-        prefix + name.upper(): ",".join(value) if isinstance(value, list) else str(value)
-        for name, value in values.items()
-    }
-
-
-def _with_shared_groups(
-    settings_classes: tuple[type[ServiceSettings], ...],
-) -> list[type[ServiceSettings]]:
-    # A group with a prefix of its own is read by every service that has it.
-    shared = {
-        field.annotation
-        for settings_class in settings_classes
-        for field in settings_class.model_fields.values()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, ServiceSettings)
-    }
-    return [*settings_classes, *sorted(shared, key=lambda group: group.__name__)]
-
-
-def _setting_names(model: type[BaseModel]) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield name.upper()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            for nested in _setting_names(field.annotation):
-                yield f"{name.upper()}{_DELIMITER}{nested}"
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:

@@ -8,7 +8,8 @@ from scripts.chart.service_settings import OWNED, SERVICES
 from tests.chart.conftest import EXAMPLE_NAMES
 from tests.chart.manifests import component, environment, pod_of, pods
 
-from treedraft.settings import TlsSettings, check_environment
+from treedraft.environment import check_environment
+from treedraft.settings import TlsSettings
 
 _PLACES = {
     "coordinator": ("coordinator", "settings"),

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from scripts.chart.service_settings import SERVICES
 
-from treedraft.settings import check_environment
+from treedraft.environment import check_environment
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BASE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())

@@ -5,7 +5,7 @@ import pytest
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from treedraft.core.errors import InvalidRequestError
+from treedraft.environment import check_environment
 from treedraft.settings import (
     GrpcSettings,
     ServiceSettings,
@@ -13,8 +13,6 @@ from treedraft.settings import (
     TlsSettings,
     WorkerSettings,
     cache_dir,
-    check_environment,
-    setting_variables,
 )
 
 
@@ -75,34 +73,6 @@ def test_every_setting_says_what_it_is():
             assert field.description, f"{group.__name__}.{name}"
 
 
-def test_a_misspelt_variable_is_refused_with_the_closest_name():
-    with pytest.raises(InvalidRequestError, match="TREEDRAFT_SAMPLE__GRPC__PORT") as caught:
-        check_environment({"TREEDRAFT_SAMPLE__GRPC__PROT": "1"}, SampleSettings)
-    assert caught.value.reason == "UNKNOWN_SETTING"
-    assert caught.value.field == "TREEDRAFT_SAMPLE__GRPC__PROT"
-
-
-def test_a_variable_like_nothing_else_is_refused_without_a_guess():
-    with pytest.raises(InvalidRequestError) as caught:
-        check_environment({"TREEDRAFT_SAMPLE__QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ": "1"}, SampleSettings)
-    assert "did you mean" not in caught.value.message
-
-
-def test_variables_that_are_read_or_belong_to_others_pass():
-    check_environment(
-        {
-            "PATH": "/bin",
-            "TREEDRAFT_CACHE": "/tmp",
-            "TREEDRAFT_OTHER__X": "1",
-            "TREEDRAFT_SAMPLE_SERVICE_HOST": "10.0.0.1",
-            "TREEDRAFT_SAMPLE__GRPC": "{}",
-            "TREEDRAFT_SAMPLE__MODEL": "m",
-            "treedraft_sample__worker__worker_id": "w",
-        },
-        SampleSettings,
-    )
-
-
 def test_a_worker_without_a_name_gets_a_new_one_each_time():
     assert WorkerSettings(worker_id="w1").resolve_id("draft") == "w1"
     first, second = (WorkerSettings().resolve_id("draft") for _ in range(2))
@@ -127,16 +97,3 @@ def test_the_shared_group_is_read_by_every_service_and_may_be_given_to_one(monke
     assert tls.service_names == ("target", "draft")
     assert TlsSettings().certificate == ""
     check_environment(os.environ, SampleSettings)
-
-
-def test_a_misspelt_variable_of_the_shared_group_is_refused():
-    with pytest.raises(InvalidRequestError, match="TREEDRAFT_TLS__CERTIFICATE"):
-        check_environment({"TREEDRAFT_TLS__CERTIFICAT": "x"}, SampleSettings)
-
-
-def test_variables_of_a_group_give_it_back(monkeypatch):
-    tls = TlsSettings(ca="ca.pem", require_client_certificate=True, service_names=("a", "b"))
-    assert setting_variables(TlsSettings()) == {}
-    for name, value in setting_variables(tls).items():
-        monkeypatch.setenv(name, value)
-    assert TlsSettings() == tls

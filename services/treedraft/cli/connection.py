@@ -9,10 +9,11 @@ from rich.console import Console
 from treedraft.cli.terminal import progress_shown
 from treedraft.client import Client, RetryPolicy
 from treedraft.core.errors import InvalidRequestError, TreedraftError
+from treedraft.environment import check_environment
 from treedraft.inference.drafters import describe_drafter
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
-from treedraft.settings import TlsSettings, check_environment
+from treedraft.settings import TlsSettings
 
 
 def tls_settings(ca: str = "", certificate: str = "", key: str = "") -> TlsSettings:

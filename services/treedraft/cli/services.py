@@ -13,7 +13,8 @@ import typer
 from treedraft.cli import terminal
 from treedraft.cli.checks import MAX_PORT, check_device, check_dtype, check_weights
 from treedraft.core.errors import InvalidRequestError
-from treedraft.settings import ServiceSettings, check_environment
+from treedraft.environment import check_environment
+from treedraft.settings import ServiceSettings
 
 _Settings = TypeVar("_Settings", bound=ServiceSettings)
 

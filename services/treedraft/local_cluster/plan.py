@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from treedraft.environment import setting_variables
 from treedraft.inference.stamp import num_usable_cores as num_usable_cores
-from treedraft.settings import TlsSettings, setting_variables
+from treedraft.settings import TlsSettings
 
 COORDINATOR = "coordinator"
 TARGET = "target"

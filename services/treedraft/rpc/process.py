@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from treedraft.core.errors import TreedraftError, UnavailableError
 from treedraft.core.worker import WorkerRegistration, WorkerReport
+from treedraft.environment import check_environment
 from treedraft.rpc.announcer import Announcer
 from treedraft.settings import (
     GrpcSettings,
@@ -24,7 +25,6 @@ from treedraft.settings import (
     TelemetrySettings,
     TlsSettings,
     WorkerSettings,
-    check_environment,
 )
 from treedraft.telemetry.load_signals import LoadWindow
 from treedraft.telemetry.logging import configure_logging

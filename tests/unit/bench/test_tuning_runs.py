@@ -15,8 +15,8 @@ from treedraft.core.generation import Delta, Finished, Started
 from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, SessionStatistics
 from treedraft.draft.settings import DraftSettings
+from treedraft.environment import check_environment
 from treedraft.inference.toy import make_toy_model
-from treedraft.settings import check_environment
 from treedraft.target.settings import TargetSettings
 from treedraft.training.evaluation.held_out import HeldOutPrompt
 from treedraft.training.evaluation.tree_length import TreeShape

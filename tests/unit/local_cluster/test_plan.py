@@ -1,12 +1,12 @@
 import pytest
 
+from treedraft.environment import check_environment
 from treedraft.local_cluster.plan import (
     ClusterPlan,
     plan_coordinator,
     plan_workers,
     share_threads,
 )
-from treedraft.settings import check_environment
 
 
 def workers_of(plan, tmp_path, environ=None, num_cores=8):
