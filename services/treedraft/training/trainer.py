@@ -10,12 +10,9 @@ A run ends when the texts were seen as often as wanted or when its time is up,
 whichever comes first, and the learning rate is planned for that.
 """
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,7 +23,7 @@ from treedraft.training.batches import Indices
 from treedraft.training.checkpoint import load_checkpoint, save_checkpoint
 from treedraft.training.compilation import compile_layers_if_possible, undo_compilation
 from treedraft.training.corpus import Corpus
-from treedraft.training.files import replace_text
+from treedraft.training.history import TrainingHistory
 from treedraft.training.initial import choose_columns, read_initial
 from treedraft.training.optimisation import learning_rate_factor
 from treedraft.training.recipe import TrainingResult, pass_dtype, run_identity
@@ -38,7 +35,6 @@ from treedraft.training.train_settings import TrainSettings
 from treedraft.training.validation import Validation, validate
 from treedraft.training.vocabulary import coverage
 
-HISTORY_FILE = "history.json"
 DRAFTER_SO_FAR = "drafter-so-far"
 
 
@@ -130,7 +126,7 @@ class TrainingRun:
         self._total_tokens = settings.epochs * self.teaching.num_training_rows
         self.num_steps = self.num_tokens = self._epoch = self._next_batch = 0
         self._seconds_before = 0.0
-        self._history: list[dict[str, Any]] = []
+        self._history = TrainingHistory(work)
         self._start_clock()
 
     @property
@@ -154,7 +150,7 @@ class TrainingRun:
         self.num_steps, self.num_tokens = state["num_steps"], state["num_tokens"]
         self._epoch, self._next_batch = state["epoch"], state["next_batch"]
         self._seconds_before = state["seconds"]
-        self._history = json.loads(state["history"])
+        self._history.restore(state["history"])
         self._start_clock()
         self._progress(f"going on at step {self.num_steps}, {self.share:.0%} done")
         return True
@@ -187,7 +183,7 @@ class TrainingRun:
                 "epoch": self._epoch,
                 "next_batch": self._next_batch,
                 "seconds": self.seconds,
-                "history": json.dumps(self._history),
+                "history": self._history.to_json(),
             },
         )
         self._write_drafter(self._work / DRAFTER_SO_FAR)
@@ -206,7 +202,7 @@ class TrainingRun:
             else:
                 self.trainer.weights.use_latest()
         self._write_drafter(out)
-        self._write_history()
+        self._history.write()
         self._progress(f"drafter in {out}: {validation}")
         result = TrainingResult(
             layers=self.layers,
@@ -274,21 +270,15 @@ class TrainingRun:
 
     def _look(self) -> Validation:
         validation = validate(self.trainer, self.teaching.validation)
-        self._history.append(
-            {
-                "step": self.num_steps,
-                "tokens": self.num_tokens,
-                "seconds": round(self.seconds, 1),
-                "share": round(self.share, 4),
-                **asdict(validation),
-            }
+        self._history.add(
+            validation,
+            step=self.num_steps,
+            tokens=self.num_tokens,
+            seconds=round(self.seconds, 1),
+            share=round(self.share, 4),
         )
-        self._write_history()
         self._looked = self._clock()
         return validation
-
-    def _write_history(self) -> None:
-        replace_text(self._work / HISTORY_FILE, json.dumps(self._history, indent=1) + "\n")
 
     def _write_drafter(self, folder: Path) -> None:
         save_drafter(
