@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from treedraft.telemetry import names
-from treedraft.telemetry.catalogue import ALIASES, METRICS, MetricKind, MetricSpec
+from treedraft.telemetry.aliases import ALIASES
+from treedraft.telemetry.catalogue import METRICS, MetricKind, MetricSpec
 from treedraft.telemetry.scaling import SCALING_METRICS
 
 INTRODUCTION = """\

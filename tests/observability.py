@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from treedraft.telemetry.catalogue import ALIASES, METRICS, MetricKind
+from treedraft.telemetry.aliases import ALIASES
+from treedraft.telemetry.catalogue import METRICS, MetricKind
 from treedraft.telemetry.scaling import SCALING_METRICS
 
 ROOT = Path(__file__).resolve().parent.parent

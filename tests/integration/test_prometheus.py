@@ -21,7 +21,8 @@ from treedraft.inference.toy import make_toy_model
 from treedraft.local_cluster.cluster import LocalCluster
 from treedraft.local_cluster.plan import ClusterPlan
 from treedraft.telemetry import names
-from treedraft.telemetry.catalogue import ALIASES, METRICS
+from treedraft.telemetry.aliases import ALIASES
+from treedraft.telemetry.catalogue import METRICS
 from treedraft.telemetry.scaling import SCALING_METRICS
 
 pytestmark = pytest.mark.skipif(

@@ -18,7 +18,7 @@ from treedraft.coordinator.session_store.records import WorkerRecord
 from treedraft.core.prefix import page_hashes, short_hash
 from treedraft.core.rollout import NO_WEIGHTS, Weights
 from treedraft.telemetry import names
-from treedraft.telemetry.tracing import AttributeValue
+from treedraft.telemetry.spans import AttributeValue
 
 
 class Placer:

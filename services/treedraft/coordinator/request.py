@@ -11,7 +11,7 @@ from treedraft.core.generation import Finished, GenerateEvent, GenerateQuery, St
 from treedraft.core.session import FinishReason, SessionFinish, SessionSpec, SessionStatistics
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
-from treedraft.telemetry.tracing import AttributeValue, RequestSpan
+from treedraft.telemetry.spans import AttributeValue, RequestSpan
 
 _ABANDONED = "CANCELLED"
 _PROVIDER = "treedraft"

@@ -16,7 +16,7 @@ from treedraft.draft.calibration import OpinionMixer
 from treedraft.draft.growth import GrowthLimits
 from treedraft.draft.lookup import SessionLookup
 from treedraft.draft.opinions import Opinions
-from treedraft.telemetry.tracing import RequestSpan
+from treedraft.telemetry.spans import RequestSpan
 from treedraft.text.grammar import GrammarState
 
 # A score that changed by less, in nats, is not worth telling.

@@ -26,7 +26,8 @@ from treedraft.draft.session import DraftSession
 from treedraft.draft.settings import DraftSettings
 from treedraft.draft.tenants import Tenants
 from treedraft.telemetry import names
-from treedraft.telemetry.tracing import RequestSpan, Tracing
+from treedraft.telemetry.spans import RequestSpan
+from treedraft.telemetry.tracing import Tracing
 
 
 class ModelSessions(Protocol):

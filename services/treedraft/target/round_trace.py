@@ -14,7 +14,8 @@ from treedraft.target.round import Round, StepClock
 from treedraft.target.scheduler import SessionPass
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
-from treedraft.telemetry.tracing import AttributeValue, ChildSpan, Tracing
+from treedraft.telemetry.spans import AttributeValue, ChildSpan
+from treedraft.telemetry.tracing import Tracing
 
 _PARTS = (names.SPAN_QUEUE, names.SPAN_FORWARD, names.SPAN_WALK, names.SPAN_COMMIT)
 

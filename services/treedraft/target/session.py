@@ -21,7 +21,7 @@ from treedraft.core.token_tree import TokenTree
 from treedraft.inference.sampler import SessionCounts
 from treedraft.target.session_account import SessionAccount
 from treedraft.target.stopping import StopChecker
-from treedraft.telemetry.tracing import RequestSpan
+from treedraft.telemetry.spans import RequestSpan
 from treedraft.text.grammar import GrammarState
 
 _MAX_REMEMBERED_COMMITS = 64

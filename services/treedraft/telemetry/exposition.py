@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from treedraft.telemetry import names
-from treedraft.telemetry.catalogue import ALIASES, NUM_POSITIONS, TARGET, AliasSpec
+from treedraft.telemetry.aliases import ALIASES, AliasSpec
+from treedraft.telemetry.catalogue import NUM_POSITIONS, TARGET
 
 _ENGINE = "0"
 _HISTOGRAM_PARTS = ("_bucket", "_count", "_sum")

@@ -8,20 +8,18 @@ microsecond and may be made on an engine thread, per session and round. Each
 `catalogue`) may be observed all the same and is not shown. Thread-safe.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 
 from treedraft import __version__
 from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, RoundTimes
 from treedraft.core.worker import WorkerReport, WorkerRole
 from treedraft.telemetry import names
-from treedraft.telemetry.catalogue import METRICS, MetricSpec
 from treedraft.telemetry.exposition import Exposition
+from treedraft.telemetry.instruments import Instruments
 from treedraft.telemetry.metrics_endpoint import MetricsEndpoint
-
-_SPECS: Mapping[str, MetricSpec] = {spec.name: spec for spec in METRICS}
 
 
 class Metrics:
@@ -33,20 +31,20 @@ class Metrics:
 
     def __init__(self, role: str) -> None:
         """Register all metrics of `draft`, `target` or `coordinator`."""
-        self._role = role
         # Observations are made in `observed`; `registry` adds, at a scrape, the role.
         self.observed = CollectorRegistry()
         self._exposition = Exposition(self.observed, role)
         self.registry = CollectorRegistry()
         self.registry.register(self._exposition)
         ProcessCollector(registry=self.observed)
-        self._init_rounds()
-        self._init_passes()
-        self._init_requests()
-        self._init_state()
+        make = Instruments(role, self.observed)
+        self._init_rounds(make)
+        self._init_passes(make)
+        self._init_requests(make)
+        self._init_state(make)
 
-    def _init_rounds(self) -> None:
-        parts = self._histogram(names.METRIC_ROUND_PART_SECONDS)
+    def _init_rounds(self, make: Instruments) -> None:
+        parts = make.histogram(names.METRIC_ROUND_PART_SECONDS)
         (
             self._draft_part,
             self._wire_part,
@@ -55,80 +53,57 @@ class Metrics:
             self._walk_part,
             self._commit_part,
         ) = (parts.labels(part) for part in names.ROUND_PARTS)
-        self._draft_wait = self._histogram(names.METRIC_DRAFT_WAIT_SECONDS)
-        self._accepted_length = self._histogram(names.METRIC_ACCEPTED_LENGTH)
-        self._tree_nodes = self._histogram(names.METRIC_TREE_NODES)
-        self._lateness = self._histogram(names.METRIC_DRAFT_LATENESS)
-        rounds = self._counter(names.METRIC_ROUNDS)
+        self._draft_wait = make.histogram(names.METRIC_DRAFT_WAIT_SECONDS)
+        self._accepted_length = make.histogram(names.METRIC_ACCEPTED_LENGTH)
+        self._tree_nodes = make.histogram(names.METRIC_TREE_NODES)
+        self._lateness = make.histogram(names.METRIC_DRAFT_LATENESS)
+        rounds = make.counter(names.METRIC_ROUNDS)
         self._rounds = {
             True: rounds.labels("hit"),
             False: rounds.labels("miss"),
             None: rounds.labels("plain"),
         }
-        self._drafted = self._by_source(names.METRIC_NODES_DRAFTED)
-        self._admitted = self._by_source(names.METRIC_NODES_ADMITTED)
-        self._accepted = self._by_source(names.METRIC_NODES_ACCEPTED)
-        self._dropped = self._counter(names.METRIC_NODES_DROPPED)
-        self._refused = self._counter(names.METRIC_GROWTHS_REFUSED)
+        self._drafted = make.by_source(names.METRIC_NODES_DRAFTED)
+        self._admitted = make.by_source(names.METRIC_NODES_ADMITTED)
+        self._accepted = make.by_source(names.METRIC_NODES_ACCEPTED)
+        self._dropped = make.counter(names.METRIC_NODES_DROPPED)
+        self._refused = make.counter(names.METRIC_GROWTHS_REFUSED)
 
-    def _init_passes(self) -> None:
-        self._forward_seconds = self._histogram(names.METRIC_FORWARD_SECONDS)
-        self._forward_rows = self._histogram(names.METRIC_FORWARD_ROWS)
-        self._busy = self._counter(names.METRIC_BUSY_SECONDS)
-        self._prompt_passes = self._counter(names.METRIC_PROMPT_PASS_SECONDS)
-        self._emitted = self._counter(names.METRIC_TOKENS_EMITTED)
-        self._prefilled = self._counter(names.METRIC_TOKENS_PREFILLED)
-        self._cached = self._counter(names.METRIC_TOKENS_CACHED)
-        self._preemptions = self._counter(names.METRIC_PREEMPTIONS)
+    def _init_passes(self, make: Instruments) -> None:
+        self._forward_seconds = make.histogram(names.METRIC_FORWARD_SECONDS)
+        self._forward_rows = make.histogram(names.METRIC_FORWARD_ROWS)
+        self._busy = make.counter(names.METRIC_BUSY_SECONDS)
+        self._prompt_passes = make.counter(names.METRIC_PROMPT_PASS_SECONDS)
+        self._emitted = make.counter(names.METRIC_TOKENS_EMITTED)
+        self._prefilled = make.counter(names.METRIC_TOKENS_PREFILLED)
+        self._cached = make.counter(names.METRIC_TOKENS_CACHED)
+        self._preemptions = make.counter(names.METRIC_PREEMPTIONS)
 
-    def _init_requests(self) -> None:
-        self._queue_wait = self._histogram(names.METRIC_QUEUE_WAIT_SECONDS)
-        self._first_token = self._histogram(names.METRIC_FIRST_TOKEN_SECONDS)
-        self._inter_token = self._histogram(names.METRIC_INTER_TOKEN_SECONDS)
-        self._session_seconds = self._histogram(names.METRIC_SESSION_SECONDS)
-        finished = self._counter(names.METRIC_SESSIONS_FINISHED)
+    def _init_requests(self, make: Instruments) -> None:
+        self._queue_wait = make.histogram(names.METRIC_QUEUE_WAIT_SECONDS)
+        self._first_token = make.histogram(names.METRIC_FIRST_TOKEN_SECONDS)
+        self._inter_token = make.histogram(names.METRIC_INTER_TOKEN_SECONDS)
+        self._session_seconds = make.histogram(names.METRIC_SESSION_SECONDS)
+        finished = make.counter(names.METRIC_SESSIONS_FINISHED)
         self._finished = {reason: finished.labels(reason.value) for reason in FinishReason}
-        self._failed = self._counter(names.METRIC_SESSIONS_FAILED)
-        self._failovers = self._counter(names.METRIC_FAILOVERS)
-        self._link_failures = self._counter(names.METRIC_LINK_FAILURES)
+        self._failed = make.counter(names.METRIC_SESSIONS_FAILED)
+        self._failovers = make.counter(names.METRIC_FAILOVERS)
+        self._link_failures = make.counter(names.METRIC_LINK_FAILURES)
 
-    def _init_state(self) -> None:
-        self._sessions = self._gauge(names.METRIC_SESSIONS)
-        self._waiting = self._gauge(names.METRIC_SESSIONS_WAITING)
-        self._free_blocks = self._gauge(names.METRIC_KV_BLOCKS_FREE)
-        self._total_blocks = self._gauge(names.METRIC_KV_BLOCKS)
-        self._kv_use = self._histogram(names.METRIC_KV_USE)
-        workers = self._gauge(names.METRIC_WORKERS)
+    def _init_state(self, make: Instruments) -> None:
+        self._sessions = make.gauge(names.METRIC_SESSIONS)
+        self._waiting = make.gauge(names.METRIC_SESSIONS_WAITING)
+        self._free_blocks = make.gauge(names.METRIC_KV_BLOCKS_FREE)
+        self._total_blocks = make.gauge(names.METRIC_KV_BLOCKS)
+        self._kv_use = make.histogram(names.METRIC_KV_USE)
+        workers = make.gauge(names.METRIC_WORKERS)
         self._workers = {
             (role, is_draining): workers.labels(role.value, "draining" if is_draining else "ready")
             for role in WorkerRole
             for is_draining in (False, True)
         }
-        self._upkeep_failures = self._counter(names.METRIC_UPKEEP_FAILURES)
-        self._gauge(names.METRIC_BUILD).labels(__version__).set(1)
-
-    def _registry_of(self, spec: MetricSpec) -> CollectorRegistry | None:
-        return self.observed if self._role in spec.roles else None
-
-    def _histogram(self, name: str) -> Histogram:
-        spec = _SPECS[name]
-        registry = self._registry_of(spec)
-        return Histogram(name, spec.text, spec.labels, buckets=spec.buckets, registry=registry)
-
-    def _counter(self, name: str) -> Counter:
-        spec = _SPECS[name]
-        counter = Counter(name, spec.text, spec.labels, registry=self._registry_of(spec))
-        for values in spec.known:
-            counter.labels(*values)
-        return counter
-
-    def _gauge(self, name: str) -> Gauge:
-        spec = _SPECS[name]
-        return Gauge(name, spec.text, spec.labels, registry=self._registry_of(spec))
-
-    def _by_source(self, name: str) -> dict[TokenSource, Counter]:
-        counter = self._counter(name)
-        return {source: counter.labels(source.value) for source in TokenSource}
+        self._upkeep_failures = make.counter(names.METRIC_UPKEEP_FAILURES)
+        make.gauge(names.METRIC_BUILD).labels(__version__).set(1)
 
     def serves(self, model_name: str) -> None:
         """Name the model that a target serves."""

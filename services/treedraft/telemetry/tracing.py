@@ -18,12 +18,9 @@ Times are nanoseconds of `time.time_ns()`. Spans leave within
 there never reaches the request.
 """
 
-import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
@@ -33,16 +30,12 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     NonRecordingSpan,
-    Span,
     SpanContext,
-    Status,
-    StatusCode,
     TraceFlags,
     set_span_in_context,
 )
 
 from treedraft import __version__
-from treedraft.core.errors import TreedraftError
 from treedraft.settings import TelemetrySettings
 from treedraft.telemetry import names
 from treedraft.telemetry.exporters import EXPORT_TIMEOUT_SECONDS, make_exporter
@@ -52,94 +45,18 @@ from treedraft.telemetry.sampling import (
     is_sampled,
     span_id_of,
 )
-from treedraft.telemetry.tail import PROVISIONAL, TailBuffer
-
-AttributeValue = str | bool | int | float | Sequence[str]
-Attributes = Mapping[str, AttributeValue]
+from treedraft.telemetry.spans import (
+    NO_ATTRIBUTES,
+    Attributes,
+    ChildSpan,
+    RequestSpan,
+    parse_traceparent,
+)
+from treedraft.telemetry.tail import TailBuffer
 
 EXPORT_DELAY_SECONDS: Final = 0.2
 _MAX_QUEUED_SPANS = 32768
 _MAX_EXPORTED_SPANS = 1024
-_NO_ATTRIBUTES: Final[Attributes] = {}
-
-# W3C trace context, version 00: 00-<trace id>-<parent id>-<flags>. The last
-# bit of the flags says "sampled".
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-
-
-@dataclass(frozen=True, slots=True)
-class ChildSpan:
-    """A part of a recorded span; parts may have parts."""
-
-    name: str
-    start_ns: int
-    end_ns: int
-    attributes: Attributes = field(default_factory=dict)
-    children: Sequence["ChildSpan"] = ()
-
-
-class RequestSpan:
-    """A span under way. Usable as a context manager; safe from any thread.
-
-    `is_recorded` says whether what is told of it may be kept: because it is sampled,
-    or because it is held back until it is known to be slow or not.
-    """
-
-    def __init__(self, span: Span) -> None:
-        """Wrap a started span of OpenTelemetry."""
-        context = span.get_span_context()
-        self._span = span
-        self.is_sampled: bool = context.trace_flags.sampled
-        self.is_recorded: bool = span.is_recording()
-        flags = int(context.trace_flags)
-        if self.is_recorded and not self.is_sampled:
-            flags |= PROVISIONAL
-        self.traceparent: str = (
-            f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"
-            if context.is_valid
-            else ""
-        )
-        self.trace_id: str = f"{context.trace_id:032x}" if self.is_sampled else ""
-        self.span_id: str = f"{context.span_id:016x}" if context.is_valid else ""
-
-    def set(self, attributes: Attributes = _NO_ATTRIBUTES, /, **more: AttributeValue) -> None:
-        """Set attributes, by names of `telemetry.names`."""
-        if self.is_recorded:
-            self._span.set_attributes({**attributes, **more})
-
-    def event(
-        self, name: str, attributes: Attributes = _NO_ATTRIBUTES, /, **more: AttributeValue
-    ) -> None:
-        """Note that something happened now."""
-        if self.is_recorded:
-            self._span.add_event(name, {**attributes, **more})
-
-    def end(self, error: BaseException | str | None = None) -> None:
-        """End the span; only the first call counts.
-
-        Args:
-            error: what went wrong, if anything: an exception, or a stable reason.
-        """
-        if not self._span.is_recording():
-            return
-        if error is not None:
-            reason, message = _describe(error)
-            self._span.set_attribute(names.ATTR_ERROR_TYPE, reason)
-            self._span.set_status(Status(StatusCode.ERROR, message))
-        self._span.end()
-
-    def __enter__(self) -> Self:
-        """Return the span."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the span, with the error that leaves the block if one does."""
-        self.end(error)
 
 
 class Tracing:
@@ -191,7 +108,7 @@ class Tracing:
         self,
         name: str,
         traceparent: str = "",
-        attributes: Attributes = _NO_ATTRIBUTES,
+        attributes: Attributes = NO_ATTRIBUTES,
         *,
         start_ns: int | None = None,
     ) -> RequestSpan:
@@ -205,7 +122,7 @@ class Tracing:
             attributes: what is known from the start.
             start_ns: when it began; now by default.
         """
-        parent = _parse(traceparent)
+        parent = parse_traceparent(traceparent)
         # An empty context, not None: None would look up what is current on
         # this thread.
         context = set_span_in_context(NonRecordingSpan(parent), Context()) if parent else Context()
@@ -222,7 +139,7 @@ class Tracing:
         traceparent: str,
         start_ns: int,
         end_ns: int,
-        attributes: Attributes = _NO_ATTRIBUTES,
+        attributes: Attributes = NO_ATTRIBUTES,
         children: Sequence[ChildSpan] = (),
     ) -> None:
         """Keep a span that is already over, if its trace is sampled or turns out slow.
@@ -252,7 +169,7 @@ class Tracing:
             self._tail.hold(span_id_of(traceparent), lambda: self._emit_under(traceparent, make))
 
     def _emit_under(self, traceparent: str, make: Callable[[], ChildSpan]) -> None:
-        parent = _parse(traceparent)
+        parent = parse_traceparent(traceparent)
         if parent is not None:
             self._emit(make(), parent)
 
@@ -299,20 +216,3 @@ class Tracing:
     def _end(self) -> None:
         self._tail.shutdown()
         self._processor.shutdown()  # type: ignore[no-untyped-call]
-
-
-def _parse(traceparent: str) -> SpanContext | None:
-    match = _TRACEPARENT.fullmatch(traceparent)
-    if match is None:
-        return None
-    trace_id, span_id, flags = (int(group, 16) for group in match.groups())
-    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
-    return context if context.is_valid else None
-
-
-def _describe(error: BaseException | str) -> tuple[str, str]:
-    if isinstance(error, str):
-        return error, error
-    if isinstance(error, TreedraftError):
-        return error.reason, error.message
-    return type(error).__name__, str(error)

@@ -10,7 +10,8 @@ from treedraft.core.growth import TokenSource
 from treedraft.core.session import FinishReason, RoundTimes
 from treedraft.core.worker import WorkerReport, WorkerRole
 from treedraft.telemetry import names
-from treedraft.telemetry.catalogue import ALIASES, ROLES, metrics_of
+from treedraft.telemetry.aliases import ALIASES
+from treedraft.telemetry.catalogue import ROLES, metrics_of
 from treedraft.telemetry.metrics import Metrics, serve_metrics
 from treedraft.telemetry.metrics_endpoint import MetricsEndpoint
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import treedraft
 from treedraft.telemetry import names
-from treedraft.telemetry.catalogue import ALIASES, METRICS, ROLES, MetricKind
+from treedraft.telemetry.aliases import ALIASES
+from treedraft.telemetry.catalogue import METRICS, ROLES, MetricKind
 
 PACKAGE = Path(treedraft.__file__).parent
 CONSTANTS = {

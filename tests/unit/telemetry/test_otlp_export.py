@@ -7,7 +7,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 from treedraft.settings import TelemetrySettings
 from treedraft.telemetry import names
-from treedraft.telemetry.tracing import ChildSpan, Tracing
+from treedraft.telemetry.spans import ChildSpan
+from treedraft.telemetry.tracing import Tracing
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):

@@ -7,8 +7,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from treedraft.settings import TelemetrySettings
 from treedraft.telemetry import names, tail
 from treedraft.telemetry.sampling import is_held_back, is_sampled
+from treedraft.telemetry.spans import ChildSpan
 from treedraft.telemetry.tail import MAX_KEPT_PER_SECOND, MAX_SPANS, MAX_SPANS_OF_TRACE
-from treedraft.telemetry.tracing import ChildSpan, Tracing
+from treedraft.telemetry.tracing import Tracing
 
 SECOND = 1_000_000_000
 

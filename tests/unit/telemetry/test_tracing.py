@@ -7,7 +7,8 @@ from treedraft.core.errors import OverloadedError
 from treedraft.settings import TelemetrySettings
 from treedraft.telemetry import names
 from treedraft.telemetry.local_store import SpanRecord, load_trace, wait_for_trace
-from treedraft.telemetry.tracing import ChildSpan, RequestSpan, Tracing, is_sampled
+from treedraft.telemetry.spans import ChildSpan, RequestSpan
+from treedraft.telemetry.tracing import Tracing, is_sampled
 
 SAMPLED = f"00-{'a1' * 16}-{'b2' * 8}-01"
 UNSAMPLED = f"00-{'a1' * 16}-{'b2' * 8}-00"
