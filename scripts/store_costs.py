@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from treedraft.coordinator.placement import MAX_CONTENDERS, TargetCandidate, contenders, place
 from treedraft.coordinator.session_store.records import SessionRequest
-from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
+from treedraft.coordinator.session_store.redis_connection import connect
+from treedraft.coordinator.session_store.redis_store import RedisSessionStore
 from treedraft.core.sampling import SamplingParameters, StoppingCriteria
 from treedraft.core.worker import WorkerRegistration, WorkerReport, WorkerRole
 

@@ -10,7 +10,8 @@ from tests.unit.coordinator.redis_server import redis_server
 from tests.unit.coordinator.support import FakeTarget, encode, output, says, until
 from tests.waiting import patience
 
-from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
+from treedraft.coordinator.session_store.redis_connection import connect
+from treedraft.coordinator.session_store.redis_store import RedisSessionStore
 from treedraft.core.sampling import SamplingParameters, Verification
 from treedraft.core.session import FinishReason
 

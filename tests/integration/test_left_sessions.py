@@ -172,7 +172,7 @@ async def test_a_store_that_was_emptied_gets_back_what_ended_a_moment_ago(tmp_pa
 
 
 async def empty(url):
-    from treedraft.coordinator.session_store.redis_store import connect
+    from treedraft.coordinator.session_store.redis_connection import connect
 
     redis = connect(url)
     await redis.flushall()

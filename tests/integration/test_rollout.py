@@ -8,7 +8,7 @@ from tests.unit.coordinator.redis_server import redis_server
 from tests.unit.coordinator.support import FakeTarget, a_drafter, encode, output, says
 
 from treedraft.coordinator.api_keys import key_line, new_key
-from treedraft.coordinator.session_store.redis_store import connect
+from treedraft.coordinator.session_store.redis_connection import connect
 from treedraft.coordinator.session_store.rollout_store import (
     EmbeddedRolloutStore,
     RedisRolloutStore,

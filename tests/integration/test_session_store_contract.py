@@ -12,7 +12,8 @@ from treedraft.coordinator.session_store import protocol
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.coordinator.session_store.protocol import SessionStore
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
-from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
+from treedraft.coordinator.session_store.redis_connection import connect
+from treedraft.coordinator.session_store.redis_store import RedisSessionStore
 from treedraft.core.errors import SessionConflictError, SessionNotFoundError, UnavailableError
 from treedraft.core.sampling import (
     SamplingParameters,

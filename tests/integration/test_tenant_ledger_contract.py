@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 from tests.unit.coordinator.redis_server import redis_server
 
+from treedraft.coordinator.session_store.redis_connection import connect
 from treedraft.coordinator.session_store.redis_ledger import RedisTenantLedger
-from treedraft.coordinator.session_store.redis_store import connect
 from treedraft.coordinator.session_store.tenant_ledger import (
     Charge,
     EmbeddedTenantLedger,

@@ -29,8 +29,9 @@ from treedraft.coordinator.rollout import Rollout
 from treedraft.coordinator.service import SERVICE_NAME, CoordinatorServicer
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.coordinator.session_store.protocol import SessionStore
+from treedraft.coordinator.session_store.redis_connection import connect
 from treedraft.coordinator.session_store.redis_ledger import RedisTenantLedger
-from treedraft.coordinator.session_store.redis_store import RedisSessionStore, connect
+from treedraft.coordinator.session_store.redis_store import RedisSessionStore
 from treedraft.coordinator.session_store.rollout_store import (
     EmbeddedRolloutStore,
     RedisRolloutStore,

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 import pytest
 from tests.unit.coordinator.support import until
 
-from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog
+from treedraft.coordinator.log_writer import LogEntry
+from treedraft.coordinator.session_log import LogPace, SessionLog
 from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
 from treedraft.core.errors import SessionConflictError, TreedraftError, UnavailableError

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from treedraft.coordinator.session_store.redis_store import guarded
+from treedraft.coordinator.session_store.redis_connection import guarded
 from treedraft.coordinator.session_store.tenant_ledger import Charge, Refusal
 from treedraft.coordinator.tenant import TenantLimits
 

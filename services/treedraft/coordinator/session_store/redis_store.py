@@ -13,11 +13,8 @@ from importlib import resources
 from typing import Any, cast
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
 
 from treedraft.coordinator.session_store import codec, protocol
 from treedraft.coordinator.session_store.protocol import unknown_session
@@ -28,7 +25,8 @@ from treedraft.coordinator.session_store.records import (
     WorkerRecord,
     without_prefixes,
 )
-from treedraft.core.errors import SessionConflictError, SessionNotFoundError, UnavailableError
+from treedraft.coordinator.session_store.redis_connection import guarded
+from treedraft.core.errors import SessionConflictError, SessionNotFoundError
 from treedraft.core.session import FinishReason
 from treedraft.core.worker import WorkerRegistration, WorkerReport
 
@@ -55,26 +53,6 @@ _CONFLICTS = {
     protocol.LOG_GAP: "the log of session {} lacks tokens before these",
     protocol.LOG_MISMATCH: "the log of session {} has other tokens in that place",
 }
-
-
-_MAX_CONNECTIONS = 64
-
-
-def connect(url: str, *, timeout_seconds: float = 2.0) -> Redis:
-    """Return a client for `redis://…`, `rediss://…` or `unix://…`; connects when first used.
-
-    A burst of requests waits for a connection; it is no outage of the store.
-    """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=_MAX_CONNECTIONS,
-        timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
-        health_check_interval=30,
-    )
-    return Redis.from_pool(pool)
 
 
 class RedisSessionStore:
@@ -297,17 +275,3 @@ def _readable_worker(registration: bytes, report: bytes) -> WorkerRecord | None:
     except SessionConflictError as error:
         _log.warning("worker left out", reason=error.reason)
         return None
-
-
-async def guarded(call: Awaitable[Any]) -> Any:
-    """Return what Redis answers.
-
-    Raises:
-        UnavailableError: STORE_UNAVAILABLE.
-    """
-    try:
-        return await call
-    except (RedisError, OSError) as error:
-        raise UnavailableError(
-            f"the session store is away: {error}", reason=protocol.STORE_UNAVAILABLE
-        ) from error

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 from redis.asyncio import Redis
 
-from treedraft.coordinator.session_store.redis_store import guarded
+from treedraft.coordinator.session_store.redis_connection import guarded
 from treedraft.core.rollout import Pairing, PairingCounts, Pool, WeightChange
 
 Counts = dict[Pairing, PairingCounts]
