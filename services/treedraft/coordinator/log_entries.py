@@ -3,8 +3,8 @@
 from collections.abc import Collection
 
 from treedraft.coordinator.catalog import KnownModel
+from treedraft.coordinator.log_writer import LogEntry
 from treedraft.coordinator.placement import Placement
-from treedraft.coordinator.session_log import LogEntry
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
 from treedraft.core.session import SessionSpec
 

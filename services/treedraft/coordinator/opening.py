@@ -9,6 +9,7 @@ from collections.abc import Callable
 from treedraft.coordinator.admission import check_law, check_prompt, roomiest
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.log_entries import first_entry
+from treedraft.coordinator.log_writer import LogEntry
 from treedraft.coordinator.model_index import ServedTarget
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.placer import Placer, placement_attributes
@@ -18,7 +19,6 @@ from treedraft.coordinator.repetition import check_same, digest_of, session_id_o
 from treedraft.coordinator.request import GenerationRequest
 from treedraft.coordinator.resumption import Resumption
 from treedraft.coordinator.running_session import RunningSession, SessionServices
-from treedraft.coordinator.session_log import LogEntry
 from treedraft.coordinator.session_store.protocol import SESSION_EXISTS
 from treedraft.coordinator.settings import LimitSettings
 from treedraft.coordinator.specs import first_spec

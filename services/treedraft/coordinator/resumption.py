@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator
 
 from treedraft.coordinator.caretaker import Caretaker
 from treedraft.coordinator.catalog import KnownModel
+from treedraft.coordinator.log_writer import LogEntry
 from treedraft.coordinator.registry import WorkerRegistry
 from treedraft.coordinator.relay import SessionRelay
 from treedraft.coordinator.request import GenerationRequest
 from treedraft.coordinator.running_session import RunningSession, SessionServices
-from treedraft.coordinator.session_log import LogEntry
 from treedraft.coordinator.session_store.protocol import SESSION_FINISHED, unknown_session
 from treedraft.coordinator.session_store.records import SessionPlacement, SessionRecord
 from treedraft.coordinator.specs import resumed_spec

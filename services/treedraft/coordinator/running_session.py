@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.failover import Departure, Failover, ProcessId, Turn
 from treedraft.coordinator.log_entries import stored_placement
+from treedraft.coordinator.log_writer import LogEntry, resumed_elsewhere
 from treedraft.coordinator.move_budget import MoveBudget
 from treedraft.coordinator.pieces import TextPieces
 from treedraft.coordinator.placement import Placement
 from treedraft.coordinator.relay import SessionRelay
-from treedraft.coordinator.session_log import LogEntry, LogPace, SessionLog, resumed_elsewhere
+from treedraft.coordinator.session_log import LogPace, SessionLog
 from treedraft.coordinator.session_store.protocol import (
     STORE_UNAVAILABLE,
     SessionStore,
@@ -38,7 +39,8 @@ from treedraft.core.session import FinishReason, SessionFinish, SessionSpec, Ses
 from treedraft.core.worker import WorkerRegistration
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
-from treedraft.telemetry.tracing import RequestSpan, Tracing
+from treedraft.telemetry.spans import RequestSpan
+from treedraft.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,27 +12,15 @@ no fenced write, so one that has begun is waited for before a later reader claim
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
-from treedraft.coordinator.session_store.protocol import (
-    LOG_GAP,
-    SESSION_EXISTS,
-    STALE_EPOCH,
-    SessionStore,
-)
-from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
-from treedraft.core.errors import (
-    SessionConflictError,
-    SessionNotFoundError,
-    TreedraftError,
-    UnavailableError,
-)
+from treedraft.coordinator.log_writer import LogEntry, LogWriter
+from treedraft.coordinator.session_store.protocol import SessionStore
+from treedraft.coordinator.session_store.records import SessionPlacement
+from treedraft.core.errors import TreedraftError
 from treedraft.core.session import FinishReason
-
-_FIRST_BACKOFF_SECONDS = 0.05
-_MAX_BACKOFF_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +30,6 @@ class LogPace:
     interval_seconds: float
     renew_seconds: float
     patience_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """Whose log it is: what the store needs to keep the session, also anew."""
-
-    request: SessionRequest
-    epoch: int
-    owner: str
-    placement: SessionPlacement
 
 
 class SessionLog:
@@ -76,14 +54,11 @@ class SessionLog:
         `is_ahead` makes an outage longer than the patience a loss: set where
         tokens must be logged before they are shown.
         """
-        self._store = store
-        self._entry = entry
+        self._writer = LogWriter(store, entry)
         self._pace = pace
         self._on_logged = on_logged
         self._on_lost = on_lost
-        self._is_ahead = is_ahead
-        self._token_ids: list[int] = list(entry.request.prompt_token_ids)
-        self._num_logged = len(self._token_ids)
+        self._patience_seconds = pace.patience_seconds if is_ahead else None
         self._reason: FinishReason | None = None
         self._writing = asyncio.Lock()
         self._has_work = asyncio.Event()
@@ -91,7 +66,6 @@ class SessionLog:
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
         self._is_left = False
-        self._is_abandoned = False
         self._log = structlog.get_logger("treedraft.coordinator.session_log")
 
     def start(self) -> None:
@@ -100,12 +74,11 @@ class SessionLog:
 
     def restore(self, output_token_ids: Sequence[int]) -> None:
         """Take over output that the store has already."""
-        self._token_ids.extend(output_token_ids)
-        self._num_logged = len(self._token_ids)
+        self._writer.restore(output_token_ids)
 
     def append(self, token_ids: Sequence[int]) -> None:
         """Take output tokens that are to be written."""
-        self._token_ids.extend(token_ids)
+        self._writer.token_ids.extend(token_ids)
         self._has_work.set()
 
     async def take_over(self, placement: SessionPlacement) -> int:
@@ -121,9 +94,9 @@ class SessionLog:
 
     async def _take_over(self, placement: SessionPlacement) -> int:
         async with self._writing:
-            self._entry = replace(self._entry, placement=placement)
+            self._writer.move(placement)
             # What a lost answer may have changed is settled before anything is written.
-            return await self._retry(self._claim, contextlib.nullcontext())
+            return await self._insist(self._writer.claim, contextlib.nullcontext())
 
     async def finish(self, reason: FinishReason) -> bool:
         """Write what is left and close the session; repeatable, the first reason stays.
@@ -131,7 +104,7 @@ class SessionLog:
         Returns whether the store has it all. A store that is away is waited
         for as long as the patience goes.
         """
-        if self._is_abandoned:  # how it ends is for others to say
+        if self._writer.is_abandoned:  # how it ends is for others to say
             return self._is_closed
         self._reason = self._reason or reason
         if self._task is None:
@@ -147,7 +120,7 @@ class SessionLog:
 
     async def abandon(self) -> None:
         """Write nothing more: a later reader is about to claim the session."""
-        self._is_abandoned = True
+        self._writer.is_abandoned = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -156,12 +129,13 @@ class SessionLog:
 
     async def put_back(self) -> None:
         """Write the session anew, as far as it went, if the store has lost it."""
+        writer = self._writer
         async with self._writing:
-            await self._put_back()
+            await writer.put_back()
             # Another write may have put it back already, with fewer tokens.
-            if self._num_logged < len(self._token_ids):
-                self._num_logged = await self._append()
-        self._on_logged(self._num_logged)
+            if not writer.is_complete:
+                writer.num_logged = await writer.append()
+        self._on_logged(writer.num_logged)
         if self._reason is not None:
             await self._close()
 
@@ -186,18 +160,18 @@ class SessionLog:
 
     @property
     def _session_id(self) -> str:
-        return self._entry.request.session_id
+        return self._writer.session_id
 
     async def _run(self) -> None:
         try:
             while True:
                 await self._wait_for_work()
                 await self._persist()
-                is_complete = self._num_logged == len(self._token_ids)
+                is_complete = self._writer.is_complete
                 if self._is_left and self._reason is None and is_complete:
                     return
                 if self._reason is not None and is_complete:
-                    await self._retry(self._close, self._writing)
+                    await self._insist(self._close, self._writing)
                     self._is_closed = True
                     return
                 await _wait(self._is_ending, self._pace.interval_seconds)
@@ -213,107 +187,23 @@ class SessionLog:
         self._has_work.clear()
 
     async def _persist(self) -> None:
-        if self._num_logged == len(self._token_ids):
+        writer = self._writer
+        if writer.is_complete:
             if self._reason is None and not self._is_left:
-                await self._retry(self._renew, self._writing)
+                await self._insist(writer.renew, self._writing)
             return
-        self._num_logged = await self._retry(self._append, self._writing)
-        self._on_logged(self._num_logged)
-
-    async def _renew(self) -> int:
-        await self._store.renew(self._session_id, self._entry.epoch, owner=self._entry.owner)
-        return self._num_logged
-
-    async def _append(self) -> int:
-        try:
-            return await self._append_from(self._num_logged)
-        except SessionConflictError as error:
-            if error.reason != LOG_GAP:
-                raise
-        # The store lost the end of the log; what it still has must be the same.
-        return await self._append_from(len(self._entry.request.prompt_token_ids))
-
-    async def _append_from(self, base_length: int) -> int:
-        pending, entry = self._token_ids[base_length:], self._entry
-        return await self._store.append_tokens(
-            self._session_id, entry.epoch, base_length, pending, owner=entry.owner
-        )
-
-    async def _claim(self) -> int:
-        record = await self._store.claim(self._session_id, owner=self._entry.owner)
-        self._entry = replace(self._entry, epoch=record.epoch)
-        await self._place()
-        return record.epoch
+        writer.num_logged = await self._insist(writer.append, self._writing)
+        self._on_logged(writer.num_logged)
 
     async def _close(self) -> int:
-        try:
-            await self._finish()
-        except SessionConflictError as error:
-            if error.reason != LOG_GAP:
-                raise
-            self._num_logged = await self._append()
-            await self._finish()
-        return self._num_logged
+        return await self._writer.close(self._reason or FinishReason.CANCELLED)
 
-    async def _finish(self) -> None:
-        reason, entry = self._reason or FinishReason.CANCELLED, self._entry
-        await self._store.finish(
-            self._session_id, entry.epoch, len(self._token_ids), reason, owner=entry.owner
-        )
-
-    async def _place(self) -> None:
-        entry = self._entry
-        await self._store.place(self._session_id, entry.epoch, entry.placement, owner=entry.owner)
-
-    async def _retry(
+    async def _insist(
         self,
         write: Callable[[], Awaitable[int]],
         turn: contextlib.AbstractAsyncContextManager[None],
     ) -> int:
-        """Write until the store takes it; a session that it has lost is put back first.
-
-        Each attempt is made within `turn`.
-        """
-        loop = asyncio.get_running_loop()
-        gives_up_at = loop.time() + self._pace.patience_seconds
-        backoff = _FIRST_BACKOFF_SECONDS
-        is_lost = False
-        while True:
-            if self._is_abandoned:
-                raise resumed_elsewhere()
-            try:
-                async with turn:
-                    if is_lost:
-                        await self._put_back()
-                        is_lost = False
-                    return await write()
-            except SessionNotFoundError:
-                is_lost = True
-            except UnavailableError:
-                if self._is_ahead and loop.time() >= gives_up_at:
-                    raise
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
-
-    async def _put_back(self) -> None:
-        entry = self._entry
-        prompt_length = len(entry.request.prompt_token_ids)
-        output = self._token_ids[prompt_length : self._num_logged]
-        self._log.warning("the store lost a session; it is put back", session_id=self._session_id)
-        try:
-            await self._store.create(
-                entry.request, owner=entry.owner, epoch=entry.epoch, output_token_ids=output
-            )
-        except SessionConflictError as error:
-            if error.reason != SESSION_EXISTS:
-                raise
-            raise resumed_elsewhere() from error  # by a later owner, or one at the same epoch
-        await self._place()
-
-
-def resumed_elsewhere() -> SessionConflictError:
-    """Return what an owner is told whose session a later reader has."""
-    return SessionConflictError("the session was resumed", reason=STALE_EPOCH)
+        return await self._writer.insist(write, turn, self._patience_seconds)
 
 
 async def _wait(event: asyncio.Event, timeout_seconds: float) -> None:
