@@ -199,6 +199,19 @@ async def test_a_session_goes_on_at_another_target(cluster):
     assert move.attributes[names.ATTR_FAILOVER_TOKENS] == 5 + 5
 
 
+async def test_a_target_that_gives_a_session_up_is_left_for_another(cluster):
+    first, second = FakeTarget(), FakeTarget(script=says("one two"))
+    await cluster.add_target(first, "t1")
+    asking = asyncio.create_task(ask(cluster.client, HELLO))
+    spec = await first.session()
+    await cluster.add_target(second, "t2")
+    first.say(output(spec, 0, encode("one")))
+    first.say(output(spec, 3, [], FinishReason.CANCELLED))
+    events = await asking
+    assert text_of(events) == "one two"
+    assert events[-1].reason is FinishReason.STOP
+
+
 async def test_a_failed_session_touches_no_other(cluster):
     target = FakeTarget()
     await cluster.add_target(target)

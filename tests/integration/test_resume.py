@@ -22,6 +22,7 @@ from treedraft.core.errors import (
     TokensMismatchError,
     TreedraftError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from treedraft.core.generation import Finished, ResumeQuery, Started, hash_tokens
 from treedraft.core.sampling import SamplingParameters, StoppingCriteria
@@ -279,3 +280,18 @@ async def test_another_coordinator_takes_the_session_from_its_owner_alive_or_not
                 pass
         again = await resume(one.client, holding(first.session_id, "one two"))
         assert text_of(again) == " three"
+
+
+async def test_a_coordinator_that_stops_while_it_resumes_says_that_it_is_away(tmp_path):
+    async with two_coordinators(tmp_path) as (one, two):
+        target = FakeTarget()
+        await two.add_target(target)
+        await one.until_serves("toy")
+        events, first = await begin(one, target, HELLO, "one")
+        resuming = asyncio.create_task(failure_of(one.client, holding(first.session_id, "one")))
+        await until(lambda: target.started[first.session_id].epoch > 1)
+        await one.stop()
+        assert type(await resuming) is UnavailableError  # what a client tries again elsewhere
+        await events.aclose()
+        target.script = says("one two")
+        assert text_of(await resume(two.client, holding(first.session_id, "one"))) == " two"

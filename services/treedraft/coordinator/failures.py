@@ -4,6 +4,8 @@ The target names a stable reason; which class of error that is decides what a
 client does next: mend the request, try again later, or give up.
 """
 
+from dataclasses import replace
+
 from treedraft.core.errors import (
     CancelledError,
     InvalidRequestError,
@@ -13,9 +15,10 @@ from treedraft.core.errors import (
     TreedraftError,
     UnavailableError,
 )
-from treedraft.core.session import SessionFailure
+from treedraft.core.session import FinishReason, SessionFailure, SessionOutput
 
 PASS_FAILED = "PASS_FAILED"
+TARGET_CANCELLED = "TARGET_CANCELLED"
 
 _CLASSES: dict[str, type[TreedraftError]] = {
     "PROMPT_TOO_LONG": PromptTooLongError,
@@ -35,7 +38,7 @@ _CLASSES: dict[str, type[TreedraftError]] = {
     "UNAVAILABLE": UnavailableError,
     PASS_FAILED: UnavailableError,
     "DRAINING": UnavailableError,
-    "CANCELLED": CancelledError,
+    TARGET_CANCELLED: UnavailableError,
     "DEADLINE_EXCEEDED": CancelledError,
 }
 
@@ -51,6 +54,7 @@ MOVABLE_REASONS = frozenset(
         "UNAVAILABLE",
         "OUTPUT_GAP",
         PASS_FAILED,
+        TARGET_CANCELLED,
         "COORDINATOR_LOST",
     }
 )
@@ -59,6 +63,19 @@ MOVABLE_REASONS = frozenset(
 def is_movable(error: TreedraftError) -> bool:
     """Return whether a session that ended like this can go on at another target."""
     return isinstance(error, UnavailableError) and error.reason in MOVABLE_REASONS
+
+
+def without_unasked_end(output: SessionOutput) -> SessionOutput:
+    """Return an output in which a cancellation that nobody here asked for is a lost target.
+
+    A text that is cut off is no good end: the session goes on elsewhere, from the tokens before.
+    """
+    is_cut = output.finish is not None and output.finish.reason is FinishReason.CANCELLED
+    is_failed = output.failure is not None and output.failure.reason == CancelledError.reason
+    if not (is_cut or is_failed):
+        return output
+    failure = SessionFailure(TARGET_CANCELLED, "the target gave the session up")
+    return replace(output, token_ids=(), sources=(), logprobs=(), finish=None, failure=failure)
 
 
 def error_of(failure: SessionFailure) -> TreedraftError:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import structlog
 
+from treedraft.coordinator.failures import without_unasked_end
 from treedraft.coordinator.target_stream import (
     Outbox,
     SessionSink,
@@ -182,7 +183,8 @@ class TargetLink:
                 if output.finish is not None or output.failure is not None:
                     del self._sinks[output.session_id]
                     self._outbox.acknowledged.pop(output.session_id, None)
-                sink.deliver(output)
+                # A session that is cancelled here has no sink any more.
+                sink.deliver(without_unasked_end(output))
 
     async def _watch(self) -> None:
         num_silent = 0

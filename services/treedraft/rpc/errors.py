@@ -41,6 +41,7 @@ from treedraft.core.errors import (
 DOMAIN = "treedraft"
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+CALL_DROPPED = "CALL_DROPPED"
 
 # Trailing metadata beyond 8 KiB may be refused on the way. These keep the
 # longest status below that, the worst encoding of each character included.
@@ -70,7 +71,6 @@ _CODES: dict[type[TreedraftError], grpc.StatusCode] = {
 _CLASS_OF_KIND = {error_class.reason: error_class for error_class in _CODES}
 # For statuses without our details: what gRPC itself or a proxy has to say.
 _CLASS_OF_CODE: dict[grpc.StatusCode, type[TreedraftError]] = {
-    grpc.StatusCode.CANCELLED: CancelledError,
     grpc.StatusCode.DEADLINE_EXCEEDED: CancelledError,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
@@ -240,6 +240,11 @@ def _from_bare_status(error: grpc.aio.AioRpcError) -> TreedraftError:
         return InvalidRequestError(text, reason=MESSAGE_TOO_LARGE)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return CancelledError("the deadline passed", reason=DEADLINE_EXCEEDED)
+    if code is grpc.StatusCode.CANCELLED:
+        # Whoever cancels a call of its own is told so by asyncio, never by a status. A server
+        # that shuts down says this of calls that it had not taken up yet (grpc/grpc#41785), and
+        # so does a proxy that resets a stream: the peer went away, nobody wanted to stop.
+        return UnavailableError(f"the peer dropped the call ({text})", reason=CALL_DROPPED)
     if any(sign in text for sign in _BROKEN_STREAM):
         return UnavailableError(text)
     if code is grpc.StatusCode.UNAVAILABLE and text.startswith(_NOT_CONNECTED):

@@ -3,8 +3,13 @@
 A TreedraftError is told to the caller as it is. Anything else is a bug: the
 caller learns that there was one, and the log holds the rest, since a traceback
 may contain what no other tenant should read.
+
+A handler that ends in a cancellation which its caller did not ask for, since
+something that it waited for was cancelled, has failed as well. gRPC would send no
+status for it, and leave the caller waiting for as long as the server lives.
 """
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -15,8 +20,8 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from treedraft.core.errors import InvalidRequestError, TreedraftError
-from treedraft.rpc.errors import abort
+from treedraft.core.errors import InvalidRequestError, TreedraftError, UnavailableError
+from treedraft.rpc.errors import CALL_DROPPED, abort
 
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +110,8 @@ def _wrap_unary(behaviour: _Behaviour, method: str, check: _Check) -> _Behaviour
             return await behaviour(_checked(request), context)
         except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError as error:
+            await abort(context, _dropped(error, method))
         except Exception as error:
             await abort(context, _to_domain(error, method))
 
@@ -122,10 +129,21 @@ def _wrap_stream(behaviour: _Behaviour, method: str, check: _Check) -> _Behaviou
                     yield response
         except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError as error:
+            await abort(context, _dropped(error, method))
         except Exception as error:
             await abort(context, _to_domain(error, method))
 
     return handle
+
+
+def _dropped(error: asyncio.CancelledError, method: str) -> TreedraftError:
+    """Return what to tell a caller that still waits; raise if it is the caller who left."""
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    _log.error("handler was cancelled from within", method=method, exc_info=error)
+    return UnavailableError("the call was dropped", reason=CALL_DROPPED)
 
 
 def _to_domain(error: Exception, method: str) -> TreedraftError:

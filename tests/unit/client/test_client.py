@@ -1,12 +1,14 @@
 """The client against coordinators that do what they like: over real gRPC, scripted."""
 
 import asyncio
+import random
 from collections.abc import Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
 import pytest
+from tests.resets import resetting
 from tests.unit.coordinator.support import until
 
 from treedraft.client import Client, RetryPolicy
@@ -42,8 +44,8 @@ FINISHED = Finished(FinishReason.LENGTH, SessionStatistics(), 1.0)
 class Door(CoordinatorServiceServicer):
     """A coordinator that answers each call as `script` says for its number.
 
-    A script yields how many more tokens to say, an error to end with, or an
-    event to wait for before going on; then it finishes.
+    A script yields how many more tokens to say, an error or a bare status to end with,
+    or an event to wait for before going on; then it finishes.
     """
 
     script: Callable[[int], list]
@@ -73,6 +75,8 @@ class Door(CoordinatorServiceServicer):
         for step in self.script(len(self.calls) - 1):
             if isinstance(step, Exception):
                 await abort(context, step)
+            if isinstance(step, grpc.StatusCode):
+                await context.abort(step, step.name)
             if isinstance(step, asyncio.Event):
                 await step.wait()
                 continue
@@ -130,6 +134,39 @@ async def test_an_answer_over_many_broken_streams_is_one_answer():
     assert isinstance(events[-1], Finished)
     assert sorted(doors[0].calls + doors[1].calls) == list(range(9))
     assert all(door.calls for door in doors)  # it turns to the other one each time
+
+
+async def test_streams_that_are_cancelled_by_nobody_here_are_broken_streams():
+    # What a server that shuts down says of a call that it had not taken up.
+    dropped = grpc.StatusCode.CANCELLED
+    doors = [Door(lambda n: [1, dropped] if n < 3 else [2]) for _ in range(2)]
+    async with serving(*doors) as endpoints, Client(endpoints, policy=QUICK) as client:
+        assert tokens_of(await read(client)) == TOKENS
+    assert all(door.calls for door in doors)
+
+
+async def test_calls_whose_streams_are_reset_are_made_elsewhere():
+    door = Door(lambda n: [])
+    async with resetting() as resets, serving(door) as endpoints:
+        # Whichever comes first: a second answer begins at the one that the first went to.
+        for order in ([resets.endpoint, *endpoints], [*endpoints, resets.endpoint]):
+            async with Client(order, policy=QUICK, rng=random.Random(1)) as client:
+                assert tokens_of(await read(client)) == TOKENS
+        assert resets.num_streams == 1
+
+
+async def test_patience_with_reset_streams_ends_as_well():
+    now = [0.0]
+
+    def clock():
+        now[0] += 1.0
+        return now[0]
+
+    async with resetting() as resets, Client([resets.endpoint], policy=QUICK, clock=clock) as one:
+        with pytest.raises(UnavailableError) as caught:
+            await read(one)
+        assert caught.value.reason == "CALL_DROPPED"
+        assert resets.num_streams > 3
 
 
 async def test_text_that_was_kept_back_until_the_end_comes_once():

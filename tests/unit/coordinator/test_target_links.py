@@ -1,13 +1,15 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.unit.coordinator.support import a_spec, a_target, output, until
 from tests.waiting import on_virtual_time
 
+from treedraft.coordinator.failures import error_of, is_movable
 from treedraft.coordinator.target_links import TargetLink, TargetLinks
 from treedraft.core.errors import InvalidRequestError, UnavailableError
 from treedraft.core.exchange import LogAcknowledgement
-from treedraft.core.session import FinishReason
+from treedraft.core.session import FinishReason, SessionFailure
 
 
 class FakeStream:
@@ -149,6 +151,22 @@ async def test_a_session_that_is_resumed_here_is_not_hit_by_the_end_of_its_older
     await until(lambda: bool(sink.outputs))
     assert sink.outputs == [awaited]
     assert link.num_sessions == 1
+
+
+@pytest.mark.parametrize("is_failure", [False, True])
+async def test_a_cancellation_that_nobody_here_asked_for_is_a_lost_target(setup, is_failure):
+    link, connection = setup
+    spec, sink = a_spec("s1"), Sink()
+    link.start(spec, sink)
+    said = output(spec, 0, [5], FinishReason.CANCELLED)
+    if is_failure:
+        said = replace(said, finish=None, failure=SessionFailure("CANCELLED", "gave up"))
+    connection.stream.inbox.put_nowait((said,))
+    await until(lambda: bool(sink.outputs))
+    (told,) = sink.outputs
+    assert (told.finish, told.token_ids) == (None, ())
+    assert is_movable(error_of(told.failure))
+    assert link.num_sessions == 0
 
 
 async def test_a_session_too_large_for_a_message_fails_alone(setup):

@@ -94,6 +94,35 @@ async def test_an_abort_of_the_handler_itself_is_left_alone(serving, kind):
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.DATA_LOSS, "mine")
 
 
+async def cancelled_within():
+    """Wait for something that somebody cancelled."""
+    awaited = asyncio.get_running_loop().create_future()
+    awaited.cancel()
+    await awaited
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_caller_who_waits_is_not_left_alone_with_a_cancellation_from_within(serving, kind):
+    async def unary(request, context):
+        await cancelled_within()
+
+    async def stream(request, context):
+        yield b"first"
+        await cancelled_within()
+
+    handler = stream if kind.endswith("stream") else unary
+    with structlog.testing.capture_logs() as logs:
+        async with serving(raw_server(**{kind: handler})) as (_, endpoint):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(endpoint, kind)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    error = from_rpc_error(caught.value)
+    assert (type(error), error.reason) == (UnavailableError, "CALL_DROPPED")
+    assert [entry["method"] for entry in logs if entry["log_level"] == "error"] == [
+        f"/{SERVICE}/{kind}"
+    ]
+
+
 async def test_answers_pass_through_in_order(serving):
     async def count(request, context):
         for number in range(5):

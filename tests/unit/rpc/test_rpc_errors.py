@@ -132,7 +132,12 @@ def bare(code, details="", trailing=()):
             domain.CancelledError,
             "DEADLINE_EXCEEDED",
         ),
-        (bare(grpc.StatusCode.CANCELLED), domain.CancelledError, "CANCELLED"),
+        (bare(grpc.StatusCode.CANCELLED), domain.UnavailableError, "CALL_DROPPED"),
+        (
+            bare(grpc.StatusCode.CANCELLED, "Received RST_STREAM with error code 8"),
+            domain.UnavailableError,
+            "CALL_DROPPED",
+        ),
         (bare(grpc.StatusCode.UNAVAILABLE, "no route"), domain.UnavailableError, "UNAVAILABLE"),
         (
             bare(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),

@@ -2,6 +2,8 @@ import asyncio
 import os
 import signal
 import socket
+import threading
+import time
 
 import grpc
 import pytest
@@ -13,6 +15,7 @@ from tests.waiting import PATIENCE_SECONDS, patience
 from treedraft.core.errors import UnavailableError
 from treedraft.rpc.channel import open_channel
 from treedraft.rpc.context import seconds_left, traceparent_of
+from treedraft.rpc.errors import from_rpc_error
 from treedraft.rpc.health_client import ask_health
 from treedraft.rpc.server import LIVENESS, RpcServer, advertised_endpoint, wait_for_signal
 from treedraft.settings import GrpcSettings
@@ -93,6 +96,50 @@ async def test_a_stop_cancels_what_outlives_the_grace():
         await server.stop()
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await call
+
+
+class Asking(threading.Thread):
+    """Makes calls at once from a thread of its own, and keeps what they failed with."""
+
+    def __init__(self, endpoint: str, num_calls: int) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._num_calls = num_calls
+        self.has_asked = threading.Event()
+        self.errors: list[grpc.RpcError] = []
+        self.num_answered = 0
+
+    def run(self) -> None:
+        with grpc.insecure_channel(self._endpoint) as channel:
+            stub = pb_grpc.CoordinatorServiceStub(channel)
+            grpc.channel_ready_future(channel).result(timeout=10)
+            calls = [
+                stub.ListModels.future(pb.ListModelsRequest(), timeout=10)
+                for _ in range(self._num_calls)
+            ]
+            self.has_asked.set()
+            for call in calls:
+                try:
+                    call.result()
+                    self.num_answered += 1
+                except grpc.RpcError as error:
+                    self.errors.append(error)
+
+
+async def test_calls_that_a_stop_finds_not_taken_up_say_that_the_server_is_away():
+    server, held = RpcServer(GrpcSettings(), [NAME]), Held()
+    held.release.set()
+    pb_grpc.add_CoordinatorServiceServicer_to_server(held, server.grpc)
+    asking = Asking(await server.start(), num_calls=8)
+    asking.start()
+    # The event loop stands still, so that gRPC holds calls that no handler gets.
+    asking.has_asked.wait(10)
+    time.sleep(0.1)  # noqa: ASYNC251
+    await server.stop(5)
+    await asyncio.to_thread(asking.join)
+    assert asking.num_answered + len(asking.errors) == 8
+    for error in asking.errors:
+        assert type(from_rpc_error(error)) is UnavailableError, error
 
 
 async def test_handlers_see_trace_context_and_deadline(serving):
