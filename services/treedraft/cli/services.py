@@ -82,12 +82,14 @@ def target(
 ) -> None:
     """Run a target: verifies token trees with the model that is served."""
     with terminal.errors_shown():
+        from treedraft.rpc.process import leave
         from treedraft.target.__main__ import main
         from treedraft.target.settings import TargetSettings
 
         flags = _worker(model, model_name, dtype, weights, device, threads, coordinators)
         given = _given({**flags, **_grpc(host, port, advertise)}, settings)
         main(make_settings(TargetSettings, given))
+        leave()
 
 
 def draft(
@@ -113,10 +115,12 @@ def draft(
     with terminal.errors_shown():
         from treedraft.draft.__main__ import main
         from treedraft.draft.settings import DraftSettings
+        from treedraft.rpc.process import leave
 
         flags = _worker(model, model_name, dtype, weights, device, threads, coordinators)
         given = _given({**flags, **_grpc(host, port, advertise)}, settings)
         main(make_settings(DraftSettings, given))
+        leave()
 
 
 def autoscaler(

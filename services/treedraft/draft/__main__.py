@@ -19,7 +19,13 @@ from treedraft.draft.links import Stop
 from treedraft.draft.service import SERVICE_NAME, DraftServicer
 from treedraft.draft.settings import DraftSettings
 from treedraft.inference.drafters import DEFAULT_TARGET, choose_drafter
-from treedraft.rpc.process import announcing, on_passing_thread, run_service, service_telemetry
+from treedraft.rpc.process import (
+    announcing,
+    leave,
+    on_passing_thread,
+    run_service,
+    service_telemetry,
+)
 from treedraft.rpc.server import RpcServer, wait_for_signal
 
 if TYPE_CHECKING:
@@ -180,3 +186,4 @@ def _registration(
 
 if __name__ == "__main__":
     main()
+    leave()

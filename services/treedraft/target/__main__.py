@@ -18,6 +18,7 @@ from treedraft.inference.models import load_model
 from treedraft.rpc.process import (
     ServiceTelemetry,
     announcing,
+    leave,
     on_passing_thread,
     run_service,
     service_telemetry,
@@ -197,3 +198,4 @@ def _registration(
 
 if __name__ == "__main__":
     main()
+    leave()
