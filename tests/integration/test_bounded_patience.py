@@ -4,12 +4,11 @@ import threading
 import time
 
 import pytest
-from tests.engine_harness import FAKE_DRAFTER, EngineHarness, load_toy, spec
+from tests.engine_harness import FAKE_DRAFTER, EngineHarness, spec
 
 from treedraft.core.exchange import DraftFrame, Rest
 from treedraft.core.growth import Growth, TokenSource
 from treedraft.inference.runner import Runner
-from treedraft.inference.toy import make_toy_model
 from treedraft.target.events import FrameArrived
 from treedraft.target.settings import (
     BudgetSettings,
@@ -21,11 +20,6 @@ from treedraft.target.settings import (
 
 PROMPT = list(range(3, 23))
 PASS_MS = 20.0  # long against what a busy machine adds to a timer
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return load_toy(make_toy_model(tmp_path_factory.mktemp("toy") / "llama", seed=3))
 
 
 def settings(**patience):

@@ -2,19 +2,12 @@
 
 import random
 
-import pytest
-from tests.engine_harness import EngineHarness, load_toy, spec
+from tests.engine_harness import EngineHarness, spec
 from tests.scripted_drafters import GuessingDrafter
 
-from treedraft.inference.toy import make_toy_model
 from treedraft.target.settings import BudgetSettings, GateSettings, KVSettings, TargetSettings
 
 PROMPT = list(range(3, 23))
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return load_toy(make_toy_model(tmp_path_factory.mktemp("toy") / "llama", seed=3))
 
 
 class Recorder:

@@ -5,11 +5,10 @@ import random
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.engine_harness import EngineHarness, load_toy, spec
+from tests.engine_harness import EngineHarness, spec
 from tests.scripted_drafters import GuessingDrafter
 
 from treedraft.core.session import RoundTimes
-from treedraft.inference.toy import make_toy_model
 from treedraft.settings import TelemetrySettings
 from treedraft.target.settings import BudgetSettings, GateSettings, KVSettings, TargetSettings
 from treedraft.telemetry import names
@@ -23,11 +22,6 @@ SETTINGS = TargetSettings(
     prefill_chunk=16,
 )
 INSIDE = (names.SPAN_QUEUE, names.SPAN_FORWARD, names.SPAN_WALK, names.SPAN_COMMIT)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return load_toy(make_toy_model(tmp_path_factory.mktemp("toy") / "llama", seed=3))
 
 
 def test_rounds_fill_the_time_of_a_session_and_parts_fill_the_rounds(llama, tmp_path):

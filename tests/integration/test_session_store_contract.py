@@ -1,125 +1,28 @@
 """One contract, two stores: the embedded one, and Redis in a real redis-server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
-from redis.asyncio import Redis
-from tests.unit.coordinator.redis_server import redis_server
+from tests.integration.session_stores import (
+    LEASE,
+    SESSION_TTL,
+    a_request,
+    conflict_of,
+    harness,
+    redis_store,
+    redis_url,
+)
 
 from treedraft.coordinator.session_store import protocol
-from treedraft.coordinator.session_store.embedded import EmbeddedSessionStore
-from treedraft.coordinator.session_store.protocol import SessionStore
-from treedraft.coordinator.session_store.records import SessionPlacement, SessionRequest
+from treedraft.coordinator.session_store.records import SessionPlacement
 from treedraft.coordinator.session_store.redis_connection import connect
 from treedraft.coordinator.session_store.redis_store import RedisSessionStore
 from treedraft.core.errors import SessionConflictError, SessionNotFoundError, UnavailableError
-from treedraft.core.sampling import (
-    SamplingParameters,
-    SpeculationOptions,
-    StoppingCriteria,
-    Verification,
-)
 from treedraft.core.session import FinishReason
-from treedraft.core.worker import DrafterAddress, WorkerRegistration, WorkerReport, WorkerRole
+from treedraft.core.worker import DrafterAddress
 
-SESSION_TTL, LEASE, WORKER_TTL = 600.0, 10.0, 5.0
-MAX_HASH = 2**64 - 1
-
-
-@dataclass
-class Harness:
-    """A store, and a way to let time pass in it."""
-
-    store: SessionStore
-    advance: Callable[[float], Awaitable[None]]
-
-
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-async def shift_expiries(redis: Redis, seconds: float) -> None:
-    """Let time pass: what would have run out is removed, the rest runs out sooner."""
-    async for key in redis.scan_iter():
-        left_ms = await redis.pttl(key)
-        if left_ms >= 0:
-            await redis.pexpire(key, max(0, left_ms - round(seconds * 1000)))
-
-
-def redis_store(client: Redis) -> RedisSessionStore:
-    return RedisSessionStore(
-        client, session_ttl_seconds=SESSION_TTL, lease_seconds=LEASE, worker_ttl_seconds=WORKER_TTL
-    )
-
-
-@pytest.fixture(params=["embedded", "redis"])
-async def harness(request) -> AsyncIterator[Harness]:
-    if request.param == "embedded":
-        now = [100.0]
-
-        async def advance(seconds: float) -> None:
-            now[0] += seconds
-
-        yield Harness(
-            EmbeddedSessionStore(
-                session_ttl_seconds=SESSION_TTL,
-                lease_seconds=LEASE,
-                worker_ttl_seconds=WORKER_TTL,
-                clock=lambda: now[0],
-            ),
-            advance,
-        )
-        return
-    client = connect(request.getfixturevalue("redis_url"))
-    await client.flushall()
-    store = redis_store(client)
-    yield Harness(store, lambda seconds: shift_expiries(client, seconds))
-    await store.close()
-
-
-def a_request(session_id: str = "s1", prompt: tuple[int, ...] = (1, 70_000, 3)) -> SessionRequest:
-    return SessionRequest(
-        session_id=session_id,
-        model="smol",
-        fingerprint="f" * 64,
-        prompt_token_ids=prompt,
-        sampling=SamplingParameters(
-            temperature=0.6,
-            top_k=40,
-            logit_bias=((7, -1.5),),
-            seed=MAX_HASH,
-            verification=Verification.REJECTION,
-        ),
-        stopping=StoppingCriteria(
-            max_tokens=9, stop_strings=("é\n",), stop_token_ids=frozenset({4, 5})
-        ),
-        speculation=SpeculationOptions(max_nodes=0),
-        choice=2,
-        tenant="acme",
-    )
-
-
-def a_worker(worker_id: str = "t1", incarnation: str = "a") -> WorkerRegistration:
-    return WorkerRegistration(
-        worker_id=worker_id,
-        incarnation=incarnation,
-        role=WorkerRole.TARGET,
-        endpoint="127.0.0.1:1",
-        model="smol",
-        fingerprint="f",
-        tokenizer_hash="h",
-        max_sessions=8,
-    )
-
-
-async def conflict_of(call: Awaitable[object]) -> str:
-    with pytest.raises(SessionConflictError) as caught:
-        await call
-    return caught.value.reason
+__all__ = ["harness", "redis_url"]
 
 
 async def test_a_session_comes_back_as_it_was_kept(harness):
@@ -346,58 +249,6 @@ async def test_sessions_are_forgotten_in_time_and_kept_while_written(harness):
     with pytest.raises(SessionNotFoundError):
         await harness.store.load("quiet")
     assert (await harness.store.load("busy")).output_token_ids == (1,)
-
-
-async def test_workers_are_listed_while_they_report(harness):
-    store = harness.store
-    await store.register_worker(a_worker("t2"), WorkerReport(free_kv_blocks=5, added_prefixes=(1,)))
-    await store.register_worker(a_worker("t1"), WorkerReport())
-    await harness.advance(WORKER_TTL - 1)
-    assert await store.report_worker(a_worker("t2"), WorkerReport(num_sessions=3, is_draining=True))
-    await harness.advance(2)
-    await store.remove_expired()
-    (worker,) = await store.list_workers()
-    assert worker.registration == a_worker("t2")
-    assert worker.report == WorkerReport(num_sessions=3, is_draining=True)
-    assert not await store.report_worker(a_worker("t1"), WorkerReport())
-    assert await store.prefix_holders(["t2", "t1"], [1]) == {"t2": 1}
-
-
-async def test_workers_are_listed_by_id(harness):
-    for worker_id in ("t3", "t1", "t2"):
-        await harness.store.register_worker(a_worker(worker_id), WorkerReport())
-    workers = await harness.store.list_workers()
-    assert [worker.registration.worker_id for worker in workers] == ["t1", "t2", "t3"]
-
-
-async def test_a_restarted_worker_is_not_taken_for_its_old_self(harness):
-    store = harness.store
-    old, new = a_worker(incarnation="old"), a_worker(incarnation="new")
-    await store.register_worker(old, WorkerReport(added_prefixes=(1, 2)))
-    await store.register_worker(new, WorkerReport(added_prefixes=(2,)))
-    assert not await store.report_worker(old, WorkerReport(num_sessions=9, added_prefixes=(1,)))
-    await store.remove_worker(old)
-    (worker,) = await store.list_workers()
-    assert worker.registration == new
-    assert worker.report.num_sessions == 0
-    assert await store.prefix_holders(["t1"], [1, 2]) == {}
-    await store.remove_worker(new)
-    assert await store.list_workers() == []
-
-
-async def test_the_directory_counts_leading_pages(harness):
-    store = harness.store
-    await store.register_worker(a_worker("t1"), WorkerReport(added_prefixes=(1, 2, MAX_HASH)))
-    await store.register_worker(a_worker("t2"), WorkerReport(added_prefixes=(2, 3)))
-    assert await store.prefix_holders(["t1", "t2", "t9"], [1, 2, 3]) == {"t1": 2}
-    assert await store.prefix_holders(["t1"], [MAX_HASH, 2, 4]) == {"t1": 2}
-    await store.report_worker(
-        a_worker("t1"), WorkerReport(added_prefixes=(3,), removed_prefixes=(2,))
-    )
-    assert await store.prefix_holders(["t1", "t2"], [1, 2, 3]) == {"t1": 1}
-    assert await store.prefix_holders(["t1", "t2"], [3]) == {"t1": 1, "t2": 1}
-    assert await store.prefix_holders([], [1]) == {}
-    assert await store.prefix_holders(["t1"], []) == {}
 
 
 async def test_an_absent_redis_is_a_clear_error(tmp_path):

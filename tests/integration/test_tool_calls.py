@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator
 
-import openai
 import pytest
 from openai import AsyncOpenAI, pydantic_function_tool
 from pydantic import BaseModel
@@ -13,7 +12,6 @@ from tests.unit.text.tool_models import TEMPLATES, tokenizer_json
 from tokenizers import Tokenizer
 
 from treedraft.core.generation import ChatMessage, Delta, GenerateQuery
-from treedraft.core.grammar import GrammarKind
 from treedraft.core.session import FinishReason
 from treedraft.core.tools import Tool, ToolChoice, ToolOffer
 
@@ -174,37 +172,6 @@ async def test_what_was_called_goes_back_into_the_conversation(cluster, client):
     assert "tool:rain rain" in prompt
 
 
-FORCED = [
-    ({"tool_choice": "required"}, ["weather", "clock"]),
-    ({"tool_choice": "required", "parallel_tool_calls": False}, ["weather", "clock"]),
-    ({"tool_choice": {"type": "function", "function": {"name": "clock"}}}, ["clock"]),
-    ({"parallel_tool_calls": False}, ["weather", "clock"]),
-]
-
-
-@pytest.mark.parametrize(("asked", "names"), FORCED)
-async def test_calls_that_must_be_made_are_a_grammar(cluster, client, asked, names):
-    target = await a_toy(cluster, says(CALL))
-    await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS, **asked)
-    (spec,) = target.started.values()
-    grammar = spec.sampling.grammar
-    assert grammar.kind is GrammarKind.LARK
-    for name in ("weather", "clock"):
-        assert (f'\\"{name}\\"' in grammar.source) == (name in names)
-    assert ("FREE" in grammar.source) == ("tool_choice" not in asked)
-
-
-async def test_no_tools_are_shown_where_none_may_be_called(cluster, client):
-    target = await a_toy(cluster, says(CALL))
-    answer = await client.chat.completions.create(
-        model="toy", messages=ASK, tools=TOOLS, tool_choice="none"
-    )
-    assert answer.choices[0].message.content == CALL
-    assert answer.choices[0].message.tool_calls is None
-    (spec,) = target.started.values()
-    assert list(spec.token_ids) == encode("user:rain?\nassistant:")
-
-
 class Weather(BaseModel):
     city: str
 
@@ -216,28 +183,6 @@ async def test_the_helpers_of_the_client_parse_what_was_called(cluster, client):
     )
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.parsed_arguments == Weather(city="Röme")
-
-
-class Answer(BaseModel):
-    is_wet: bool
-
-
-@pytest.mark.parametrize(
-    ("text", "is_call"), [(CALL.replace("weather", "Weather"), True), ('{"is_wet": true}', False)]
-)
-async def test_an_answer_is_calls_or_the_form_that_was_asked_for(cluster, client, text, is_call):
-    target = await a_toy(cluster, says(text))
-    answer = await client.chat.completions.parse(
-        model="toy",
-        messages=ASK,
-        tools=[pydantic_function_tool(Weather)],
-        response_format=Answer,
-    )
-    message = answer.choices[0].message
-    assert message.parsed == (None if is_call else Answer(is_wet=True))
-    assert bool(message.tool_calls) == is_call
-    (spec,) = target.started.values()
-    assert "is_wet" in spec.sampling.grammar.source
 
 
 async def test_several_choices_call_each_for_itself(cluster, client):
@@ -271,76 +216,6 @@ async def test_markers_that_are_special_tokens_are_seen(cluster, client):
     (choice,) = answer.choices
     assert (choice.message.content, calls_of(choice.message)) == ("Well.", READ[:1])
     assert len(choice.message.tool_calls[0].id) == 9
-
-
-REFUSED = [
-    (
-        {"tools": TOOLS, "extra_body": {"structured_outputs": {"regex": "a+"}}},
-        "tools_conflict",
-        "structured_outputs",
-    ),
-    (
-        {"tools": TOOLS, "extra_body": {"structured_outputs": {"json": "[1"}}},
-        "invalid_grammar",
-        "structured_outputs",
-    ),
-    ({"tools": [WEATHER, WEATHER]}, "invalid_tools", "tools"),
-    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "invalid_tools", "tools"),
-    (
-        {
-            "tools": [
-                {"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}
-            ]
-        },
-        "invalid_tools",
-        "tools",
-    ),
-    ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "invalid_value", "tools[0].type"),
-    (
-        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}},
-        "invalid_tools",
-        "tool_choice",
-    ),
-    ({"tools": TOOLS, "tool_choice": "perhaps"}, "invalid_value", "tool_choice"),
-    ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
-    (
-        {"tools": [WEATHER | {"function": {"name": "a", "parameters": {"$ref": "#/x"}}}]},
-        "invalid_grammar",
-        "tools",
-    ),
-    ({"tools": TOOLS, "extra_body": {"ignore_eos": True}}, "grammar_conflict", "ignore_eos"),
-]
-
-
-@pytest.mark.parametrize(("asked", "code", "param"), REFUSED)
-async def test_what_cannot_be_called_is_refused_by_name(cluster, client, asked, code, param):
-    target = await a_toy(cluster, says("x"))
-    if code == "grammar_conflict" or (code, param) == ("invalid_grammar", "tools"):
-        asked = {**asked, "tool_choice": "required"}
-    with pytest.raises(openai.BadRequestError) as caught:
-        await client.chat.completions.create(model="toy", messages=ASK, **asked)
-    assert (caught.value.code, caught.value.param) == (code, param)
-    assert not target.started
-
-
-@pytest.mark.parametrize("is_streaming", [False, True])
-async def test_a_model_that_knows_no_tools_says_so(cluster, client, is_streaming):
-    await cluster.add_target(FakeTarget(script=says("x")))
-    called = {"id": "c", "type": "function", "function": {"name": "a", "arguments": "{}"}}
-    for asked, param in (
-        ({"messages": ASK, "tools": TOOLS}, "tools"),
-        ({"messages": [*ASK, {"role": "assistant", "tool_calls": [called]}]}, "messages"),
-    ):
-        with pytest.raises(openai.BadRequestError) as caught:
-            await client.chat.completions.create(model="toy", stream=is_streaming, **asked)
-        assert (caught.value.code, caught.value.param) == ("tools_unsupported", param)
-
-
-async def test_a_template_in_a_format_nobody_knows_is_refused(cluster, client):
-    await a_toy(cluster, chat_template="{{ tools }}{{ messages }}")
-    with pytest.raises(openai.BadRequestError, match="format") as caught:
-        await client.chat.completions.create(model="toy", messages=ASK, tools=TOOLS)
-    assert caught.value.code == "tools_unsupported"
 
 
 async def test_a_format_that_the_template_does_not_show_can_be_named():
@@ -383,24 +258,3 @@ async def test_the_grpc_door_tells_calls_apart_too(cluster):
     assert spec.sampling.grammar is not None
     plain = GenerateQuery(text="x", tools=query.tools)
     assert (await failure_of(cluster.client, plain)).reason == "TOOLS_CONFLICT"
-
-
-CALLED = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
-
-
-@pytest.mark.parametrize(
-    ("message", "code", "param"),
-    [
-        ({"role": "user", "content": "x", "tool_calls": [CALLED]}, "invalid_value", "tool_calls"),
-        ({"role": "user", "content": "x", "tool_call_id": "c"}, "invalid_value", "tool_call_id"),
-        ({"role": "assistant", "content": "x", "name": "c"}, "invalid_value", "name"),
-        ({"role": "assistant", "content": None}, "missing_parameter", "content"),
-        ({"role": "tool", "tool_call_id": "c"}, "missing_parameter", "content"),
-        ({"role": "assistant", "content": "x", "refusal": "no"}, "unknown_parameter", "refusal"),
-    ],
-)
-async def test_what_is_no_message_is_refused_by_name(cluster, client, message, code, param):
-    await a_toy(cluster, says("x"))
-    with pytest.raises(openai.BadRequestError) as caught:
-        await client.chat.completions.create(model="toy", messages=[*ASK, message], tools=TOOLS)
-    assert (caught.value.code, caught.value.param) == (code, f"messages[1].{param}")
