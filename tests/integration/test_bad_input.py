@@ -14,7 +14,6 @@ import pytest_asyncio
 from tests.waiting import patience
 
 from treedraft.core.errors import (
-    IncompatiblePeerError,
     InvalidRequestError,
     TreedraftError,
     UnavailableError,
@@ -202,15 +201,6 @@ async def test_the_end_of_the_pool_ends_the_text_as_a_limit(client):
     ]
     assert [event.reason.value for event in finished] == ["length"]
     assert finished[0].statistics.emitted_tokens == 20
-
-
-async def test_a_drafter_of_another_tokenizer_is_refused_by_name(toy, tmp_path):
-    stranger = make_toy_model(tmp_path / "stranger", seed=2, vocab=384)
-    plan = ClusterPlan(target=str(toy), draft=str(stranger), settings=SMALL_POOL)
-    with pytest.raises(IncompatiblePeerError) as error:
-        async with LocalCluster(plan):
-            pass
-    assert error.value.reason == "TOKENIZER_MISMATCH"
 
 
 async def test_a_model_that_no_tree_can_verify_is_refused_by_name(toy, tmp_path):

@@ -2,11 +2,12 @@ import asyncio
 import json
 
 import pytest
+from tests.waiting import PATIENCE_SECONDS
 from typer.testing import CliRunner
 
 from treedraft.bench.answer import ask
 from treedraft.cli.app import make_app
-from treedraft.core.errors import TreedraftError, UnavailableError
+from treedraft.core.errors import IncompatiblePeerError, UnavailableError
 from treedraft.core.generation import GenerateQuery
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.inference.toy import make_toy_model
@@ -52,7 +53,7 @@ async def test_processes_serve_together_and_a_dead_drafter_harms_nobody(toy):
             assert num_asked < 500
 
         await cluster.kill("draft-0")
-        alone = await asyncio.wait_for(ask(client, query()), 60)
+        alone = await asyncio.wait_for(ask(client, query()), PATIENCE_SECONDS)
         assert alone.token_ids == plain.token_ids
         await client.close()
     assert any("target" in word for word in words)
@@ -70,7 +71,7 @@ async def test_a_model_that_is_not_there_ends_the_start_with_a_reason(tmp_path):
 
 async def test_a_drafter_of_another_tokenizer_is_refused(toy, other_tokenizer):
     plan = ClusterPlan(target=toy, draft=other_tokenizer, **THREADS)
-    with pytest.raises(TreedraftError) as caught:
+    with pytest.raises(IncompatiblePeerError) as caught:
         async with LocalCluster(plan):
             pass
     assert caught.value.reason == "TOKENIZER_MISMATCH"
