@@ -1,13 +1,35 @@
 """Drafting that does not pay is closed, costs nothing while it is, and comes back."""
 
 import random
+import time
 
+import pytest
 from tests.engine_harness import EngineHarness, spec
 from tests.scripted_drafters import GuessingDrafter
 
-from treedraft.target.settings import BudgetSettings, GateSettings, KVSettings, TargetSettings
+from treedraft.inference.runner import Runner
+from treedraft.target.settings import (
+    BudgetSettings,
+    GateSettings,
+    KVSettings,
+    PatienceSettings,
+    TargetSettings,
+)
 
 PROMPT = list(range(3, 23))
+
+
+@pytest.fixture
+def passes_by_rows(monkeypatch):
+    """Passes that take what their rows are worth, on a clock that nothing else moves."""
+    now_ns, forward = [time.monotonic_ns()], Runner.forward
+
+    def priced(runner, segments):
+        now_ns[0] += 1_000_000 + 500_000 * sum(len(segment.token_ids) for segment in segments)
+        return forward(runner, segments)
+
+    monkeypatch.setattr(Runner, "forward", priced)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now_ns[0])
 
 
 class Recorder:
@@ -27,6 +49,7 @@ def settings(**gate):
         kv=KVSettings(tokens=8192, block_size=8),
         budget=BudgetSettings(mode="fixed", max_nodes=16),
         gate=GateSettings(**gate),
+        patience=PatienceSettings(enabled=False),  # drafts are there before the pass, or never
     )
 
 
@@ -49,6 +72,7 @@ def run(llama, gate, *, num_sessions=4, accuracy, max_tokens=200):
     return recorder.frames
 
 
+@pytest.mark.usefixtures("passes_by_rows")
 def test_useless_drafts_are_turned_down_to_nothing_and_tried_again(llama):
     # Guesses that never come true, in passes that are long for them.
     gate = {"trial_steps": 2.0, "allowance": 0.5, "forecast": False}
