@@ -19,12 +19,29 @@ from treedraft.settings import GrpcSettings, TlsSettings
 
 _BACKLOG = 1024
 _KIBIBYTE = 1024
+_TICK_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
 class _Uvicorn(uvicorn.Server):
-    """A server that leaves signals to the process it is part of."""
+    """A server that leaves signals to the process it is part of, and ends when it is told."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._is_stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End `serve` soon."""
+        self.should_exit = True
+        self._is_stopping.set()
+
+    async def main_loop(self) -> None:
+        """Do once a second what uvicorn does then, until told to stop."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._is_stopping.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,7 +91,7 @@ class HttpServer:
     async def stop(self) -> None:
         """Listen no more, and let running requests end, bounded."""
         if self._server is not None and self._running is not None:
-            self._server.should_exit = True
+            self._server.stop()
             await self._running
 
     def _config(self, context: ssl.SSLContext | None) -> uvicorn.Config:
