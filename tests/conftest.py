@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,25 @@ settings.load_profile("treedraft")
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let toys have one thread: several wait for each other wherever cores are busy."""
     torch = sys.modules.get("torch")
-    is_real = any(item.get_closest_marker("real_model") for item in session.items)
-    if torch is not None and not is_real:
+    if torch is not None and not _uses_weights(session):
         torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def _native_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the native decoder lies that the first process of a run to want it compiles."""
-    return tmp_path_factory.mktemp("native")
+def _uses_weights(session: pytest.Session) -> bool:
+    return any(item.get_closest_marker("real_model") for item in session.items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Where several tests have what they share, the native decoder above all: compiled once."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "native").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        if not _uses_weights(request.session):
+            patch.setenv("TREEDRAFT_CACHE", str(cache))
+        yield cache
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +49,7 @@ def _own_environment(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    _native_decoder: Path,
+    _cache_of_the_run: Path,
 ) -> None:
     for name in os.environ:
         if name.startswith("TREEDRAFT_") and name != "TREEDRAFT_CACHE":
@@ -47,5 +58,5 @@ def _own_environment(
     if request.node.get_closest_marker("real_model") is None:
         cache = tmp_path.with_name(f"{tmp_path.name}-cache")  # the test's own folder is empty
         cache.mkdir()
-        (cache / "native").symlink_to(_native_decoder)
+        (cache / "native").symlink_to(_cache_of_the_run / "native")
         monkeypatch.setenv("TREEDRAFT_CACHE", str(cache))

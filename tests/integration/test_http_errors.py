@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
+import pytest_asyncio
 from tests.unit.coordinator.cluster import Cluster, a_cluster
 from tests.unit.coordinator.support import FakeTarget, encode, output, says
 
@@ -13,14 +14,17 @@ from treedraft.core.session import SessionFailure, SessionOutput
 HI = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[Cluster]:
     async with a_cluster(http={"max_body_mb": 1, "max_header_kb": 4}) as cluster:
         await cluster.add_target(FakeTarget(script=says("x")))
         yield cluster
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def http(cluster) -> AsyncIterator[httpx2.AsyncClient]:
     async with httpx2.AsyncClient(base_url=cluster.address) as client:
         yield client
