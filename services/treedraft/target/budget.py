@@ -33,6 +33,21 @@ _PRIOR_WEIGHT = 8.0
 _DECAY = 0.995
 
 
+@dataclass(slots=True)
+class _Bin:
+    """Decayed counts of edges, as they stood after `num_walks`."""
+
+    accepted: float = 0.0
+    verified: float = 0.0
+    num_walks: int = 0
+
+    def drift(self, num_walks: int) -> None:
+        """Drift to the claims for the walks since, so that what was given up is tried again."""
+        left = (1.0 - _FORGETTING) ** (num_walks - self.num_walks)
+        self.accepted, self.verified = self.accepted * left, self.verified * left
+        self.num_walks = num_walks
+
+
 class SurvivalCalibrator:
     """Turns drafters' scores into the frequencies with which nodes survive.
 
@@ -44,31 +59,26 @@ class SurvivalCalibrator:
 
     def __init__(self) -> None:
         """Believe every claim until told otherwise."""
-        self._accepted = {source: [0.0] * _NUM_BINS for source in TokenSource}
-        self._verified = {source: [0.0] * _NUM_BINS for source in TokenSource}
+        self._bins = {source: [_Bin() for _ in range(_NUM_BINS)] for source in TokenSource}
+        self._num_walks = 0
 
-    @staticmethod
-    def _bin(edge_score: float) -> int:
-        return min(int(-edge_score / _BIN_WIDTH), _NUM_BINS - 1)
+    def _bin(self, edge_score: float, source: TokenSource) -> _Bin:
+        found = self._bins[source][min(int(-edge_score / _BIN_WIDTH), _NUM_BINS - 1)]
+        found.drift(self._num_walks)
+        return found
 
     def edge_survival(self, edge_score: float, source: TokenSource) -> float:
         """Return the estimated probability that an edge survives, in (0, 1)."""
-        index = self._bin(edge_score)
+        counts = self._bin(edge_score, source)
         claim = math.exp(max(edge_score, -30.0))
-        accepted = self._accepted[source][index] + _PRIOR_WEIGHT * claim
-        return min(accepted / (self._verified[source][index] + _PRIOR_WEIGHT), 0.999)
+        accepted = counts.accepted + _PRIOR_WEIGHT * claim
+        return min(accepted / (counts.verified + _PRIOR_WEIGHT), 0.999)
 
     def observe(self, edge_score: float, source: TokenSource, *, is_accepted: bool) -> None:
         """Learn what became of an edge whose parent was accepted."""
-        index = self._bin(edge_score)
-        verified, accepted = self._verified[source], self._accepted[source]
-        verified[index] = verified[index] * _DECAY + 1.0
-        accepted[index] = accepted[index] * _DECAY + float(is_accepted)
-
-    def _forget(self) -> None:
-        """Let all bins drift to their claims, so that what was given up is tried again."""
-        for counts in (*self._accepted.values(), *self._verified.values()):
-            counts[:] = [count * (1.0 - _FORGETTING) for count in counts]
+        counts = self._bin(edge_score, source)
+        counts.verified = counts.verified * _DECAY + 1.0
+        counts.accepted = counts.accepted * _DECAY + float(is_accepted)
 
     def observe_walk(self, tree: TokenTree, flat: FlatTree, accepted: Sequence[int]) -> None:
         """Learn from a walk: every child of an accepted node was put to the test.
@@ -78,7 +88,9 @@ class SurvivalCalibrator:
             flat: the nodes that were in the pass.
             accepted: their indices on the accepted path.
         """
-        self._forget()
+        self._num_walks += 1  # most walks of many sessions end here: there are no drafts
+        if not flat.num_nodes:
+            return
         on_path = {ROOT, *accepted}
         for index, parent in enumerate(flat.parents):
             if parent in on_path:

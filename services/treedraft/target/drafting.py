@@ -9,7 +9,7 @@ link and is counted; the sessions go on with plain steps or another drafter.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from treedraft.core.errors import InvalidGrowthError
 from treedraft.core.exchange import (
@@ -70,9 +70,18 @@ class DraftBook:
         self._is_open = False
         self._wants: Wants = lambda session, num_missed: True
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a drafter knows any session."""
+        return bool(self._attachments)
+
     def is_drafted_for(self, session: TargetSession) -> bool:
         """Return whether a drafter works for the session."""
         return self.endpoint_of(session) is not None
+
+    def drafted_among(self, sessions: Iterable[TargetSession]) -> frozenset[TargetSession]:
+        """Return those of the sessions that a drafter works for."""
+        return frozenset(filter(self.is_drafted_for, sessions if self.is_at_work else ()))
 
     def endpoint_of(self, session: TargetSession) -> str | None:
         """Return the drafter that works for the session, None if none does."""
@@ -97,6 +106,8 @@ class DraftBook:
             wants: whether to draft for a session.
         """
         self._is_open, self._wants = is_open, wants
+        if not self._links:
+            return  # then nobody knows a session either
         for session in self._sessions.values():
             attachment = self._attachments.get(session.session_id)
             if attachment is None:

@@ -10,7 +10,8 @@ loop, which this thread only ever posts to.
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -143,14 +144,13 @@ class Engine:
         load = self._scheduler.num_sessions
         self._book.set_open(self._gate.is_open(load), self._gate.wants)
         self._wait_for_drafts()
-        passes = self._scheduler.plan()
-        self._is_idle = not passes
+        self._is_idle = not (passes := self._scheduler.plan())
         if self._is_idle:
             self._patience.goodput.pause()
         if passes:
             # Drafters begin with a new session while its prompt is computed.
             self._announce_commits()
-            drafted = [p.session for p in passes if self._book.is_drafted_for(p.session)]
+            drafted = self._book.drafted_among(p.session for p in passes)
             try:
                 outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
                 for outcome in outcomes:
@@ -173,7 +173,7 @@ class Engine:
         load: int,
         passes: Sequence[SessionPass],
         outcomes: Sequence[RoundOutcome],
-        drafted: Sequence[TargetSession],
+        drafted: Collection[TargetSession],
     ) -> None:
         num_tokens = sum(len(outcome.verdict.token_ids) for outcome in outcomes)
         elapsed_ms = self._patience.goodput.step_finished(
@@ -198,8 +198,10 @@ class Engine:
     def _wait_for_drafts(self) -> None:
         """Take in events for as long as the drafts to come are worth the wait."""
         sessions = self._scheduler.decoding()
+        drafted = sessions if self._book.is_at_work else ()
         self._patience.begin_step(
-            [DraftingSession(session, self._book.endpoint_of(session)) for session in sessions]
+            [DraftingSession(session, self._book.endpoint_of(session)) for session in drafted],
+            num_sessions=len(sessions),
         )
         has_waited, started_ns = False, time.monotonic_ns()
         while not self._is_stopped and (until_ns := self._patience.wait_until_ns(len(sessions))):
@@ -235,10 +237,8 @@ class Engine:
             self._is_stopped = True
             return
         timeout = _PAUSE_SECONDS if self._roster else None
-        try:
+        with suppress(queue.Empty):
             self._take(self._inbox.get(timeout=timeout))
-        except queue.Empty:
-            return
 
     def _take_draft_events(self) -> None:
         """Take in what drafters sent during the pass; leave the rest for later."""

@@ -44,7 +44,7 @@ class FinishedStep:
         pass_ms: float,
     ) -> "FinishedStep":
         """Put together what passes and outcomes say of a step."""
-        nodes_of = {one.session.session_id: one.tree.num_nodes for one in passes}
+        nodes_of = {one.session: one.tree.num_nodes for one in passes} if drafted else {}
         return cls(
             load=load,
             num_sessions=len(passes),
@@ -54,7 +54,7 @@ class FinishedStep:
             drafted=[
                 DraftedRound(
                     outcome.session,
-                    nodes_of[outcome.session.session_id],
+                    nodes_of[outcome.session],
                     len(outcome.verdict.accepted),
                 )
                 for outcome in outcomes

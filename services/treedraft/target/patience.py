@@ -135,14 +135,20 @@ class Patience:
         if promised:
             pace.observe_yield(gained, promised)
 
-    def begin_step(self, sessions: Sequence[DraftingSession]) -> None:
-        """Consider the next step of these sessions, none of which has a prompt to compute."""
+    def begin_step(
+        self, sessions: Sequence[DraftingSession], *, num_sessions: int | None = None
+    ) -> None:
+        """Consider the next step of these sessions, none of which has a prompt to compute.
+
+        There may be more in it that nobody drafts for, `num_sessions` in all.
+        """
         self._wait_since_ns = self._clock_ns()
         self._waited_for = ()
-        if sessions:
-            plain_ms = self._costs.estimate(len(sessions), len(sessions))
-            self.goodput.begin(len(sessions), plain_ms)
-            self._price = self._row_price(len(sessions))
+        count = len(sessions) if num_sessions is None else num_sessions
+        if count:
+            plain_ms = self._costs.estimate(count, count)
+            self.goodput.begin(count, plain_ms)
+            self._price = self._row_price(count)
         if not self._settings.enabled:
             return
         drafted = [s for s in sessions if s.endpoint is not None]

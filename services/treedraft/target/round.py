@@ -20,8 +20,13 @@ from treedraft.inference.block_pool import slots_of
 from treedraft.inference.sampler import LawRow, TokenHistory
 from treedraft.inference.segment import Segment
 from treedraft.target.scheduler import SessionPass
-from treedraft.target.session import TargetSession
+from treedraft.target.session import RoundClock, TargetSession
 from treedraft.target.verification import Walk
+
+_FIRST_ROW = (0,)
+_ONE_ROW: npt.NDArray[np.bool_] = np.ones((1, 1), dtype=np.bool_)
+_NO_MOVES: tuple[list[int], list[int]] = [], []
+_TARGET_ONLY = (TokenSource.TARGET,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +84,33 @@ class RoundOutcome:
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-def round_times(session: TargetSession, clock: StepClock) -> RoundTimes:
-    """Return the parts of the round that ends now, in milliseconds."""
-    return RoundTimes(
-        draft=session.clock.draft_us / 1e3,
-        wire=session.clock.wire_us / 1e3,
-        queue=max(0, clock.started - session.clock.ready_ns) / 1e6,
-        forward=(clock.forwarded - clock.started) / 1e6,
-        walk=(clock.walked - clock.forwarded) / 1e6,
-        commit=(clock.committed - clock.walked) / 1e6,
-    )
+class StepTimes:
+    """Where the time of a step went, for each of its sessions; most are equal."""
+
+    def __init__(self, clock: StepClock) -> None:
+        """Look at a step that is over."""
+        self._clock = clock
+        self._known: dict[tuple[int, int, int], RoundTimes] = {}
+
+    def round(self, session: TargetSession) -> RoundTimes:
+        """Return the parts of the round that ends now, in milliseconds."""
+        own = session.clock
+        key = own.ready_ns, own.draft_us, own.wire_us
+        times = self._known.get(key)
+        if times is None:
+            times = self._known[key] = self._of(own)
+        return times
+
+    def _of(self, own: RoundClock) -> RoundTimes:
+        clock = self._clock
+        return RoundTimes(
+            draft=own.draft_us / 1e3,
+            wire=own.wire_us / 1e3,
+            queue=max(0, clock.started - own.ready_ns) / 1e6,
+            forward=(clock.forwarded - clock.started) / 1e6,
+            walk=(clock.walked - clock.forwarded) / 1e6,
+            commit=(clock.committed - clock.walked) / 1e6,
+        )
 
 
 def build_segment(session_pass: SessionPass, block_size: int) -> Segment:
@@ -101,13 +123,17 @@ def build_segment(session_pass: SessionPass, block_size: int) -> Segment:
     session, tree = session_pass.session, session_pass.tree
     first = session.num_computed
     last = first + session_pass.num_new
-    slots = slots_of(session.blocks, block_size, 0, last + tree.num_nodes)
+    slots = session.slots(block_size, last + tree.num_nodes)
+    own = slots[first:]
+    if len(own) == 1:  # plain decoding: at a load nearly all rows are
+        token_ids, outputs = session.token_ids[first:last], _FIRST_ROW[: session_pass.reaches_end]
+        return Segment(token_ids, [first], own, slots[:first], own, _ONE_ROW, outputs)
     return Segment(
         token_ids=[*session.token_ids[first:last], *tree.token_ids],
         positions=[*range(first, last), *(last - 1 + depth for depth in tree.depths)],
-        write_slots=slots[first:],
+        write_slots=own,
         context_slots=slots[:first],
-        tree_slots=slots[first:],
+        tree_slots=own,
         tree_mask=_row_mask(session_pass.num_new, tree),
         output_rows=range(session_pass.num_new - 1, session_pass.num_new + tree.num_nodes)
         if session_pass.reaches_end
@@ -128,6 +154,8 @@ def _row_mask(num_new: int, tree: FlatTree) -> npt.NDArray[np.bool_]:
 
 def law_rows(session: TargetSession, tree: FlatTree) -> list[LawRow]:
     """Return the law of the token drawn at the root and at each node."""
+    if not tree.num_nodes:
+        return [_law_row(session, 0, ())]
     return [
         _law_row(session, 0, ()),
         *(
@@ -186,9 +214,11 @@ def sibling_laws_by_row(session: TargetSession, tree: FlatTree) -> dict[int, Sib
 
 def judge(session: TargetSession, tree: FlatTree, walk: Walk) -> Verdict:
     """Cut the walk at the token that ends the text, if one does."""
+    if not walk.accepted:
+        finish = session.stop_checker.push(walk.token_ids[0])
+        return Verdict(walk.token_ids, _TARGET_ONLY, (), finish)
     sources = [*(tree.sources[index] for index in walk.accepted), TokenSource.TARGET]
-    finish: FinishReason | None = None
-    count = 0
+    finish, count = None, 0
     while count < len(walk.token_ids) and finish is None:
         finish = session.stop_checker.push(walk.token_ids[count])
         count += 1
@@ -211,7 +241,7 @@ def compaction(
     """
     moves = [(node, place) for place, node in enumerate(accepted) if node != place]
     if not moves:
-        return [], []
+        return _NO_MOVES
     base = session.num_tokens
     stop = base + max(node for node, _ in moves) + 1
     slots = slots_of(session.blocks, block_size, base, stop)

@@ -14,6 +14,7 @@ from treedraft.target.round import Round, StepClock
 from treedraft.target.scheduler import SessionPass
 from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
+from treedraft.telemetry.round_metrics import FinishedRound
 from treedraft.telemetry.spans import AttributeValue, ChildSpan
 from treedraft.telemetry.tracing import Tracing
 
@@ -60,26 +61,36 @@ class RoundTrace:
             },
         )
 
-    def round(
-        self, round_: Round, times: RoundTimes, clock: StepClock, *, batch_sessions: int
+    def rounds(
+        self,
+        rounds: Sequence[Round],
+        times: Sequence[RoundTimes],
+        clock: StepClock,
+        *,
+        batch_sessions: int,
     ) -> None:
-        """Record the round of one session, with its parts as children."""
+        """Record the rounds that a step ended, each with its parts."""
+        self._metrics.rounds_finished(
+            [_finished(round_, own) for round_, own in zip(rounds, times, strict=True)]
+        )
+        self._observe_latency(rounds, clock)
+        for round_, own in zip(rounds, times, strict=True):
+            if round_.session_pass.session.span.is_recorded:
+                self._record(round_, own, clock, batch_sessions)
+
+    def _record(
+        self, round_: Round, times: RoundTimes, clock: StepClock, batch_sessions: int
+    ) -> None:
+        """Write the span of one round, with its parts as children."""
         session, tree = round_.session_pass.session, round_.session_pass.tree
         verdict = round_.verdict
-        accepted = [tree.sources[index] for index in verdict.accepted]
-        self._metrics.round_finished(
-            times, admitted=tree.sources, accepted=accepted, is_hit=round_.is_hit
-        )
-        self._observe_latency(round_, clock)
-        if not session.span.is_recorded:
-            return
         # Numbers only: what is held back must keep no tree and no session alive.
         facts = _RoundFacts(
             session.counts.rounds,
             round_.base_length,
             session.clock.drafted_nodes,
             tree.num_nodes,
-            len(accepted),
+            len(verdict.accepted),
             len(verdict.token_ids),
             batch_sessions,
             round_.is_hit,
@@ -90,18 +101,25 @@ class RoundTrace:
             session.span.traceparent, lambda: _round_span(facts, times, clock, shift_ns)
         )
 
-    def _observe_latency(self, round_: Round, clock: StepClock) -> None:
-        session, num_tokens = round_.session_pass.session, len(round_.verdict.token_ids)
-        if session.counts.rounds == 1:
+    def _observe_latency(self, rounds: Sequence[Round], clock: StepClock) -> None:
+        later: list[tuple[int, float]] = []
+        for round_ in rounds:
+            session, num_tokens = round_.session_pass.session, len(round_.verdict.token_ids)
+            if session.counts.rounds > 1:
+                later.append((num_tokens, (clock.committed - session.clock.ready_ns) / 1e9))
+                continue
             self._metrics.first_token((session.first_token_ns - session.started_ns) / 1e9)
             self._metrics.prompt_prefilled(
                 num_computed=round_.session_pass.num_new,
                 num_cached=session.counts.cached_prompt_tokens,
             )
             self._metrics.tokens_emitted(num_tokens)
-        else:
-            since = clock.committed - session.clock.ready_ns
-            self._metrics.tokens_emitted(num_tokens, since / 1e9)
+        self._metrics.later_tokens_emitted(later)
+
+
+def _finished(round_: Round, times: RoundTimes) -> FinishedRound:
+    sources, accepted = round_.session_pass.tree.sources, round_.verdict.accepted
+    return FinishedRound(times, sources, [sources[index] for index in accepted], round_.is_hit)
 
 
 class _RoundFacts(NamedTuple):

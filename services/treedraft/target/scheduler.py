@@ -180,6 +180,8 @@ class Scheduler:
 
     def _choose_rows(self) -> list[SessionPass]:
         ready = [session for session in self._running if not self._is_paused(session)]
+        if all(session.num_pending == 1 for session in ready):
+            return [SessionPass(session, 1, True, session.tree) for session in ready]
         num_rows = {id(one): 1 for one in ready if one.num_pending == 1}
         rows_left = self._prompt_rows(len(num_rows))
         first, last = self._in_order(ready)
@@ -234,15 +236,18 @@ class Scheduler:
 
     def _provide_pages(self, passes: list[SessionPass]) -> list[SessionPass]:
         provided = []
+        num_running = len(self._running)
         for session_pass in passes:
             session = session_pass.session
-            if session not in self._running:
+            if len(self._running) != num_running and session not in self._running:
                 continue  # put back to make room for an earlier one
             if not self._extend(session, session.num_tokens + session_pass.tree.num_nodes):
                 session_pass.tree = _NO_NODES
                 if not self._extend_by_preemption(session):
                     continue
             provided.append(session_pass)
+        if len(self._running) == num_running:
+            return provided
         return [p for p in provided if p.session in self._running]
 
     def _extend(self, session: TargetSession, num_slots: int) -> bool:

@@ -18,6 +18,7 @@ from treedraft.core.prefix import chain_root
 from treedraft.core.sampling import Verification
 from treedraft.core.session import FinishReason, RoundTimes, SessionSpec, SessionStatistics
 from treedraft.core.token_tree import TokenTree
+from treedraft.inference.block_pool import slots_of
 from treedraft.inference.sampler import SessionCounts
 from treedraft.target.session_account import SessionAccount
 from treedraft.target.stopping import StopChecker
@@ -25,6 +26,7 @@ from treedraft.telemetry.spans import RequestSpan
 from treedraft.text.grammar import GrammarState
 
 _MAX_REMEMBERED_COMMITS = 64
+_NO_SLOTS: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -67,8 +69,13 @@ class RunningCounts:
         is_hit: bool | None,
     ) -> None:
         """Add one round; `is_hit` is None where nobody drafts."""
-        parts = (times.draft, times.wire, times.queue, times.forward, times.walk, times.commit)
-        self.part_ms = [total + part for total, part in zip(self.part_ms, parts, strict=True)]
+        sums = self.part_ms
+        sums[0] += times.draft
+        sums[1] += times.wire
+        sums[2] += times.queue
+        sums[3] += times.forward
+        sums[4] += times.walk
+        sums[5] += times.commit
         self.rounds += 1
         self.emitted_tokens += num_emitted
         self.admitted_nodes += num_admitted
@@ -114,6 +121,7 @@ class TargetSession:
         # KV: pages in order, how many tokens they cover, and the hash chain of
         # the pages that are published.
         self.blocks: list[int] = []
+        self._slots = _NO_SLOTS
         self.num_computed = 0
         self.num_published = 0
         self.chain = chain_root(fingerprint, spec.tenant_salt)
@@ -192,6 +200,14 @@ class TargetSession:
         for node_id in (*removed.removed_ids, *removed.path):
             self.sibling_laws.pop(node_id, None)
 
+    def slots(self, block_size: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the slots of the tokens before `stop`, not to be written to."""
+        num_mapped = len(self.blocks) * block_size
+        if len(self._slots) != num_mapped:  # pages come one by one, and go all at once
+            self._slots = slots_of(self.blocks, block_size, 0, num_mapped)
+        assert stop <= num_mapped
+        return self._slots[:stop]
+
     def begin_round(self, now_ns: int) -> None:
         """Start to measure the next round."""
         self.clock = RoundClock(ready_ns=now_ns)
@@ -205,6 +221,7 @@ class TargetSession:
     def drop_kv(self) -> list[int]:
         """Forget all pages and return them, to be released by the caller."""
         blocks, self.blocks = self.blocks, []
+        self._slots = _NO_SLOTS
         self.num_computed = self.num_published = 0
         self.chain = self._chain_root
         return blocks

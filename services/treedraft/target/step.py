@@ -12,6 +12,7 @@ from itertools import accumulate, chain, compress, islice
 import torch
 
 from treedraft.core.logprobs import TokenLogprobs
+from treedraft.core.session import RoundTimes
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.logprobs import token_logprobs
 from treedraft.inference.runner import Runner
@@ -22,6 +23,7 @@ from treedraft.target.round import (
     Round,
     RoundOutcome,
     StepClock,
+    StepTimes,
     acceptance_noise,
     build_segment,
     compaction,
@@ -31,7 +33,6 @@ from treedraft.target.round import (
     law_rows,
     node_scores,
     report_round,
-    round_times,
     sibling_laws_by_row,
 )
 from treedraft.target.round_trace import RoundTrace
@@ -82,7 +83,7 @@ class PassRunner:
             announce_commits: called as soon as the book knows the commits.
         """
         clock = StepClock()
-        is_disturbed = any(self._is_drafted_for(p) for p in passes)
+        is_disturbed = self._book.is_at_work and any(map(self._is_drafted_for, passes))
         segments = [build_segment(session_pass, self._block_size) for session_pass in passes]
         target_logits = self._runner.forward(segments)
         clock.forwarded = time.monotonic_ns()
@@ -183,28 +184,31 @@ class PassRunner:
         self, passes: Sequence[SessionPass], rounds: Sequence[Round], clock: StepClock
     ) -> list[RoundOutcome]:
         self._trace.step(passes, clock)
-        outcomes = []
-        for round_ in rounds:
-            session, tree = round_.session_pass.session, round_.session_pass.tree
-            times = round_times(session, clock)
-            session.counts.add_round(
-                times,
-                num_emitted=len(round_.verdict.token_ids),
-                num_admitted=tree.num_nodes,
-                depth=max(tree.depths, default=0),
-                num_accepted=len(round_.verdict.accepted),
-                is_hit=round_.is_hit,
-            )
-            self._trace.round(round_, times, clock, batch_sessions=len(passes))
-            report = report_round(round_, times) if session.spec.watch_rounds else None
-            outcomes.append(
-                RoundOutcome(session, round_.base_length, round_.verdict, report, round_.logprobs)
-            )
+        times_of = StepTimes(clock)
+        times = [times_of.round(round_.session_pass.session) for round_ in rounds]
+        outcomes = [
+            self._measure_round(round_, own) for round_, own in zip(rounds, times, strict=True)
+        ]
+        self._trace.rounds(rounds, times, clock, batch_sessions=len(passes))
         for session_pass in passes:
             if not session_pass.reaches_end:
                 self._trace.prefill(session_pass, clock)
             session_pass.session.begin_round(clock.committed)
         return outcomes
+
+    @staticmethod
+    def _measure_round(round_: Round, times: RoundTimes) -> RoundOutcome:
+        session, tree = round_.session_pass.session, round_.session_pass.tree
+        session.counts.add_round(
+            times,
+            num_emitted=len(round_.verdict.token_ids),
+            num_admitted=tree.num_nodes,
+            depth=max(tree.depths, default=0),
+            num_accepted=len(round_.verdict.accepted),
+            is_hit=round_.is_hit,
+        )
+        report = report_round(round_, times) if session.spec.watch_rounds else None
+        return RoundOutcome(session, round_.base_length, round_.verdict, report, round_.logprobs)
 
     def _is_drafted_for(self, session_pass: SessionPass) -> bool:
         session = session_pass.session

@@ -48,6 +48,8 @@ def coupled_walk(tree: FlatTree, drawn: Sequence[int], cut: Container[int] = ())
         drawn: the token drawn at each row, the root's first.
         cut: nodes whose own draw is not to be trusted; a draw that names one ends the walk.
     """
+    if not tree.num_nodes:
+        return Walk((drawn[0],), ())
     children = tree.children()
     emitted, accepted = [drawn[0]], list[int]()
     row = 0

@@ -6,9 +6,10 @@ observed, and nobody sees it.
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from treedraft.core.growth import TokenSource
+from treedraft.telemetry.batched_histogram import BatchedHistogram
 from treedraft.telemetry.catalogue import METRICS, MetricSpec
 
 _SPECS: Mapping[str, MetricSpec] = {spec.name: spec for spec in METRICS}
@@ -25,11 +26,12 @@ class Instruments:
     def _registry_of(self, spec: MetricSpec) -> CollectorRegistry | None:
         return self._registry if self._role in spec.roles else None
 
-    def histogram(self, name: str) -> Histogram:
+    def histogram(self, name: str) -> BatchedHistogram:
         """Return a histogram, by its name."""
         spec = _SPECS[name]
-        registry = self._registry_of(spec)
-        return Histogram(name, spec.text, spec.labels, buckets=spec.buckets, registry=registry)
+        return BatchedHistogram(
+            name, spec.text, spec.labels, buckets=spec.buckets, registry=self._registry_of(spec)
+        )
 
     def counter(self, name: str) -> Counter:
         """Return a counter, by its name; labels that are known are there at zero."""

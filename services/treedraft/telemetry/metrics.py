@@ -8,18 +8,24 @@ microsecond and may be made on an engine thread, per session and round. Each
 `catalogue`) may be observed all the same and is not shown. Thread-safe.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from treedraft import __version__
 from treedraft.core.growth import TokenSource
-from treedraft.core.session import FinishReason, RoundTimes
+from treedraft.core.session import FinishReason
 from treedraft.core.worker import WorkerReport, WorkerRole
 from treedraft.telemetry import names
 from treedraft.telemetry.exposition import Exposition
 from treedraft.telemetry.instruments import Instruments
 from treedraft.telemetry.metrics_endpoint import MetricsEndpoint
+from treedraft.telemetry.round_metrics import (
+    FinishedRound,
+    RoundMetrics,
+    count_sources,
+    gaps_between_tokens,
+)
 
 
 class Metrics:
@@ -44,28 +50,17 @@ class Metrics:
         self._init_state(make)
 
     def _init_rounds(self, make: Instruments) -> None:
-        parts = make.histogram(names.METRIC_ROUND_PART_SECONDS)
-        (
-            self._draft_part,
-            self._wire_part,
-            self._queue_part,
-            self._forward_part,
-            self._walk_part,
-            self._commit_part,
-        ) = (parts.labels(part) for part in names.ROUND_PARTS)
+        self._round_metrics = RoundMetrics(
+            parts=make.histogram(names.METRIC_ROUND_PART_SECONDS),
+            rounds=make.counter(names.METRIC_ROUNDS),
+            tree_nodes=make.histogram(names.METRIC_TREE_NODES),
+            accepted_length=make.histogram(names.METRIC_ACCEPTED_LENGTH),
+            admitted=make.by_source(names.METRIC_NODES_ADMITTED),
+            accepted=make.by_source(names.METRIC_NODES_ACCEPTED),
+        )
         self._draft_wait = make.histogram(names.METRIC_DRAFT_WAIT_SECONDS)
-        self._accepted_length = make.histogram(names.METRIC_ACCEPTED_LENGTH)
-        self._tree_nodes = make.histogram(names.METRIC_TREE_NODES)
         self._lateness = make.histogram(names.METRIC_DRAFT_LATENESS)
-        rounds = make.counter(names.METRIC_ROUNDS)
-        self._rounds = {
-            True: rounds.labels("hit"),
-            False: rounds.labels("miss"),
-            None: rounds.labels("plain"),
-        }
         self._drafted = make.by_source(names.METRIC_NODES_DRAFTED)
-        self._admitted = make.by_source(names.METRIC_NODES_ADMITTED)
-        self._accepted = make.by_source(names.METRIC_NODES_ACCEPTED)
         self._dropped = make.counter(names.METRIC_NODES_DROPPED)
         self._refused = make.counter(names.METRIC_GROWTHS_REFUSED)
 
@@ -111,37 +106,13 @@ class Metrics:
 
     # Rounds at a target.
 
-    def round_finished(
-        self,
-        times: RoundTimes,
-        *,
-        admitted: Iterable[TokenSource],
-        accepted: Iterable[TokenSource],
-        is_hit: bool | None,
-    ) -> None:
-        """Count one round of one session.
-
-        Args:
-            times: where its time went, in milliseconds.
-            admitted: source of each drafted node in the pass.
-            accepted: source of each drafted node that was emitted.
-            is_hit: whether the tree held all that was emitted, the bonus token
-                included; None if nobody drafts for the session.
-        """
-        self._queue_part.observe(times.queue / 1e3)
-        self._forward_part.observe(times.forward / 1e3)
-        self._walk_part.observe(times.walk / 1e3)
-        self._commit_part.observe(times.commit / 1e3)
-        if is_hit is not None:
-            self._draft_part.observe(times.draft / 1e3)
-            self._wire_part.observe(times.wire / 1e3)
-        self._rounds[is_hit].inc()
-        self._tree_nodes.observe(_count(self._admitted, admitted))
-        self._accepted_length.observe(_count(self._accepted, accepted))
+    def rounds_finished(self, rounds: Sequence[FinishedRound]) -> None:
+        """Count the rounds that a step ended, of all its sessions."""
+        self._round_metrics.finished(rounds)
 
     def nodes_drafted(self, sources: Iterable[TokenSource]) -> None:
         """Count nodes that a drafter sent or a target received."""
-        _count(self._drafted, sources)
+        count_sources(self._drafted, sources)
 
     def drafts_arrived(self, num_tokens_late: int) -> None:
         """Observe how far the text had gone on when drafts for it came; 0 is in time."""
@@ -205,8 +176,12 @@ class Metrics:
         """
         self._emitted.inc(num_tokens)
         if seconds is not None:
-            for _ in range(num_tokens):
-                self._inter_token.observe(seconds / num_tokens)
+            self._inter_token.observe_all(gaps_between_tokens([(num_tokens, seconds)]))
+
+    def later_tokens_emitted(self, emitted: Sequence[tuple[int, float]]) -> None:
+        """Count what a step made final, as (tokens, time since those before) by session."""
+        self._emitted.inc(sum(num_tokens for num_tokens, _ in emitted))
+        self._inter_token.observe_all(gaps_between_tokens(emitted))
 
     def session_finished(self, reason: FinishReason, seconds: float) -> None:
         """Count a session that came to its end.
@@ -265,15 +240,6 @@ class Metrics:
     def upkeep_failed(self) -> None:
         """Count a time that a part of the upkeep failed."""
         self._upkeep_failures.inc()
-
-
-def _count(counters: dict[TokenSource, Counter], sources: Iterable[TokenSource]) -> int:
-    numbers: dict[TokenSource, int] = {}
-    for source in sources:
-        numbers[source] = numbers.get(source, 0) + 1
-    for source, number in numbers.items():
-        counters[source].inc(number)
-    return sum(numbers.values())
 
 
 def serve_metrics(

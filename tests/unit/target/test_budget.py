@@ -171,6 +171,20 @@ def test_a_price_and_a_verdict_of_long_ago_are_forgotten():
     assert calibrator.edge_survival(bold, MODEL) > 0.7
 
 
+def test_what_walks_without_drafts_let_be_forgotten_does_not_depend_on_when_one_looks():
+    bold, tree = math.log(0.9), TokenTree(5)
+    looked_at, left_alone = SurvivalCalibrator(), SurvivalCalibrator()
+    for calibrator in (looked_at, left_alone):
+        for _ in range(40):
+            calibrator.observe(bold, MODEL, is_accepted=False)
+    for _ in range(200):
+        for calibrator in (looked_at, left_alone):
+            calibrator.observe_walk(tree, tree.flatten([]), [])
+        looked_at.edge_survival(bold, MODEL)
+    survival = left_alone.edge_survival(bold, MODEL)
+    assert survival == pytest.approx(looked_at.edge_survival(bold, MODEL))
+
+
 def test_nodes_that_hold_up_a_prompt_longer_than_they_bring_tokens_are_left_out():
     # A row more costs 1.5 ms; a token is worth the 20 ms of a plain step.
     measured = costs(r1=20.0, r16=42.5, r64=114.5, r128=210.5)

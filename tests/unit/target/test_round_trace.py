@@ -38,7 +38,7 @@ def test_a_round_is_a_span_whose_parts_follow_each_other(is_hit):
     span = tracing.start(names.SPAN_SESSION)
     clock = StepClock(10 * MS, 15 * MS, 16 * MS, 18 * MS)
     round_ = a_round(span, is_hit=is_hit)
-    trace.round(round_, RoundTimes(draft=1.5, wire=0.5), clock, batch_sessions=2)
+    trace.rounds([round_], [RoundTimes(draft=1.5, wire=0.5)], clock, batch_sessions=2)
     tracing.shutdown()
     spans = {one.name: one for one in exporter.get_finished_spans()}
     root = spans[names.SPAN_ROUND]

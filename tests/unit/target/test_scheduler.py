@@ -3,7 +3,7 @@
 import pytest
 from tests.engine_harness import spec
 
-from treedraft.inference.block_pool import BlockPool
+from treedraft.inference.block_pool import BlockPool, slots_of
 from treedraft.settings import TelemetrySettings
 from treedraft.target.budget import Budget, SurvivalCalibrator
 from treedraft.target.prompt_line import FirstTokenLimit, PromptLine
@@ -209,3 +209,17 @@ def test_what_waits_for_pages_is_hopeless_too_and_leaves():
     assert names(scheduler.hopeless()) == ["b"]
     scheduler.remove(waiting)
     assert scheduler.num_waiting == 0
+
+
+def test_the_slots_that_a_session_keeps_are_those_of_its_pages():
+    scheduler = make_scheduler(num_tokens=160)
+    session = make_session("s", 30)
+    scheduler.add(session)
+    for _ in range(40):  # over several pages
+        run(scheduler.plan())
+        length = session.num_computed
+        assert list(session.slots(16, length)) == list(slots_of(session.blocks, 16, 0, length))
+    pages = session.drop_kv()
+    assert len(session.slots(16, 0)) == 0
+    session.blocks = pages[::-1]  # as many as before, and others
+    assert list(session.slots(16, 20)) == list(slots_of(session.blocks, 16, 0, 20))

@@ -8,6 +8,7 @@ from treedraft.core.worker import LoadSignals
 from treedraft.telemetry.catalogue import WAIT_SECONDS
 from treedraft.telemetry.load_signals import LoadWindow
 from treedraft.telemetry.metrics import Metrics
+from treedraft.telemetry.round_metrics import FinishedRound
 
 
 class Clock:
@@ -58,10 +59,9 @@ def test_tokens_of_a_round_and_nodes_in_vain(window, metrics, clock):
     model = [TokenSource.DRAFT_MODEL]
     metrics.nodes_drafted(model * 10)
     metrics.nodes_dropped("STALE_OR_FULL", 4)
-    for accepted in (2, 0):
-        metrics.round_finished(
-            RoundTimes(), admitted=model * 3, accepted=model * accepted, is_hit=True
-        )
+    metrics.rounds_finished(
+        [FinishedRound(RoundTimes(), model * 3, model * accepted, True) for accepted in (2, 0)]
+    )
     clock.now += 1.0
     signals = window.read()
     assert signals.tokens_per_round == pytest.approx(2.0)

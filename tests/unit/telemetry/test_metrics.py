@@ -14,6 +14,7 @@ from treedraft.telemetry.aliases import ALIASES
 from treedraft.telemetry.catalogue import ROLES, metrics_of
 from treedraft.telemetry.metrics import Metrics, serve_metrics
 from treedraft.telemetry.metrics_endpoint import MetricsEndpoint
+from treedraft.telemetry.round_metrics import FinishedRound
 
 MODEL, LOOKUP = TokenSource.DRAFT_MODEL, TokenSource.LOOKUP
 
@@ -32,11 +33,9 @@ def alias(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_a_round_counts_nodes_by_source_and_time_by_part(metrics):
-    metrics.round_finished(
-        RoundTimes(draft=1, wire=2, queue=3, forward=4, walk=5, commit=6),
-        admitted=(MODEL, MODEL, LOOKUP),
-        accepted=(MODEL, LOOKUP),
-        is_hit=True,
+    times = RoundTimes(draft=1, wire=2, queue=3, forward=4, walk=5, commit=6)
+    metrics.rounds_finished(
+        [FinishedRound(times, (MODEL, MODEL, LOOKUP), (MODEL, LOOKUP), is_hit=True)]
     )
     sums = {
         part: value(metrics, names.METRIC_ROUND_PART_SECONDS + "_sum", part=part)
@@ -55,7 +54,7 @@ def test_a_round_counts_nodes_by_source_and_time_by_part(metrics):
 
 
 def test_a_plain_round_says_nothing_about_drafting(metrics):
-    metrics.round_finished(RoundTimes(forward=4), admitted=(), accepted=(), is_hit=None)
+    metrics.rounds_finished([FinishedRound(RoundTimes(forward=4), (), (), is_hit=None)])
     assert value(metrics, names.METRIC_ROUNDS, outcome="plain") == 1
     assert value(metrics, names.METRIC_ROUND_PART_SECONDS + "_count", part="wire") == 0
     assert value(metrics, names.METRIC_ROUND_PART_SECONDS + "_count", part="forward") == 1
@@ -169,10 +168,12 @@ def test_what_never_happened_is_there_as_zero(metrics):
 
 
 def accepted_lengths(metrics, *lengths):
-    for length in lengths:
-        metrics.round_finished(
-            RoundTimes(), admitted=(MODEL,) * (length + 1), accepted=(MODEL,) * length, is_hit=True
-        )
+    metrics.rounds_finished(
+        [
+            FinishedRound(RoundTimes(), (MODEL,) * (length + 1), (MODEL,) * length, is_hit=True)
+            for length in lengths
+        ]
+    )
 
 
 def test_acceptance_by_position_follows_from_the_lengths(metrics):
@@ -187,7 +188,7 @@ def test_acceptance_by_position_follows_from_the_lengths(metrics):
 def test_vllms_names_say_the_same(metrics):
     metrics.serves("m")
     accepted_lengths(metrics, 0, 2)
-    metrics.round_finished(RoundTimes(), admitted=(), accepted=(), is_hit=None)
+    metrics.rounds_finished([FinishedRound(RoundTimes(), (), (), is_hit=None)])
     metrics.prompt_prefilled(num_computed=10, num_cached=6)
     metrics.tokens_emitted(3)
     metrics.first_token(0.25)
