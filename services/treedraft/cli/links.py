@@ -30,6 +30,12 @@ def links(
         list[float] | None,
         typer.Option(help="Added round trip in ms, below 0 that of a pass; repeatable."),
     ] = None,
+    apart: Annotated[
+        bool,
+        typer.Option(
+            "--apart", help="Half of the cores for each of the two, as on machines of their own."
+        ),
+    ] = False,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of each kind of link.")] = 3,
     tokens: Annotated[int, typer.Option(min=8, help="Length of every answer.")] = 48,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each link.")] = 1,
@@ -40,6 +46,7 @@ def links(
         draft=choose_drafter(draft, target),
         sync_nodes=tuple(sync_nodes or LinksPlan().sync_nodes),
         is_sync_only=sync,
+        is_apart=apart,
         num_prompts=prompts,
         num_tokens=tokens,
         num_repeats=repeats,

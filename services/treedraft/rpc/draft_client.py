@@ -9,6 +9,7 @@ from treedraft.core.errors import IncompatiblePeerError, UnavailableError
 from treedraft.core.exchange import DraftFrame, Hello, TargetFrame
 from treedraft.rpc.channel import MEBIBYTE, open_channel
 from treedraft.rpc.convert import draft_frame_from_proto, target_frame_to_proto
+from treedraft.rpc.round_trip import measure_round_trip
 from treedraft.rpc.stream import MessageStream
 from treedraft.settings import TlsSettings
 from treedraft.v1 import draft_service_pb2, draft_service_pb2_grpc
@@ -90,6 +91,10 @@ class TreeExchange:
         """
         message = await self._stream.read()
         return None if message is None else draft_frame_from_proto(message)
+
+    async def round_trip_ms(self) -> float:
+        """Return what the way to the drafter and back takes; 0 if that cannot be told."""
+        return await measure_round_trip(self._channel)
 
     async def close(self) -> None:
         """End the exchange; the drafter forgets its sessions. Idempotent."""

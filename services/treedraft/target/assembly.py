@@ -128,6 +128,13 @@ def assemble(
             description.tokenizer_json, description.vocab_size, eos_token_ids
         ),
     )
+    patience = Patience(
+        settings.patience,
+        costs,
+        calibrator,
+        max_nodes=settings.budget.max_nodes,
+        max_depth=settings.budget.max_depth,
+    )
     engine = Engine(
         roster=SessionRoster(factory, scheduler, book, metrics),
         scheduler=scheduler,
@@ -142,14 +149,13 @@ def assemble(
             trace=RoundTrace(tracing, metrics),
         ),
         book=book,
-        patience=Patience(
-            settings.patience,
+        patience=patience,
+        gate=DraftGate(
+            settings.gate,
             costs,
-            calibrator,
-            max_nodes=settings.budget.max_nodes,
-            max_depth=settings.budget.max_depth,
+            Forecast(costs, takes_turns=settings.patience.takes_turns),
+            travel_ms=patience.shortest_travel_ms,
         ),
-        gate=DraftGate(settings.gate, costs, Forecast(costs)),
         metrics=metrics,
         publish=publish,
         report=lambda scheduler: _report(scheduler, pool),

@@ -23,7 +23,7 @@ from treedraft.core.exchange import Hello, TargetFrame
 from treedraft.core.worker import DrafterAddress, WorkerRole
 from treedraft.rpc.draft_client import TreeExchange
 from treedraft.settings import TlsSettings
-from treedraft.target.events import FrameArrived, LinkDown, LinkUp
+from treedraft.target.events import FrameArrived, LinkDown, LinkMeasured, LinkUp
 from treedraft.target.settings import DraftLinkSettings
 from treedraft.telemetry.metrics import Metrics
 
@@ -31,6 +31,8 @@ DRAFTER_SILENT = "DRAFTER_SILENT"
 
 _FIRST_BACKOFF_SECONDS = 0.1
 _LOOKS = 4
+# A link whose way has become another one is found out after so long.
+_MEASURING_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
@@ -85,7 +87,7 @@ class _Question:
         raise UnavailableError(f"no answer for {seconds:g} s", reason=DRAFTER_SILENT)
 
 
-LinkEvent = LinkUp | LinkDown | FrameArrived
+LinkEvent = LinkUp | LinkMeasured | LinkDown | FrameArrived
 Dial = Callable[..., Awaitable[TreeExchange]]
 """Opens an exchange, as `TreeExchange.dial` does."""
 
@@ -213,6 +215,8 @@ class DraftLinks:
         except TreedraftError as error:
             self._metrics.link_failed(WorkerRole.DRAFT.value, error.reason)
             return 0.0
+        # First: whether drafts can pay over this link is asked with the first session.
+        self._post(LinkMeasured(link.endpoint, await exchange.round_trip_ms()))
         link.frames = asyncio.Queue()
         link.refused.clear()
         link.is_up = True
@@ -232,6 +236,7 @@ class DraftLinks:
             asyncio.create_task(self._send_frames(link, exchange)),
             asyncio.create_task(self._receive_frames(link, exchange)),
             asyncio.create_task(link.question.watch(self._settings.silence_seconds)),
+            asyncio.create_task(self._measure(link, exchange)),
             asyncio.create_task(link.refused.wait()),
         ]
         try:
@@ -246,6 +251,11 @@ class DraftLinks:
                 _log.warning("drafter lost", endpoint=link.endpoint, reason=result.reason)
                 if isinstance(result, InvalidGrowthError | IncompatiblePeerError):
                     link.refused.set()
+
+    async def _measure(self, link: _Link, exchange: TreeExchange) -> None:
+        while True:
+            await asyncio.sleep(_MEASURING_SECONDS)
+            self._post(LinkMeasured(link.endpoint, await exchange.round_trip_ms()))
 
     @staticmethod
     async def _send_frames(link: _Link, exchange: TreeExchange) -> None:

@@ -157,18 +157,23 @@ class DraftBook:
                 session.drop_drafts()
                 self._attach(session)
 
-    def take_frame(self, endpoint: str, frame: DraftFrame, *, arrived_ns: int) -> None:
-        """Graft what a drafter sent; a breach of the rules ends its link."""
+    def take_frame(self, endpoint: str, frame: DraftFrame, *, arrived_ns: int) -> int | None:
+        """Graft what a drafter sent; a breach of the rules ends its link.
+
+        Returns:
+            When the drafter was told what it answers; None if that is not known.
+        """
         link = self._links.get(endpoint)
         if link is None:
-            return
+            return None
+        asked_ns = _asked_ns(link, frame)
         try:
             self._take_growths(link, frame, arrived_ns)
         except InvalidGrowthError as error:
             self._metrics.growth_refused(error.reason)
             self._refused_links[endpoint] = error.message
             self.link_down(endpoint)
-            return
+            return None
         for rest in frame.rests:
             if session := link.sessions.get(rest.session_number):
                 session.rest_length = rest.base_length
@@ -176,6 +181,7 @@ class DraftBook:
             self._detach_refused(endpoint, link, refusal.session_number)
         for reopen in frame.reopens:
             self._reopen(endpoint, link, reopen.session_number)
+        return asked_ns
 
     def take_frames(self, economics: Economics = UNKNOWN_ECONOMICS) -> dict[str, TargetFrame]:
         """Return what is to be sent, at most one frame per drafter.
@@ -272,3 +278,17 @@ class DraftBook:
         else:
             del link.sessions[number]
             self._open_at(link, attachment, session)
+
+
+def _asked_ns(link: DrafterState, frame: DraftFrame) -> int | None:
+    """Return when the latest text that a frame is about was told; None if it is forgotten."""
+    told = [(growth.session_number, growth.base_length) for growth in frame.growths]
+    told += [(rest.session_number, rest.base_length) for rest in frame.rests]
+    times = [
+        sent_ns
+        for number, base_length in told
+        if (session := link.sessions.get(number))
+        for length, sent_ns in session.commit_sent_ns
+        if length == base_length
+    ]
+    return max(times, default=None)

@@ -26,6 +26,7 @@ from treedraft.target.events import (
     EngineNews,
     FrameArrived,
     LinkDown,
+    LinkMeasured,
     LinkUp,
     StartSession,
     Stop,
@@ -193,8 +194,6 @@ class Engine:
             )
             self._gate.step_finished(step)
 
-    # Taking in.
-
     def _wait_for_drafts(self) -> None:
         """Take in events for as long as the drafts to come are worth the wait."""
         sessions = self._scheduler.decoding()
@@ -244,7 +243,7 @@ class Engine:
         """Take in what drafters sent during the pass; leave the rest for later."""
         for _ in range(self._inbox.qsize()):
             event = self._inbox.get_nowait()
-            if isinstance(event, FrameArrived | LinkUp | LinkDown):
+            if isinstance(event, FrameArrived | LinkUp | LinkMeasured | LinkDown):
                 self._take(event)
             else:
                 self._deferred.append(event)
@@ -252,11 +251,14 @@ class Engine:
     def _take(self, event: EngineEvent) -> None:
         match event:
             case FrameArrived(endpoint, frame, arrived_ns, on_taken):
-                self._book.take_frame(endpoint, frame, arrived_ns=arrived_ns)
-                self._patience.frame_taken(endpoint, arrived_ns, held_ms=held_ms(frame))
+                asked_ns = self._book.take_frame(endpoint, frame, arrived_ns=arrived_ns)
+                held = held_ms(frame)
+                self._patience.frame_taken(endpoint, arrived_ns, held_ms=held, asked_ns=asked_ns)
                 on_taken()
             case LinkUp(endpoint):
                 self._book.link_up(endpoint)
+            case LinkMeasured(endpoint, round_trip_ms):
+                self._patience.link_measured(endpoint, round_trip_ms)
             case LinkDown(endpoint):
                 self._book.link_down(endpoint)
                 self._patience.link_down(endpoint)
@@ -276,8 +278,6 @@ class Engine:
             case Stop(drain):
                 self._roster.is_draining = True
                 self._is_stopped = not drain
-
-    # Telling.
 
     def _announce_commits(self) -> None:
         frames = self._book.take_frames(self._patience.economics())

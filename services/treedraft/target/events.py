@@ -45,6 +45,14 @@ class LinkUp:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkMeasured:
+    """The way to a drafter and back takes so long, whatever it computes."""
+
+    endpoint: str
+    round_trip_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class LinkDown:
     """The stream to a drafter ended."""
 
@@ -72,7 +80,7 @@ class Stop:
 
 
 ControlEvent = StartSession | CancelSession | AcknowledgeLog | StreamEnded | Stop
-DraftEvent = LinkUp | LinkDown | FrameArrived
+DraftEvent = LinkUp | LinkMeasured | LinkDown | FrameArrived
 EngineEvent = ControlEvent | DraftEvent
 
 

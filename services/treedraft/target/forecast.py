@@ -24,20 +24,32 @@ _DECAY = 0.995
 _PRIOR_DRAFT_SHARE = 0.25
 _MORE_PER_SESSION = 0.1
 _SMOOTHING = 0.1
+# Where a link decides, what speaks against it counts for so much more: a loss costs a trial.
+_TRAVEL_DOUBT = 0.25
 
 
 class Forecast:
     """Learns from steps with drafts; asked for loads that had none."""
 
-    def __init__(self, costs: StepCosts) -> None:
-        """Expect what was measured elsewhere, at the prices of `costs`."""
+    def __init__(self, costs: StepCosts, *, takes_turns: bool = False) -> None:
+        """Expect what was measured elsewhere, at the prices of `costs`.
+
+        `takes_turns` says that the target waits for drafters that compute on its own cores.
+        """
         self._costs = costs
+        self._takes_turns = takes_turns
         self._expected = self._accepted = _PRIOR_TOKENS
         # For one session, so that loads can be compared.
         self._draft_ms: float | None = None
 
     def observe(
-        self, *, num_sessions: int, num_nodes: int, num_accepted: int, draft_ms: float
+        self,
+        *,
+        num_sessions: int,
+        num_nodes: int,
+        num_accepted: int,
+        draft_ms: float,
+        travel_ms: float = 0.0,
     ) -> None:
         """Learn from a step with drafts.
 
@@ -46,7 +58,10 @@ class Forecast:
             num_nodes: drafted nodes in its pass.
             num_accepted: of them, those that the target kept.
             draft_ms: what the step took beside its pass that a plain one would not have.
+            travel_ms: round trip to the drafters, a part of that where they are waited for.
         """
+        if self._takes_turns:
+            draft_ms -= travel_ms
         expected = num_sessions * (_tokens_of(num_nodes / num_sessions) - 1.0)
         fresh = (1.0 - _DECAY) * _PRIOR_TOKENS
         self._expected = self._expected * _DECAY + fresh + expected
@@ -55,21 +70,32 @@ class Forecast:
         known_ms = own_ms if self._draft_ms is None else self._draft_ms
         self._draft_ms = known_ms + _SMOOTHING * (own_ms - known_ms)
 
-    def gain_steps(self, num_sessions: int, *, overhead_ms: float = 0.0) -> float:
+    def gain_steps(
+        self, num_sessions: int, *, overhead_ms: float = 0.0, travel_ms: float = 0.0
+    ) -> float:
         """Return what a step with drafts would gain each session, in plain steps.
 
         Args:
             num_sessions: sessions in the step.
             overhead_ms: what a plain step takes beside its pass.
+            travel_ms: what the way to the nearest drafter and back takes.
         """
         plain_ms = self._costs.estimate(num_sessions, num_sessions) + overhead_ms
         skill = self._accepted / self._expected
         draft_ms = self._draft_ms
         if draft_ms is None:
             draft_ms = _PRIOR_DRAFT_SHARE * self._costs.estimate(1)
+        waited_ms = _more(num_sessions) * draft_ms
+        reach = 1.0
+        if self._takes_turns:
+            # Each tree is asked for and waited for: to draft on beside the pass would hold it up.
+            waited_ms += (1.0 + _TRAVEL_DOUBT) * travel_ms
+        else:
+            # Trees are grown ahead. What nobody foresaw is answered so many steps later.
+            reach = plain_ms / (plain_ms + travel_ms)
         return max(
-            skill * (tokens - 1.0)
-            - (self._added_ms(num_sessions, nodes) + _more(num_sessions) * draft_ms) / plain_ms
+            reach * skill * (tokens - 1.0)
+            - (self._added_ms(num_sessions, nodes) + waited_ms) / plain_ms
             for nodes, tokens in _TOKENS[1:]
         )
 

@@ -20,7 +20,7 @@ Within a load that is open each session has an account of its own (`session_acco
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from treedraft.target.finished_step import DraftedRound, FinishedStep
@@ -105,6 +105,8 @@ class DraftGate:
     settings: GateSettings
     costs: StepCosts
     forecast: Forecast
+    # Asked for the round trip to the nearest drafter.
+    travel_ms: Callable[[], float] = lambda: 0.0
     _accounts: dict[int, _Account] = field(default_factory=dict)
     _overheads: dict[int, _Overhead] = field(default_factory=dict)
     # What drafts bring a token of a text, and what a missed one costs, at the load asked for.
@@ -150,6 +152,7 @@ class DraftGate:
             num_nodes=sum(one.num_nodes for one in step.drafted),
             num_accepted=sum(one.num_accepted for one in step.drafted),
             draft_ms=step.elapsed_ms - step.pass_ms - overhead.mean_ms,
+            travel_ms=self.travel_ms(),
         )
         self._share_out(step.drafted, step.num_sessions * max(0.0, num_steps - 1.0))
 
@@ -205,7 +208,9 @@ class DraftGate:
 
     def _gain_steps(self, load: int) -> float:
         overhead_ms = self._overhead(load).mean_ms
-        return self.forecast.gain_steps(max(1, load), overhead_ms=overhead_ms)
+        return self.forecast.gain_steps(
+            max(1, load), overhead_ms=overhead_ms, travel_ms=self.travel_ms()
+        )
 
     def _overhead(self, load: int) -> _Overhead:
         return self._overheads.setdefault(_size(load), _Overhead())

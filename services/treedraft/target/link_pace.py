@@ -1,5 +1,6 @@
 """When frames of a drafter come and what they add, as far as that can be learned."""
 
+from collections import deque
 from dataclasses import dataclass, field
 
 _SMOOTHING = 0.2
@@ -14,6 +15,8 @@ _OVERDUE_DEVIATIONS = 4.0
 _OVERDUE_MS = 1.0
 # A frame that is late is expected after this share of the usual time.
 _MIN_REMAINING_SHARE = 0.25
+# A drafter answers for all that it was told before.
+_MAX_ASKED = 64
 
 
 @dataclass(slots=True)
@@ -33,13 +36,23 @@ class _Gap:
         self.deviation_ms += _SMOOTHING * (abs(error) - self.deviation_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Something that a drafter was told and answers; an opening is a prompt to compute first."""
+
+    told_ns: int
+    is_opening: bool = False
+
+
 @dataclass(slots=True)
 class LinkPace:
     """When frames of one drafter come and what they add."""
 
-    since_ns: int = 0  # of the last commit or frame
-    is_answer: bool = True  # the next frame is the first one after a commit
-    is_opening: bool = False  # … after a session was opened: a prompt is computed first
+    since_ns: int = 0  # of the last frame
+    # Told and not answered yet, oldest first. Over a link whose round trip takes longer than
+    # a pass these are several, and the answer to the first comes first.
+    asked: deque[Asked] = field(default_factory=lambda: deque(maxlen=_MAX_ASKED))
+    answered_ns: int = 0  # when what was answered last had been told
     opening_gap: _Gap = field(default_factory=_Gap)
     answer_gap: _Gap = field(default_factory=_Gap)
     frame_gap: _Gap = field(default_factory=_Gap)
@@ -50,21 +63,50 @@ class LinkPace:
     num_to_skip: int = 0
 
     @property
-    def gap(self) -> _Gap:
-        """Time until what is expected next."""
-        if self.is_opening:
-            return self.opening_gap
-        return self.answer_gap if self.is_answer else self.frame_gap
-
-    @property
     def yield_(self) -> float:
         """Tokens that a frame adds for each token that the leaves promise."""
         return self.gained / self.promised
 
-    def observe_travel(self, gap_ms: float, held_ms: float) -> None:
-        """Learn what of an answer was the way, from how long the drafter held the commit."""
-        travel_ms = max(0.0, min(gap_ms, self.gap.overdue_ms) - held_ms)
-        self.travel_ms += _SMOOTHING * (travel_ms - self.travel_ms)
+    def measured(self, round_trip_ms: float) -> None:
+        """Take what the way was measured to take, until answers say better."""
+        self.travel_ms = round_trip_ms
+        if not self.answered_ns:
+            self.answer_gap = _Gap(round_trip_ms + _PRIOR_GAP_MS)
+
+    def frame_arrived(
+        self, arrived_ns: int, *, held_ms: float | None, asked_ns: int | None
+    ) -> None:
+        """Learn when frames come.
+
+        Args:
+            arrived_ns: when this one came.
+            held_ms: how long the drafter had been told when it sent it, if it says so.
+            asked_ns: when it was told what the frame is about; None for all that was told.
+        """
+        answered = self._take_answered(asked_ns)
+        if answered is None:
+            gap, gap_ms = self.frame_gap, max(0, arrived_ns - self.since_ns) / 1e6
+        else:
+            gap = self.opening_gap if answered.is_opening else self.answer_gap
+            gap_ms = max(0, arrived_ns - answered.told_ns) / 1e6
+            if held_ms is not None and not answered.is_opening:
+                travel_ms = max(0.0, min(gap_ms, gap.overdue_ms) - held_ms)
+                self.travel_ms += _SMOOTHING * (travel_ms - self.travel_ms)
+        # A late frame may have been held up by the pass that nobody waited with.
+        gap.observe(min(gap_ms, gap.overdue_ms))
+        self.since_ns = arrived_ns
+
+    def _take_answered(self, asked_ns: int | None) -> Asked | None:
+        """Return what a frame is the first answer to, and forget what was told before it."""
+        answered = None
+        if asked_ns is not None:
+            if asked_ns <= self.answered_ns:
+                return None
+            self.answered_ns = asked_ns
+        # What was sent at `asked_ns` went out a moment later, and before anything else was told.
+        while self.asked and (asked_ns is None or answered is None or answered.told_ns < asked_ns):
+            answered = self.asked.popleft()
+        return answered
 
     def observe_yield(self, gained: float, promised: float) -> None:
         """Learn what a frame added to trees whose leaves promised so much."""
@@ -76,12 +118,24 @@ class LinkPace:
         """Let the yield drift to what is usual: what is not waited for teaches nothing."""
         self.gained += _YIELD_FORGETTING * (self.promised * _PRIOR_YIELD - self.gained)
 
-    def overdue_ns(self) -> int:
-        """Return when the next frame is late."""
-        return self.since_ns + int(self.gap.overdue_ms * 1e6)
+    def overdue_ns(self, now_ns: int) -> int:
+        """Return when the next frame is late; in the past if nothing is expected any more."""
+        since_ns, gap = self._next(now_ns)
+        return since_ns + int(gap.overdue_ms * 1e6)
 
     def remaining_ms(self, now_ns: int) -> float:
         """Return how long the next frame should still take."""
-        mean_ms = self.gap.mean_ms
-        elapsed_ms = (now_ns - self.since_ns) / 1e6
-        return max(mean_ms - elapsed_ms, _MIN_REMAINING_SHARE * mean_ms)
+        since_ns, gap = self._next(now_ns)
+        elapsed_ms = (now_ns - since_ns) / 1e6
+        late_ms = min(_MIN_REMAINING_SHARE * gap.mean_ms, gap.deviation_ms + _OVERDUE_MS)
+        return max(gap.mean_ms - elapsed_ms, late_ms)
+
+    def _next(self, now_ns: int) -> tuple[int, _Gap]:
+        """Return since when the next frame is waited for, and how long that takes."""
+        since_ns, gap = self.since_ns, self.frame_gap
+        for asked in self.asked:
+            since_ns = asked.told_ns
+            gap = self.opening_gap if asked.is_opening else self.answer_gap
+            if now_ns < since_ns + int(gap.overdue_ms * 1e6):
+                break
+        return since_ns, gap

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from treedraft.core.exchange import DraftFrame, Economics
 from treedraft.target.budget import SurvivalCalibrator
-from treedraft.target.link_pace import LinkPace
+from treedraft.target.link_pace import Asked, LinkPace
 from treedraft.target.outlook import Goodput, Outlook
 from treedraft.target.session import TargetSession
 from treedraft.target.settings import PatienceSettings
@@ -102,14 +102,28 @@ class Patience:
         """Expect an answer of these drafters from now on; at those `opened` a session begins."""
         for endpoint in endpoints:
             pace = self._links.setdefault(endpoint, LinkPace())
-            pace.since_ns, pace.is_answer = self._clock_ns(), True
-            pace.is_opening = endpoint in opened
+            pace.asked.append(Asked(self._clock_ns(), endpoint in opened))
+
+    def link_measured(self, endpoint: str, round_trip_ms: float) -> None:
+        """Note what the way to a drafter and back takes."""
+        self._links.setdefault(endpoint, LinkPace()).measured(round_trip_ms)
+
+    def shortest_travel_ms(self) -> float:
+        """Return the round trip to the nearest drafter; 0 while none is known."""
+        return min((pace.travel_ms for pace in self._links.values()), default=0.0)
 
     def link_down(self, endpoint: str) -> None:
         """Forget a drafter that is gone."""
         self._links.pop(endpoint, None)
 
-    def frame_taken(self, endpoint: str, arrived_ns: int, *, held_ms: float | None = None) -> None:
+    def frame_taken(
+        self,
+        endpoint: str,
+        arrived_ns: int,
+        *,
+        held_ms: float | None = None,
+        asked_ns: int | None = None,
+    ) -> None:
         """Learn from a frame whose nodes are in the trees by now.
 
         Args:
@@ -117,14 +131,10 @@ class Patience:
             arrived_ns: when it came.
             held_ms: how long the drafter had the last commit before it sent the
                 frame; None if it does not say.
+            asked_ns: when it was told what the frame is about; None for all that it was told.
         """
         pace = self._links.setdefault(endpoint, LinkPace(since_ns=arrived_ns))
-        gap_ms = max(0, arrived_ns - pace.since_ns) / 1e6
-        if held_ms is not None and pace.is_answer and not pace.is_opening:
-            pace.observe_travel(gap_ms, held_ms)
-        # A late frame may have been held up by the pass that nobody waited with.
-        pace.gap.observe(min(gap_ms, pace.gap.overdue_ms))
-        pace.since_ns, pace.is_answer, pace.is_opening = arrived_ns, False, False
+        pace.frame_arrived(arrived_ns, held_ms=held_ms, asked_ns=asked_ns)
         pace.num_fruitless = pace.num_to_skip = 0
         gained = promised = 0.0
         for drafting, before in self._outlooks.items():
@@ -188,7 +198,7 @@ class Patience:
             )
             if gain > worth * lost_ms:
                 bound_ns = now_ns + int(left_ms * 1e6)
-                until_ns = min(max(self._links[e].overdue_ns() for e in endpoints), bound_ns)
+                until_ns = min(max(self._links[e].overdue_ns(now_ns) for e in endpoints), bound_ns)
                 self._waited_for = tuple(endpoints)
         return until_ns
 
@@ -208,7 +218,7 @@ class Patience:
         expected = []
         for endpoint, promise in self._promises().items():
             pace = self._links.get(endpoint)
-            if pace and now_ns < pace.overdue_ns():
+            if pace and now_ns < pace.overdue_ns(now_ns):
                 expected.append((pace.remaining_ms(now_ns), endpoint, promise))
         return sorted(expected)
 

@@ -15,7 +15,9 @@ class LinksPlan:
 
     `round_trips_ms` are put between target and drafter; `ONE_PASS` among them is
     measured first. `sync_nodes` are the sizes of tree that the synchronous exchange is
-    tried with; `is_sync_only` leaves the other exchange out.
+    tried with; `is_sync_only` leaves the other exchange out. `is_apart` gives target and
+    drafter half of the cores each, as if each had a machine of its own: what the exchange
+    can hide is only seen where the one does not compute at the other's expense.
     """
 
     target: str = "default"
@@ -23,6 +25,7 @@ class LinksPlan:
     round_trips_ms: tuple[float, ...] = (0.0, ONE_PASS, 5.0, 20.0, 50.0)
     sync_nodes: tuple[int, ...] = (8,)
     is_sync_only: bool = False
+    is_apart: bool = False
     num_prompts: int = 3
     num_tokens: int = 48
     num_repeats: int = 1

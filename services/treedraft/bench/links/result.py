@@ -103,7 +103,8 @@ def markdown(result: LinksResult) -> str:
     conditions = (
         f"Decoding without the prompt, greedy, {plan.num_prompts} prompts × {plan.num_tokens} "
         f"tokens × {plan.num_repeats}, each beside a plain text of the same moment (S is over "
-        f"it); a plain pass took {result.pass_ms:.1f} ms. {stamp.num_cores} cores, commit "
+        f"it); a plain pass took {result.pass_ms:.1f} ms. {stamp.num_cores} cores, "
+        f"{'half of them for each of the two' if plan.is_apart else 'shared'}, commit "
         f"{stamp.commit}."
     )
     return "\n".join([*lines, "", conditions])

@@ -22,7 +22,11 @@ from treedraft.core.sampling import SamplingParameters, SpeculationOptions, Stop
 from treedraft.core.session import SessionStatistics
 from treedraft.inference.stamp import take_stamp
 from treedraft.local_cluster.cluster import LocalCluster, Progress
-from treedraft.local_cluster.plan import ClusterPlan, synchronous_settings
+from treedraft.local_cluster.plan import (
+    ClusterPlan,
+    num_usable_cores,
+    synchronous_settings,
+)
 
 Conversation = Sequence[ChatMessage]
 
@@ -124,8 +128,14 @@ async def _cluster(
             **own,
             "TREEDRAFT_DRAFT__GRPC__ADVERTISE": proxy.endpoint,
         }
+        num_threads = max(1, num_usable_cores() // 2) if plan.is_apart else 0
         cluster_plan = ClusterPlan(
-            target=str(folder), draft=plan.draft, draft_port=upstream[1], settings=settings
+            target=str(folder),
+            draft=plan.draft,
+            target_threads=num_threads,
+            draft_threads=num_threads,
+            draft_port=upstream[1],
+            settings=settings,
         )
         async with LocalCluster(cluster_plan, progress=progress) as cluster:
             client = cluster.connect()
