@@ -25,7 +25,7 @@ _PRIOR_DRAFT_SHARE = 0.25
 _MORE_PER_SESSION = 0.1
 _SMOOTHING = 0.1
 # Where a link decides, what speaks against it counts for so much more: a loss costs a trial.
-_TRAVEL_DOUBT = 0.25
+_TRAVEL_DOUBT = 0.4
 
 
 class Forecast:

@@ -54,3 +54,26 @@ def test_any_number_of_nodes_can_be_learned_from(num_nodes):
     forecast = Forecast(costs(row_ms=0.1))
     forecast.observe(num_sessions=2, num_nodes=num_nodes, num_accepted=0, draft_ms=-1.0)
     assert forecast.gain_steps(1) < 2.0
+
+
+def test_a_drafter_that_takes_turns_is_worth_a_short_way_and_not_one_of_a_pass():
+    forecast = Forecast(costs(row_ms=0.3), takes_turns=True)
+    gains = [forecast.gain_steps(1, travel_ms=travel_ms) for travel_ms in (0, 5, 20, 50)]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[1] > 0.3
+    assert gains[2] < 0.0
+
+
+def test_trees_that_are_grown_ahead_are_worth_less_over_a_long_way_and_still_something():
+    forecast = Forecast(costs(row_ms=0.3))
+    gains = [forecast.gain_steps(1, travel_ms=travel_ms) for travel_ms in (0, 5, 20, 50)]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[-1] < 0.3 * gains[0]
+
+
+def test_the_way_is_no_part_of_what_a_drafter_takes():
+    near, far = (Forecast(costs(row_ms=0.3), takes_turns=True) for _ in range(2))
+    for _ in range(100):
+        near.observe(num_sessions=1, num_nodes=4, num_accepted=1, draft_ms=6.0)
+        far.observe(num_sessions=1, num_nodes=4, num_accepted=1, draft_ms=36.0, travel_ms=30.0)
+    assert far.gain_steps(1) == pytest.approx(near.gain_steps(1))

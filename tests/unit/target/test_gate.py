@@ -27,12 +27,18 @@ def session(*, num_tokens=100, tokens_left=1000):
 class Engine:
     """Takes steps that the gate sees, and counts the time."""
 
-    def __init__(self, *, overhead_ms=0.0, row_ms=0.0, **settings):
+    def __init__(self, *, overhead_ms=0.0, row_ms=0.0, travel_ms=0.0, **settings):
         costs = StepCosts()
         for rows in (1, 2, 4, 8, 16, 32, 64):
             costs.observe(rows, PLAIN_MS + row_ms * (rows - 1))
         self.costs = costs
-        self.gate = DraftGate(GateSettings(**settings), costs, Forecast(costs))
+        self.travel_ms = travel_ms
+        self.gate = DraftGate(
+            GateSettings(**settings),
+            costs,
+            Forecast(costs, takes_turns=True),
+            travel_ms=lambda: self.travel_ms,
+        )
         self.overhead_ms = overhead_ms
         self.elapsed_ms = self.num_tokens = 0.0
 
@@ -202,3 +208,19 @@ def test_under_load_all_sessions_bear_what_a_drafter_catches_up_with():
     assert engine.gate.is_open(16)
     assert not engine.gate.wants(short, 300)
     assert engine.gate.wants(short, 20)
+
+
+def test_a_link_as_long_as_a_pass_begins_closed_and_trials_over_it_cost_less_than_a_hundredth():
+    engine = Engine(travel_ms=PLAIN_MS, row_ms=0.4)
+    opened = engine.steps(10_000, 1, tokens=1, draft_ms=2.0 * PLAIN_MS)
+    assert not any(opened[:1000])
+    assert any(opened)  # the forecast is doubted
+    lost_ms = engine.elapsed_ms - engine.num_tokens * PLAIN_MS
+    assert lost_ms < 0.01 * engine.elapsed_ms
+
+
+def test_a_link_that_becomes_short_is_drafted_over():
+    engine = Engine(travel_ms=2.5 * PLAIN_MS)
+    assert not any(engine.steps(200, 1, tokens=1, draft_ms=50.0))
+    engine.travel_ms = 1.0
+    assert all(engine.steps(200, 1, tokens=2, draft_ms=5.0)[40:])
