@@ -102,7 +102,7 @@ class GateSettings(Frozen):
         "would have made, before that one is left alone for a while.",
     )
     allowance: float = Field(
-        default=0.02,
+        default=0.01,
         ge=0.0,
         le=1.0,
         description="Share of the time that may be lost to trying again: after a trial that "
