@@ -276,6 +276,8 @@ def main() -> None:
     parser.add_argument("--children", type=int, default=4)
     parser.add_argument("--nodes", type=int, default=0, help="0: 64, or as many as are verified")
     parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--min-score", type=float, default=-4.0)
+    parser.add_argument("--min-child-score", type=float, default=-20.0)
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=64)
     asked = parser.parse_args()
@@ -286,6 +288,8 @@ def main() -> None:
         num_children=asked.children,
         max_live_nodes=asked.nodes or (asked.verified if asked.sync else 64),
         max_rows_per_session=asked.rows,
+        min_score=asked.min_score,
+        min_child_score=asked.min_child_score,
     )
     for round_trip_ms in asked.round_trip:
         link = Link(round_trip_ms, asked.verified, is_synchronous=asked.sync)

@@ -28,6 +28,7 @@ class GrowthLimits:
     max_depth: int
     num_children: int
     min_score: float
+    min_child_score: float = -20.0
 
     @classmethod
     def of(cls, settings: GrowthSettings, options: SpeculationOptions) -> "GrowthLimits":
@@ -37,11 +38,17 @@ class GrowthLimits:
         reaches beyond the pass under way, up to the end of the one after it.
         """
         if not options.enabled or options.max_nodes == 0 or options.max_depth == 0:
-            return cls(0, 0, settings.num_children, settings.min_score)
+            return cls(0, 0, settings.num_children, settings.min_score, settings.min_child_score)
         max_depth = settings.max_depth
         if options.max_depth is not None:
             max_depth = min(max_depth, 2 * options.max_depth + 1)
-        return cls(settings.max_live_nodes, max_depth, settings.num_children, settings.min_score)
+        return cls(
+            settings.max_live_nodes,
+            max_depth,
+            settings.num_children,
+            settings.min_score,
+            settings.min_child_score,
+        )
 
 
 @dataclass(frozen=True, slots=True)

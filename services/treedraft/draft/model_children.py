@@ -131,10 +131,15 @@ class ChildChooser:
 
 def add_children(session: DraftSession, place: int, children: Sequence[tuple[int, float]]) -> None:
     """Put what the model says follows a place, best first, into the session's tree."""
+    limits, above = session.limits, session.tree.score(place)
     for token_id, log_probability in session.hear(place, children, TokenSource.DRAFT_MODEL):
+        is_likely = (
+            log_probability >= limits.min_score
+            and above + log_probability >= limits.min_child_score
+        )
         # The best child stays whatever it scores: this node may be the root one day and is
         # not expanded again.
-        if token_id == children[0][0] or log_probability >= session.limits.min_score:
+        if token_id == children[0][0] or is_likely:
             session.add(place, token_id, log_probability, TokenSource.DRAFT_MODEL)
 
 

@@ -39,6 +39,13 @@ class GrowthSettings(Frozen):
         le=0.0,
         description="Log-probability of a path's survival below which nobody grows it on.",
     )
+    min_child_score: float = Field(
+        default=-20.0,
+        le=0.0,
+        description="Log-probability of a path's survival below which a child that the model names "
+        "is left out, unless it is the best of its place. With many children a node it leaves them "
+        "to the places that are likely to be reached.",
+    )
     score_temperature: float = Field(
         default=1.0,
         gt=0.0,

@@ -318,3 +318,26 @@ def test_a_target_that_waits_for_all_of_a_tree_gets_it_in_few_frames(make_target
         assert len(target.trees[1]) >= 24
         assert target.frames[-1].rests
     assert frames[True] == 1 < frames[False]
+
+
+def test_children_of_places_that_are_hardly_reached_are_left_out_but_for_the_best(
+    make_target, toy_model
+):
+    unlikely = {}
+    for limit in (-20.0, -3.0):
+        settings = draft_settings(
+            max_live_nodes=96, num_children=8, min_score=-4.0, min_child_score=limit
+        )
+        target, _ = make_target(toy_model, settings)
+        target.open(1, make_spec(PROMPT, sampling=GREEDY))
+        target.grow()
+        tree = target.trees[1]
+        best = {
+            max(tree.children(place).values(), key=tree.score)
+            for place in (ROOT, *(node.node_id for node in tree))
+            if tree.children(place)
+        }
+        unlikely[limit] = [n for n in tree if n.score < -3.0 and n.node_id not in best]
+        assert len(tree) > 8
+    assert unlikely[-20.0]
+    assert not unlikely[-3.0]
