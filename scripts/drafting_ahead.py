@@ -63,11 +63,12 @@ def time_of(times_ms: Mapping[int, float], num_rows: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The way between the two, what a pass verifies, and whether it waits for whole trees."""
+    """The way, what a pass verifies, whether it waits for whole trees, how long steps take."""
 
     round_trip_ms: float
     num_verified: int = 8
     is_synchronous: bool = False
+    step_share: float = 1.0
 
 
 @dataclass(slots=True)
@@ -83,11 +84,10 @@ class Played:
 
     def line(self) -> str:
         """Return it in words."""
-        rounds = max(1, self.num_rounds)
+        rounds, speed = max(1, self.num_rounds), self.num_tokens * PASS_MS[1] / self.time_ms
         return (
-            f"S {self.num_tokens * PASS_MS[1] / self.time_ms:.2f}, "
-            f"tau {self.num_tokens / rounds:.2f}, hits {self.num_hits / rounds:.0%}, "
-            f"a tree is there {self.num_ready / rounds:.0%}, "
+            f"S {speed:.2f}, tau {self.num_tokens / rounds:.2f}, "
+            f"hits {self.num_hits / rounds:.0%}, a tree is there {self.num_ready / rounds:.0%}, "
             f"{self.num_sent / rounds:.0f} nodes sent a round"
         )
 
@@ -149,7 +149,8 @@ class FarDrafter:
         self.is_idle = not self.drafter.step()
         num_rows = self.grower.num_rows - before
         num_nodes = sum(growth.num_nodes for frame in self.sent for growth in frame.growths)
-        self.now_ms += (time_of(STEP_MS, num_rows) if num_rows else 0.0) + NODE_MS * num_nodes
+        step_ms = time_of(STEP_MS, num_rows) if num_rows else 0.0
+        self.now_ms += self.link.step_share * step_ms + NODE_MS * num_nodes
         arrives_ms = self.now_ms + self.link.round_trip_ms / 2
         self.on_the_way_back += [(arrives_ms, frame) for frame in self.sent]
         self.sent.clear()
@@ -168,9 +169,8 @@ class Player:
         self, draft: LoadedModel, growth: GrowthSettings, link: Link, vocab_size: int
     ) -> None:
         """Prepare the draft model."""
-        self._settings = DraftSettings(
-            kv_tokens=4096, growth=growth, lookup=LookupSettings(enabled=False)
-        )
+        lookup = LookupSettings(enabled=False)
+        self._settings = DraftSettings(kv_tokens=4096, growth=growth, lookup=lookup)
         self._grower = CountingGrower(assemble(draft, self._settings).grower)
         self._link = link
         self._vocab_size = vocab_size
@@ -181,9 +181,8 @@ class Player:
         for text in texts:
             # No session has a trace context, so that no span is ever made.
             tracing = Tracing("draft", TelemetrySettings(), exporter=InMemorySpanExporter())
-            drafter = Drafter(
-                self._settings, self._grower, tracing=tracing, metrics=Metrics("draft")
-            )
+            metrics = Metrics("draft")
+            drafter = Drafter(self._settings, self._grower, tracing=tracing, metrics=metrics)
             self._play(text, drafter, played)
             tracing.shutdown()
         return played
@@ -199,8 +198,7 @@ class Player:
             while True:
                 far.run_until(now_ms)
                 num_nodes, rests = _graft(far.arrived(now_ms), tree, text)
-                rest_length = max(rest_length, rests)
-                played.num_sent += num_nodes
+                rest_length, played.num_sent = max(rest_length, rests), played.num_sent + num_nodes
                 now_ms += NODE_MS * num_nodes
                 if not self._link.is_synchronous or rest_length == tree.base_length:
                     break
@@ -261,10 +259,9 @@ def _recorded(num_prompts: int, num_tokens: int) -> tuple[tuple[TargetText, ...]
 def _misses(draft: LoadedModel, texts: Sequence[TargetText], vocab_size: int) -> str:
     probe = DraftProbe(draft, texts, num_children=_MAX_CHILDREN, vocab_size=vocab_size)
     found = measure_agreement(probe.read(texts), num_children=_MAX_CHILDREN)
-    shares = ", ".join(
-        f"{count}: {1 - share:.3f}" for count, share in enumerate(found.acceptance, start=1)
-    )
-    return f"not among so many children: {shares}; not in the head: {1 - found.coverage:.3f}"
+    shares = [f"{count}: {1 - share:.3f}" for count, share in enumerate(found.acceptance, start=1)]
+    missing = f"not in the head: {1 - found.coverage:.3f}"
+    return f"not among so many children: {', '.join(shares)}; {missing}"
 
 
 def main() -> None:
@@ -272,14 +269,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--round-trip", type=float, action="append", required=True)
     parser.add_argument("--sync", action="store_true")
-    parser.add_argument("--verified", type=int, default=8)
-    parser.add_argument("--children", type=int, default=4)
     parser.add_argument("--nodes", type=int, default=0, help="0: 64, or as many as are verified")
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--min-score", type=float, default=-4.0)
-    parser.add_argument("--min-child-score", type=float, default=-20.0)
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=64)
+    for name, number in {
+        "verified": 8,
+        "children": 4,
+        "rows": 4,
+        "prompts": 4,
+        "tokens": 64,
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=number)
+    for name, share in {"min-score": -4.0, "min-child-score": -20.0, "step-share": 1.0}.items():
+        parser.add_argument(f"--{name}", type=float, default=share)
     asked = parser.parse_args()
     texts, vocab_size = _recorded(asked.prompts, asked.tokens)
     draft = load_drafting_model("smollm2-135m-drafter", device="cpu", progress=be_silent)
@@ -292,7 +292,7 @@ def main() -> None:
         min_child_score=asked.min_child_score,
     )
     for round_trip_ms in asked.round_trip:
-        link = Link(round_trip_ms, asked.verified, is_synchronous=asked.sync)
+        link = Link(round_trip_ms, asked.verified, asked.sync, asked.step_share)
         print(f"{round_trip_ms:g} ms: {Player(draft, growth, link, vocab_size).play(texts).line()}")
 
 
