@@ -39,6 +39,8 @@ from treedraft.target.step_costs import StepCosts
 # Drafted nodes of a session over which the price of a row is taken.
 _TYPICAL_NODES = 8
 _MAX_SKIPPED_STEPS = 1023
+# Round trips of up to this share of a plain pass are waited for.
+_NEAR_SHARE = 0.5
 # A drafter that answers not at all does not stop the baseline for ever.
 _SYNCHRONOUS_LIMIT_NS = 10_000_000_000
 
@@ -186,7 +188,7 @@ class Patience:
         left_ms = self._settings.max_pass_share * plain_ms - waited_ms
         worth = self.goodput.tokens_per_ms or num_sessions / plain_ms
         gain, until_ns, endpoints = 0.0, None, []
-        for remaining_ms, endpoint, promise in self._expected(now_ns):
+        for remaining_ms, endpoint, promise in self._expected(now_ns, plain_ms):
             if remaining_ms > left_ms:
                 break
             pace = self._links[endpoint]
@@ -213,12 +215,20 @@ class Patience:
         """Learn no more from what arrives until the next step is considered."""
         self._outlooks = {}
 
-    def _expected(self, now_ns: int) -> list[tuple[float, str, float]]:
+    def _is_near(self, pace: LinkPace, plain_ms: float) -> bool:
+        """Return whether waiting for a drafter can pay.
+
+        What a far one with cores of its own has grown ahead is there without a wait, and
+        what it has not is a whole way off.
+        """
+        return self._settings.takes_turns or pace.travel_ms <= _NEAR_SHARE * plain_ms
+
+    def _expected(self, now_ns: int, plain_ms: float) -> list[tuple[float, str, float]]:
         """Return (time left in ms, drafter, promise of its leaves), the soonest first."""
         expected = []
         for endpoint, promise in self._promises().items():
             pace = self._links.get(endpoint)
-            if pace and now_ns < pace.overdue_ns(now_ns):
+            if pace and now_ns < pace.overdue_ns(now_ns) and self._is_near(pace, plain_ms):
                 expected.append((pace.remaining_ms(now_ns), endpoint, promise))
         return sorted(expected)
 

@@ -294,3 +294,13 @@ def test_the_way_to_a_drafter_that_takes_turns_is_no_gain():
     world = World(gap_ms=10.0, probability=0.1, takes_turns=True)
     world.held_ms = 0.5  # nearly all of it on the way
     assert sum(world.steps(300, max_frames=1)[200:]) < 15
+
+
+def test_a_far_drafter_with_cores_of_its_own_is_not_waited_for():
+    world = World(gap_ms=10.0, probability=0.8)
+    world.patience.link_measured("d", 30.0)
+    world.steps(50)
+    assert sum(world.waited_ms) == 0.0
+    world = World(gap_ms=10.0, probability=0.8, takes_turns=True)
+    world.patience.link_measured("d", 5.0)
+    assert min(world.steps(50)[10:]) >= 1
