@@ -6,6 +6,7 @@ that one starts without torch.
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import structlog
@@ -19,7 +20,10 @@ from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.drafting_model import load_drafting_model
 from treedraft.inference.fused.support import is_available
 from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.level_growth import LevelGrower
 from treedraft.inference.models import LoadedModel
+from treedraft.inference.native.decoder import NativeDecoder
+from treedraft.inference.native.growth import NativeLevelGrower
 from treedraft.inference.runner import Runner
 from treedraft.inference.segment import Segment
 
@@ -96,22 +100,27 @@ def _level_steps(
     limits: DraftLimits,
     settings: GrowthSettings,
 ) -> LevelSteps | None:
-    """Return what grows several levels at once, if the model's passes are fused."""
-    if settings.levels == 1 or not is_available(model.device, model.dtype):
+    """Return what grows several levels at once, if the model's passes can."""
+    if settings.levels == 1:
         return None
-    from treedraft.inference.fused.decoder import FusedDecoder  # these need Triton
-    from treedraft.inference.fused.levels import LevelGrower, Seed
+    how: dict[str, Any] = {
+        "column_ids": limits.column_ids,
+        "barren": sorted(limits.eos_token_ids),
+        "score_temperature": settings.score_temperature,
+    }
+    grower: LevelGrower | None = None
+    if isinstance(model.native, NativeDecoder):
+        grower = NativeLevelGrower(model.native, kv, **how)
+    elif is_available(model.device, model.dtype):
+        grower = _fused_level_grower(model.native, kv, how)
+    return LevelSteps(grower, pool, limits, settings) if grower else None
 
-    if not isinstance(model.native, FusedDecoder):
-        return None
-    grower = LevelGrower(
-        model.native,
-        kv,
-        column_ids=limits.column_ids,
-        barren=sorted(limits.eos_token_ids),
-        score_temperature=settings.score_temperature,
-    )
-    return LevelSteps(grower, Seed, pool, limits, settings)
+
+def _fused_level_grower(decoder: object, kv: KVPool, how: dict[str, Any]) -> LevelGrower | None:
+    from treedraft.inference.fused.decoder import FusedDecoder  # these need Triton
+    from treedraft.inference.fused.levels import LevelGrower as FusedLevelGrower
+
+    return FusedLevelGrower(decoder, kv, **how) if isinstance(decoder, FusedDecoder) else None
 
 
 def _warm_up(runner: Runner, *, max_rows: int) -> dict[int, float]:

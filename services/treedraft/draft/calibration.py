@@ -68,6 +68,11 @@ class LogOddsPool:
         self._bias = bias
         self._weights = list(weights)
 
+    @property
+    def line(self) -> tuple[float, ...]:
+        """The bias, then the weights."""
+        return (self._bias, *self._weights)
+
     def probability(self, claims: Sequence[float]) -> float:
         """Return the probability, strictly between 0 and 1, that claims amount to."""
         total = self._bias
@@ -106,6 +111,12 @@ class OpinionMixer:
         self._model_alone = LogOddsPool(0.0, (1.0,))
         self._both = LogOddsPool(0.3, (0.7, 0.7))
         self._lookup_against = LogOddsPool(-1.0, (1.0,))
+
+    @property
+    def model_belief(self) -> tuple[float, float]:
+        """Bias and weight of the log-odds of what the model alone names."""
+        bias, weight = self._model_alone.line
+        return bias, weight
 
     def probability(
         self, token_id: int, model: Mapping[int, float] | None, lookup: Mapping[int, float]

@@ -78,6 +78,11 @@ class ModelGrower:
         return num_rows * self._settings.num_children
 
     @property
+    def passes_per_step(self) -> int:
+        """Passes of a step that nothing ends early, one for each level."""
+        return 1 + self._settings.levels if self._levels else 1
+
+    @property
     def num_free_slots(self) -> int:
         """Tokens of KV that are free."""
         return self._pool.num_free
@@ -166,14 +171,18 @@ class ModelGrower:
         self._thrift.calibrate(step_ms)
 
     def _run_measured(self, works: Sequence[Work], started: float) -> None:
-        if self._levels and self._levels.can_run(works):
-            self._levels.run(works)  # what it takes says nothing about single passes
-            return
         places_of = [work.places for work in works]  # a root's is another one after the pass
+        # Passes that compute more of a text than its root are no measure of others.
+        is_measure = all(len(p) == len(w.slots) for p, w in zip(places_of, works, strict=True))
+        if self._levels and self._levels.can_run(works):
+            worth = self._thrift.worth(self._settings.max_rows_per_step)
+            reports = self._levels.run(works, worth)
+            for report in reports[0 if is_measure else 1 :]:
+                self._thrift.step_finished(report.elapsed_ms, report.expanded)
+            return
         self._run(works)
         elapsed_ms = (time.perf_counter() - started) * 1e3
-        # Steps that compute more of a text than its root are no measure of others.
-        if all(len(p) == len(w.slots) for p, w in zip(places_of, works, strict=True)):
+        if is_measure:
             trees = (work.session.tree for work in works)
             self._thrift.step_finished(
                 elapsed_ms,

@@ -1,26 +1,29 @@
-"""Steps that grow trees by several levels at once, where the model runs as fused passes.
+"""Steps that grow trees by several levels in one call, where the model's passes allow it.
 
-The device chooses which nodes to run (`inference.fused.levels`); here its choice becomes
-nodes of the trees. What a tree does not take, for want of score say, is dropped with all
-below it, and its slot given back. Trees of rejection mode, and laws that the kernels do
-not know, are left to single passes.
+Which nodes are run is chosen where the passes run (`inference.level_growth`); here the
+choice becomes nodes of the trees. What a tree does not take, for want of score say, is
+dropped with all below it, and its slot given back. Trees of rejection mode, and laws that
+the passes do not know, are left to single passes.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from treedraft.draft.growth import frontier
 from treedraft.draft.model_children import DraftLimits, add_children, law_row
 from treedraft.draft.segments import Work, build_segment
 from treedraft.draft.settings import GrowthSettings
 from treedraft.inference.block_pool import SlotPool
+from treedraft.inference.law import is_plain
+from treedraft.inference.level_growth import GrownRow, LevelGrower, Seed, WaitingNode, Worth
 
-if TYPE_CHECKING:
-    from treedraft.inference.fused.levels import GrownRow, LevelGrower, Seed
 
-# With more sessions the host's share of a step is small, and there would be too many graphs.
-_MAX_SESSIONS = 4
+@dataclass(frozen=True, slots=True)
+class LevelReport:
+    """What one pass of a step took, and of each of its rows the score and its children's."""
+
+    elapsed_ms: float
+    expanded: list[tuple[float, tuple[float, ...]]] = field(default_factory=list)
 
 
 class LevelSteps:
@@ -28,15 +31,13 @@ class LevelSteps:
 
     def __init__(
         self,
-        grower: "LevelGrower",
-        make_seed: Callable[..., "Seed"],
+        grower: LevelGrower,
         pool: SlotPool,
         limits: DraftLimits,
         settings: GrowthSettings,
     ) -> None:
         """Grow with `grower`, into slots of `pool`."""
         self._grower = grower
-        self._make_seed = make_seed
         self._pool = pool
         self._limits = limits
         self._settings = settings
@@ -51,87 +52,128 @@ class LevelSteps:
         first, needed = works[0], len(works) * self.max_new_rows
         columns = self._limits.num_columns(first.state.vocab_size)
         return (
-            len(works) <= _MAX_SESSIONS
+            len(works) <= self._grower.max_sessions
             and self._pool.num_free >= needed
             and columns >= self._settings.num_children
             and all(self._is_plain(work, columns) for work in works)
         )
 
     def _is_plain(self, work: Work, num_columns: int) -> bool:
-        from treedraft.inference.fused.children import can_choose  # needs Triton
-
         session, places = work.session, work.places
         if not places or session.is_rejection:
             return False
-        num_rows = len(places) + self.max_new_rows
+        num_nodes = (len(places) + self.max_new_rows) * self._settings.num_children
         return (
-            session.num_free_nodes >= num_rows * self._settings.num_children
+            (self._grower.minds_room or session.num_free_nodes >= num_nodes)
             and self._limits.num_columns(work.state.vocab_size) == num_columns
-            and can_choose([law_row(session, work.state, places[0])])
+            and is_plain(law_row(session, work.state, places[0]))
         )
 
-    def run(self, works: Sequence[Work]) -> None:
-        """Run a step and put what it grew into the trees."""
-        width, levels = self._settings.max_rows_per_session, self._settings.levels
-        first_rows = _next_power_of_two(max(len(work.places) for work in works))
+    def run(self, works: Sequence[Work], worth: Worth | None) -> list[LevelReport]:
+        """Run a step and put what it grew into the trees; return what is known of its passes.
+
+        `worth` says when a pass after the first is run at all; None for always.
+        """
         slots = self._pool.allocate(len(works) * self.max_new_rows)
         shares = [
             slots[at : at + self.max_new_rows] for at in range(0, len(slots), self.max_new_rows)
         ]
+        waiting = [self._waiting(work) for work in works]
         try:
             grown = self._grower.grow(
-                [
-                    self._seed(work, own, first_rows)
-                    for work, own in zip(works, shares, strict=True)
-                ],
-                levels=levels,
-                width=width,
+                [self._seed(*given) for given in zip(works, shares, waiting, strict=True)],
+                levels=self._settings.levels,
+                width=self._settings.max_rows_per_session,
                 num_children=self._settings.num_children,
                 num_columns=self._limits.num_columns(works[0].state.vocab_size),
+                max_rows=self._settings.max_rows_per_step,
+                worth=worth,
             )
         except BaseException:
             self._pool.release(slots)
             for work in works:
                 self._pool.release(work.slots)
             raise
-        for work, own, rows in zip(works, shares, grown, strict=True):
-            places = work.places  # they are known by what is missing
-            _settle(work)
-            used = _add_rows(work, places, rows)
-            self._pool.release([slot for slot in own if slot not in used])
+        reports = [LevelReport(elapsed_ms) for elapsed_ms in self._grower.level_ms]
+        for work, own, others, rows in zip(works, shares, waiting, grown, strict=True):
+            self._settle(work, own, others, rows, reports)
+        return reports
 
-    def _seed(self, work: Work, slots: Sequence[int], first_rows: int) -> "Seed":
+    def _settle(
+        self,
+        work: Work,
+        slots: Sequence[int],
+        waiting: Sequence[int],
+        rows: Sequence[GrownRow],
+        reports: Sequence[LevelReport],
+    ) -> None:
+        """Note that rows have keys and values now, and put their children into the tree."""
+        places = work.places  # they are known by what is missing
+        if work.node_ids:
+            work.state.node_slots.update(zip(work.node_ids, work.slots, strict=True))
+        else:
+            work.state.extend_prefix(work.slots)
+            work.state.is_evicted = False
+        place_of = _add_rows(work, places, waiting, rows)
+        used = {rows[index].slot for index in place_of}
+        self._pool.release([slot for slot in slots if slot not in used])
+        tree = work.session.tree
+        for index, place in place_of.items() if reports else ():
+            children = tuple(map(tree.score, tree.children(place).values()))
+            reports[rows[index].level].expanded.append((tree.score(place), children))
+
+    def _waiting(self, work: Work) -> list[int]:
+        """Return the nodes that could be run, beyond those of the first pass, best first."""
+        if not (work.node_ids and self._grower.minds_room):
+            return []
+        session = work.session
+        nodes = frontier(
+            session.tree,
+            session.limits,
+            expanded=work.state.node_slots,
+            barren=self._limits.eos_token_ids,
+        )
+        return [node for _, node in nodes if node not in work.node_ids][: self.max_new_rows]
+
+    def _seed(self, work: Work, slots: Sequence[int], waiting: Sequence[int]) -> Seed:
         session, places = work.session, work.places
-        segment = build_segment(work)
-        missing = first_rows - len(places)
-        outputs = [*segment.output_rows, *[segment.output_rows[-1]] * missing]
         deepest = session.num_tokens - 2 + session.limits.max_depth
-        return self._make_seed(
-            segment=replace(segment, output_rows=outputs),
-            scores=[*map(session.tree.score, places), *[-math.inf] * missing],
+        return Seed(
+            segment=build_segment(work),
+            scores=[session.tree.score(place) for place in places],
             law=law_row(session, work.state, places[0]),
             slots=slots,
             last_position=min(deepest, self._limits.context_length - 2),
             min_score=session.limits.min_score,
+            room=session.num_free_nodes,
+            belief=session.opinions.model_belief,
+            waiting=tuple(_waiting_node(work, node_id) for node_id in waiting),
         )
 
 
-def _settle(work: Work) -> None:
-    """Note that the first rows have keys and values now."""
-    if work.node_ids:
-        work.state.node_slots.update(zip(work.node_ids, work.slots, strict=True))
-    else:
-        work.state.extend_prefix(work.slots)
-        work.state.is_evicted = False
+def _waiting_node(work: Work, node_id: int) -> WaitingNode:
+    session, state = work.session, work.state
+    path = session.tree.path(node_id)
+    return WaitingNode(
+        token_id=session.tree[node_id].token_id,
+        position=session.num_tokens - 1 + len(path),
+        score=session.tree.score(node_id),
+        ancestor_slots=[state.node_slots[above] for above in path[:-1]],
+    )
 
 
-def _add_rows(work: Work, places: Sequence[int], rows: Sequence["GrownRow"]) -> set[int]:
-    """Add the children of all rows that the tree takes; return the slots that nodes keep."""
+def _add_rows(
+    work: Work, places: Sequence[int], waiting: Sequence[int], rows: Sequence[GrownRow]
+) -> dict[int, int]:
+    """Add the children of all rows that the tree takes; return the place of each of these rows."""
     session, state = work.session, work.state
     place_of: dict[int, int] = {}
-    used: set[int] = set()
     for index, row in enumerate(rows):
-        if row.parent is None:
+        if row.waited is not None:
+            assert row.slot is not None
+            place = waiting[row.waited]
+            state.node_slots[place] = row.slot
+        elif row.parent is None:
             if index >= len(places):
                 continue  # a repeated one
             place = places[index]
@@ -144,13 +186,8 @@ def _add_rows(work: Work, places: Sequence[int], rows: Sequence["GrownRow"]) -> 
             if node is None or node in state.node_slots:
                 continue
             state.node_slots[node] = row.slot
-            used.add(row.slot)
             place = node
         place_of[index] = place
         if row.children:
             add_children(session, place, row.children)
-    return used
-
-
-def _next_power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
+    return place_of

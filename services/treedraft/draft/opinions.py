@@ -33,6 +33,11 @@ class Opinions:
         """Return whether a source named a token at a place."""
         return token_id in self._model.get(place, ()) or token_id in self._lookup.get(place, ())
 
+    @property
+    def model_belief(self) -> tuple[float, float]:
+        """Bias and weight of the log-odds of what the model alone names."""
+        return self._mixer.model_belief
+
     def probability(self, place: int, token_id: int) -> float:
         """Return the probability of a token that was named at a place."""
         return self._mixer.probability(

@@ -67,8 +67,9 @@ class GrowthSettings(Frozen):
         default=3,
         ge=1,
         le=8,
-        description="Levels that trees grow by after a pass without a word from the host, where "
-        "passes run as fused kernels on CUDA and few sessions take part. 1 asks for single passes.",
+        description="Levels that trees grow by after a pass without a word from Python, where the "
+        "native decoder runs on a CPU, or fused kernels on CUDA and few sessions take part. 1 asks "
+        "for single passes.",
     )
     prefill_chunk: int = Field(
         default=256,

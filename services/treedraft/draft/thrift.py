@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from treedraft.core.exchange import UNKNOWN_ECONOMICS, Economics
+from treedraft.inference.level_growth import Worth
 
 _SMOOTHING = 0.1
 # What a step takes is learned quickly when it falls and slowly when it rises: a
@@ -63,6 +64,14 @@ class Thrift:
             if net >= best_net:
                 best_count, best_net = count, net
         return best_count
+
+    def worth(self, max_rows: int) -> Worth | None:
+        """Return the rule of `num_worth_it` for passes of so many rows; None where all are."""
+        token_us = self._economics.token_us
+        if not self._is_sharing or not token_us or not self._step_ms:
+            return None
+        costs = (self._estimate_ms(count) * 1e3 / token_us for count in range(1, max_rows + 1))
+        return Worth(tuple(costs), tuple(self._profile), self._economics.row_price)
 
     def step_finished(
         self, elapsed_ms: float, expanded: Sequence[tuple[float, Sequence[float]]]

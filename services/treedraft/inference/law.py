@@ -159,6 +159,13 @@ def is_truncated(sampling: SamplingParameters) -> bool:
     return has_cut and not sampling.is_greedy
 
 
+def is_plain(row: LawRow) -> bool:
+    """Whether nothing but temperature and noise is between a row's logits and what is drawn."""
+    sampling = row.sampling
+    is_adjusted = bool(sampling.logit_bias) or sampling.has_penalties or row.allowed is not None
+    return not (is_adjusted or is_truncated(sampling))
+
+
 def survivors(
     logits: npt.NDArray[np.float32], sampling: SamplingParameters
 ) -> npt.NDArray[np.int64]:

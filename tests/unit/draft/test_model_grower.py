@@ -20,6 +20,7 @@ from treedraft.draft.model_grower import ModelGrower
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.kv_pool import KVPool
+from treedraft.inference.native.growth import NativeLevelGrower
 from treedraft.inference.runner import Runner
 from treedraft.inference.sampler import (
     LawRow,
@@ -276,10 +277,16 @@ def test_a_session_without_speculation_costs_nothing(make_target, toy_model):
     assert grower.num_free_slots == grower.num_slots
 
 
-def test_a_failing_pass_costs_its_sessions_only(make_target, toy_model, monkeypatch):
-    target, grower = make_target(toy_model)
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_failing_pass_costs_its_sessions_only(make_target, toy_model, monkeypatch, levels):
+    target, grower = make_target(toy_model, draft_settings(levels=levels))
     target.open(1, make_spec(PROMPT))
-    monkeypatch.setattr(Runner, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("boom")))
+
+    def fail(*_args, **_options):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(Runner, "forward", fail)
+    monkeypatch.setattr(NativeLevelGrower, "grow", fail)
     target.grow()
     assert target.refusals == {1: "INTERNAL"}
     assert grower.num_free_slots == grower.num_slots

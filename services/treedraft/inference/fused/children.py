@@ -11,20 +11,14 @@ from torch import Tensor
 
 from treedraft.inference.fused.draw import key_of, upload
 from treedraft.inference.fused.kernels.children import top_children, top_of_parts
-from treedraft.inference.law import LawRow, is_truncated, temperature_of
+from treedraft.inference.law import LawRow, is_plain, temperature_of
 
 _BLOCK = 1024  # columns of a part
 
 
 def can_choose(rows: Sequence[LawRow]) -> bool:
     """Return whether the kernels know all that the laws of rows ask for."""
-    return bool(rows) and not any(map(_is_special, rows))
-
-
-def _is_special(row: LawRow) -> bool:
-    sampling = row.sampling
-    is_adjusted = bool(sampling.logit_bias) or sampling.has_penalties or row.allowed is not None
-    return is_adjusted or is_truncated(sampling)
+    return bool(rows) and all(map(is_plain, rows))
 
 
 def choose_children(

@@ -6,8 +6,9 @@ logits give them children. All of it is one graph; the host brings what each ses
 with and fetches at the end which nodes were run and what their children are.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,41 +24,11 @@ from treedraft.inference.fused.layout import Column, PassLayout, column_stride
 from treedraft.inference.fused.workspace import MAX_GROWN_ROWS, MAX_PATH, PassView, Workspace
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.law import LawRow, temperature_of
-from treedraft.inference.segment import Segment
+from treedraft.inference.level_growth import GrownRow, Seed, Worth
 
 _NUM_BARREN = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Seed:
-    """What one session begins with.
-
-    `segment` has as many output rows as all others of the step, the last repeated if need
-    be; `scores` are those of their nodes, -inf for a repeated one. `law` is that of the
-    first row; `slots` hold the nodes to come, level by level. Nodes are run up to
-    `last_position` and down to `min_score`.
-    """
-
-    segment: Segment
-    scores: Sequence[float]
-    law: LawRow
-    slots: Sequence[int]
-    last_position: int
-    min_score: float
-
-
-@dataclass(frozen=True, slots=True)
-class GrownRow:
-    """A row that was run: whose child it is, in which slot, and its own children.
-
-    `parent` numbers the rows of the session, None for those it began with; `token_id` is
-    None for these too. `children` are (token, log-probability), best first.
-    """
-
-    parent: int | None
-    token_id: int | None
-    slot: int | None
-    children: tuple[tuple[int, float], ...]
+# With more sessions the host's share of a step is small, and there would be too many graphs.
+_MAX_SESSIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +73,10 @@ class GrowthShape:
 class LevelGrower:
     """Grows trees on one pool by a fused decoder; used by the decoder's thread."""
 
+    max_sessions = _MAX_SESSIONS
+    minds_room = False
+    level_ms: Sequence[float] = ()
+
     def __init__(
         self,
         decoder: FusedDecoder,
@@ -122,9 +97,21 @@ class LevelGrower:
 
     @torch.inference_mode()
     def grow(
-        self, seeds: Sequence[Seed], *, levels: int, width: int, num_children: int, num_columns: int
+        self,
+        seeds: Sequence[Seed],
+        *,
+        levels: int,
+        width: int,
+        num_children: int,
+        num_columns: int,
+        max_rows: int = 0,
+        worth: Worth | None = None,
     ) -> list[list[GrownRow]]:
-        """Run all levels and return the rows of each session, parents first."""
+        """Run all levels and return the rows of each session, parents first.
+
+        A graph always runs whole: `max_rows` and `worth` change nothing.
+        """
+        seeds = _of_one_shape(seeds)
         shape = GrowthShape(len(seeds), len(seeds[0].scores), levels, width, num_children)
         layout, space = self._decoder.prepare([seed.segment for seed in seeds], self._pool)
         board = self._boards.get((shape, num_columns))
@@ -292,6 +279,18 @@ class _Board:
                 token_id = children[parent][rank][0]
                 grown.append(GrownRow(place_of[parent], token_id, slot, children[row]))
         return grown
+
+
+def _of_one_shape(seeds: Sequence[Seed]) -> list[Seed]:
+    """Return seeds of equally many output rows, a power of two; repeated ones score -inf."""
+    count = 1 << (max(len(seed.scores) for seed in seeds) - 1).bit_length()
+    shaped = []
+    for seed in seeds:
+        missing, outputs = count - len(seed.scores), seed.segment.output_rows
+        segment = replace(seed.segment, output_rows=[*outputs, *[outputs[-1]] * missing])
+        scores = [*seed.scores, *[-math.inf] * missing]
+        shaped.append(replace(seed, segment=segment, scores=scores))
+    return shaped
 
 
 def _heat(law: LawRow) -> float:

@@ -24,8 +24,11 @@ _FOLDER = Path(__file__).resolve().parent
 _SOURCES = (
     "decoder.cpp",
     "attention.h",
+    "children.h",
+    "decoder.h",
     "decoder_weights.h",
     "float_panels.h",
+    "growth.h",
     "int8_panels.h",
     "linear.h",
     "norm.h",

@@ -65,7 +65,9 @@ class _Shape(ctypes.Structure):
     )
 
 
-class _Pass(ctypes.Structure):
+class PassOrder(ctypes.Structure):
+    """A pass as the library takes it, see `pass.h`; what it points to must be kept."""
+
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("num_rows", "num_outputs", "num_threads")),
         *((name, ctypes.c_void_p) for name in ("embeddings", "token_ids", "positions")),
@@ -74,6 +76,7 @@ class _Pass(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
         ("layer_stride", ctypes.c_int64),
         ("logits", ctypes.c_void_p),
+        ("logit_stride", ctypes.c_int64),
     )
 
 
@@ -118,12 +121,27 @@ class NativeDecoder:
         Returns:
             float32 [output rows, vocab].
         """
+        logits = np.empty((len(rows.output_rows), self.vocab_size), dtype=np.float32)
+        work = self.order_of(rows, pool, num_positions=int(rows.positions.max()) + 1)
+        work.logits = logits.ctypes.data
+        self._library.treedraft_decoder_forward(self._handle, ctypes.byref(work))
+        return torch.from_numpy(logits)
+
+    def grow(self, order: ctypes.Structure) -> int:
+        """Grow trees as `growth.h` has it; return how many rows have children."""
+        self._library.treedraft_decoder_grow.restype = ctypes.c_int64
+        return int(self._library.treedraft_decoder_grow(self._handle, ctypes.byref(order)))
+
+    def order_of(self, rows: Rows, pool: KVPool, *, num_positions: int) -> PassOrder:
+        """Return the pass over `rows` but for where its logits go; both must be kept meanwhile.
+
+        What is run may have positions below `num_positions`.
+        """
         assert pool.keys.dtype == pool.values.dtype == torch.float32
         assert rows.token_ids.min() >= 0
         assert rows.token_ids.max() < len(self._embeddings)
-        self._turns.cover(int(rows.positions.max()) + 1)
-        logits = np.empty((len(rows.output_rows), self.vocab_size), dtype=np.float32)
-        work = _Pass(
+        self._turns.cover(num_positions)
+        return PassOrder(
             num_rows=len(rows.token_ids),
             num_outputs=len(rows.output_rows),
             num_threads=torch.get_num_threads(),
@@ -139,10 +157,8 @@ class NativeDecoder:
             keys=pool.keys.data_ptr(),
             values=pool.values.data_ptr(),
             layer_stride=pool.keys.stride(0),
-            logits=logits.ctypes.data,
+            logit_stride=self.vocab_size,
         )
-        self._library.treedraft_decoder_forward(self._handle, ctypes.byref(work))
-        return torch.from_numpy(logits)
 
     def read_weights(self) -> int:
         """Read all weights once and do nothing with them: no pass can be faster.

@@ -24,7 +24,8 @@ struct Pass {
   float* keys;                 // [layers, slots, kv_heads, head_dim]
   float* values;               // likewise
   int64_t layer_stride;        // numbers from one layer of keys to the next
-  float* logits;               // [outputs, vocab]
+  float* logits;               // [outputs, logit_stride]
+  int64_t logit_stride;
 };
 
 }  // namespace treedraft

@@ -36,7 +36,10 @@ _BUDGET = 4
 
 @dataclass(frozen=True, slots=True)
 class DraftStepCost:
-    """The median time of a draft step of so many rows, on text of one temperature."""
+    """The median time of a draft step of so many rows, on text of one temperature.
+
+    Where a step runs several passes, one for each level, this is its share for one.
+    """
 
     num_rows: int
     temperature: float
@@ -161,15 +164,19 @@ def _rehearse(
     draft: LoadedModel, text: TargetText, num_rows: int, timer: "_StepTimer", repeats: int
 ) -> None:
     """Let the drafter work until enough steps were timed, each of exactly `num_rows` rows."""
-    capacity = len(text.token_ids) + 128
+    capacity = len(text.token_ids) + 512
     settings = DraftSettings(
         kv_tokens=2 * capacity,
         lookup=LookupSettings(enabled=False),
         growth=GrowthSettings(
-            max_rows_per_session=num_rows, min_score=-1e9, prefill_chunk=capacity
+            max_rows_per_session=num_rows,
+            min_score=-1e9,
+            max_live_nodes=512,  # no step ends for want of room
+            prefill_chunk=capacity,
         ),
     )
     grower = assemble(draft, settings).grower
+    timer.passes_per_step = grower.passes_per_step
     with Rehearsal(settings, grower, vocab_size=1 << 30) as rehearsal:
         while len(timer.step_ms) < repeats:
             rehearsal.run(
@@ -186,6 +193,7 @@ class _StepTimer:
 
     def __init__(self, passes: "_TargetPasses", clock: Callable[[], float]) -> None:
         self.step_ms: list[float] = []
+        self.passes_per_step = 1
         self._passes = passes
         self._clock = clock
 
@@ -196,7 +204,7 @@ class _StepTimer:
         started = self._clock()
         has_worked = step()
         if has_worked:
-            self.step_ms.append((self._clock() - started) * 1e3)
+            self.step_ms.append((self._clock() - started) * 1e3 / self.passes_per_step)
         return has_worked
 
 

@@ -57,6 +57,7 @@ def _rehearse_one(
             num_children=settings.num_children,
             max_depth=settings.max_depth,
             min_score=settings.min_score,
+            levels=1,  # a step is a level, wherever this runs
             prefill_chunk=sum(len(text.token_ids) for text in texts),
         ),
         lookup=LookupSettings(enabled=has_lookup, recent=RecentTrafficSettings(enabled=False)),

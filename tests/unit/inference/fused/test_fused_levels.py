@@ -1,67 +1,20 @@
 """Trees grown level by level on the device are those grown step by step from outside."""
 
-import numpy as np
+from functools import partial
+
 import pytest
 from tests.unit.inference.fused.fused_models import SCATTERED, fused_runner, small_model
+from tests.unit.inference.level_steps import NUM_CHILDREN, WIDTH, law, step_by_step
 from tests.unit.inference.tiny_segments import chunk, tokens
 
 from treedraft.core.sampling import SamplingParameters
 from treedraft.inference.fused.children import choose_children
-from treedraft.inference.fused.levels import LevelGrower, Seed
-from treedraft.inference.law import LawRow
-from treedraft.inference.segment import Segment
+from treedraft.inference.fused.levels import LevelGrower
+from treedraft.inference.level_growth import Seed
 
 GREEDY = SamplingParameters(temperature=0.0)
 HOT = SamplingParameters(temperature=0.9, seed=12345678901234)
-NUM_CHILDREN, WIDTH = 3, 2
-
-
-def law(sampling, position):
-    return LawRow(sampling, position=position)
-
-
-def step_by_step(runner, text, slots, sampling, levels, last_position, min_score, barren):
-    """Grow one session's tree by passes from outside: [(parent, token, children)]."""
-    where = len(text)
-
-    def children_of(segment, positions):
-        logits = runner.forward([segment])
-        rows = [law(sampling, position + 1) for position in positions]
-        return choose_children(logits, rows, NUM_CHILDREN, score_temperature=1.0, column_ids=None)
-
-    first = children_of(chunk(text, slots, 0, where, [where - 1]), [where - 1])[0]
-    rows = [(None, None, first)]
-    paths, scores = [[]], [0.0]
-    open_children = []
-    fresh = [0]
-    for level in range(levels):
-        for row in fresh:
-            position = where + len(paths[row])
-            for token, gain in rows[row][2]:
-                score = scores[row] + gain
-                if position <= last_position and score >= min_score and token not in barren:
-                    open_children.append((score, row, token))
-        open_children.sort(key=lambda entry: -entry[0])
-        picked, open_children = open_children[:WIDTH], open_children[WIDTH:]
-        fresh = []
-        for turn, (score, parent, token) in enumerate(picked):
-            slot = int(slots[where + level * WIDTH + turn])
-            path = [*paths[parent], slot]
-            segment = Segment(
-                token_ids=[token],
-                positions=[where + len(path) - 1],
-                write_slots=[slot],
-                context_slots=slots[:where],
-                tree_slots=path,
-                tree_mask=np.ones((1, len(path)), dtype=np.bool_),
-                output_rows=[0],
-            )
-            own = children_of(segment, [where + len(path) - 1])[0]
-            fresh.append(len(rows))
-            rows.append((parent, token, own))
-            paths.append(path)
-            scores.append(score)
-    return rows
+CHOOSE = partial(choose_children, score_temperature=1.0, column_ids=None)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, HOT])
@@ -71,10 +24,10 @@ def test_levels_grow_the_tree_of_single_steps(sampling):
     homes = [SCATTERED[:40], SCATTERED[40:80]]
     limits = [(9, -50.0), (4, -2.5)]  # the second may run two levels, likely nodes only
     runner = fused_runner(model)
-    first_token = step_by_step(runner, texts[0], homes[0], sampling, 1, 9, -50.0, ())[1][1]
+    first_token = step_by_step(runner, texts[0], homes[0], sampling, 1, 9, -50.0, (), CHOOSE)[1][1]
     barren = (int(first_token),)
     expected = [
-        step_by_step(runner, text, home, sampling, 2, *own, barren)
+        step_by_step(runner, text, home, sampling, 2, *own, barren, CHOOSE)
         for text, home, own in zip(texts, homes, limits, strict=True)
     ]
     other = fused_runner(model)
