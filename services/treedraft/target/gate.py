@@ -218,9 +218,11 @@ class DraftGate:
     def _account(self, load: int) -> _Account:
         size = _size(load)
         if size not in self._accounts:
-            certainty = math.sqrt(2**size)
-            trial = self.settings.trial_steps / certainty
-            max_gain = max(trial, self.settings.max_gain_steps / certainty)
+            # Over a long way drafts can bring less: less is lost to finding that out.
+            plain_ms = self.costs.estimate(max(1, load), max(1, load))
+            share = plain_ms / (plain_ms + self.travel_ms()) / math.sqrt(2**size)
+            trial = self.settings.trial_steps * share
+            max_gain = max(trial, self.settings.max_gain_steps * share)
             self._accounts[size] = _Account(trial, max_gain, trial)
         return self._accounts[size]
 

@@ -27,7 +27,7 @@ def session(*, num_tokens=100, tokens_left=1000):
 class Engine:
     """Takes steps that the gate sees, and counts the time."""
 
-    def __init__(self, *, overhead_ms=0.0, row_ms=0.0, travel_ms=0.0, **settings):
+    def __init__(self, *, overhead_ms=0.0, row_ms=0.0, travel_ms=0.0, takes_turns=True, **settings):
         costs = StepCosts()
         for rows in (1, 2, 4, 8, 16, 32, 64):
             costs.observe(rows, PLAIN_MS + row_ms * (rows - 1))
@@ -36,7 +36,7 @@ class Engine:
         self.gate = DraftGate(
             GateSettings(**settings),
             costs,
-            Forecast(costs, takes_turns=True),
+            Forecast(costs, takes_turns=takes_turns),
             travel_ms=lambda: self.travel_ms,
         )
         self.overhead_ms = overhead_ms
@@ -224,3 +224,13 @@ def test_a_link_that_becomes_short_is_drafted_over():
     assert not any(engine.steps(200, 1, tokens=1, draft_ms=50.0))
     engine.travel_ms = 1.0
     assert all(engine.steps(200, 1, tokens=2, draft_ms=5.0)[40:])
+
+
+def test_a_trial_over_a_long_way_is_shorter():
+    def lost_steps(travel_ms):
+        engine = Engine(travel_ms=travel_ms, takes_turns=False)
+        engine.steps(100, 1, tokens=1, draft_ms=10.0)
+        return (engine.elapsed_ms - engine.num_tokens * PLAIN_MS) / PLAIN_MS
+
+    assert lost_steps(0.0) > 6.0
+    assert 0.0 < lost_steps(2.0 * PLAIN_MS) < 4.0
