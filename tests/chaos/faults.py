@@ -26,7 +26,7 @@ KINDS = {
 _WEIGHTS = {KILL: 2, STOP: 1, FREEZE: 4, CUT: 6, BLACK_HOLE: 4, EMPTY: 2}
 # The one loss that is allowed: a store that is emptied and, before it got a session back, the
 # death of the coordinator that has it.
-_APART_SECONDS = 8.0
+APART_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,6 @@ def _is_fair(fault: Fault, earlier: Sequence[Fault]) -> bool:
     return not any(
         (other.empties_the_store or other.ends_a_coordinator)
         and other.empties_the_store != fault.empties_the_store
-        and fault.at - other.ends < _APART_SECONDS
+        and fault.at - other.ends < APART_SECONDS
         for other in earlier
     )

@@ -11,16 +11,17 @@ import asyncio
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.drills import run_drills
-from tests.chaos.faults import plan_faults
+from tests.chaos.faults import DRAFT, TARGET, Fault, plan_faults
 from tests.chaos.fleet import Fleet, FleetPlan
 from tests.chaos.load import Load, make_queries
 from tests.chaos.report import Report, make_report
 from tests.chaos.storm import Storm
 
-from treedraft.inference.toy import make_toy_model
+from treedraft.inference.toy import make_toy_model, truncate_model
 
 _NUM_QUERIES = 48
 _CALM_SECONDS = 3.0
@@ -34,37 +35,34 @@ async def run(
     at_once: int = 32,
     faults_per_second: float = 1.2,
     most_at_once: int = 4,
-    has_drills: bool = True,
+    drilled: Sequence[str] = (DRAFT, TARGET),
     layers: int = 2,
     hidden: int = 64,
 ) -> Report:
-    """Run load and storm for so long, and return what it came to.
+    """Run drills, load and storm for so long, and return what it came to; 0 s are drills alone.
 
     Drills want a larger model (`layers`, `hidden`): beside steps of half a millisecond what is
     measured is how quickly the proxies and clients of this process come to read.
     """
     target = make_toy_model(folder / "target", layers=layers, hidden=hidden, seed=1)
-    draft = make_toy_model(folder / "draft", layers=1, hidden=64, seed=1)
+    # Its first layers: weak, but not always wrong.
+    draft = truncate_model(target, folder / "draft", max(1, layers // 4))
     plan = FleetPlan(target_model=str(target), draft_model=str(draft))
     async with Fleet(plan, folder) as fleet:
         load = Load(fleet.endpoints, make_queries(_NUM_QUERIES, seed=seed))
         storm = Storm(fleet)
         try:
-            await load.learn(at_once=8)
-            drills = await run_drills(fleet, storm) if has_drills else {}
-            faults = plan_faults(
-                seed,
-                seconds,
-                fleet.subjects,
-                per_second=faults_per_second,
-                most_at_once=most_at_once,
-            )
-            is_over = asyncio.Event()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(load.run(at_once, is_over, seed=seed))
-                await storm.rage(faults)
-                await asyncio.sleep(_CALM_SECONDS)
-                is_over.set()
+            drills = await run_drills(fleet, storm, drilled) if drilled else {}
+            if seconds:
+                await load.learn(at_once=8)
+                faults = plan_faults(
+                    seed,
+                    seconds,
+                    fleet.subjects,
+                    per_second=faults_per_second,
+                    most_at_once=most_at_once,
+                )
+                await _rage(load, storm, faults, at_once, seed)
         finally:
             await load.close()
     return make_report(
@@ -77,12 +75,29 @@ async def run(
     )
 
 
+async def _rage(load: Load, storm: Storm, faults: Sequence[Fault], at_once: int, seed: int) -> None:
+    """Let all faults happen under load, and the load end in peace."""
+    is_over = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(load.run(at_once, is_over, seed=seed))
+        await storm.rage(faults)
+        await asyncio.sleep(_CALM_SECONDS)
+        is_over.set()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sessions", type=int, default=32, help="sessions at once")
     parser.add_argument("--json", type=Path, default=Path("chaos.json"))
+    parser.add_argument(
+        "--drills",
+        nargs="*",
+        choices=(DRAFT, TARGET),
+        default=(DRAFT, TARGET),
+        help="whose single faults to measure before all others",
+    )
     parser.add_argument("--no-drills", action="store_true", help="leave out the single faults")
     parser.add_argument("--layers", type=int, default=2, help="of the target")
     parser.add_argument("--hidden", type=int, default=64, help="width of the target")
@@ -96,7 +111,7 @@ def main() -> int:
                 seed=options.seed,
                 folder=folder,
                 at_once=options.sessions,
-                has_drills=not options.no_drills,
+                drilled=() if options.no_drills else options.drills,
                 layers=options.layers,
                 hidden=options.hidden,
             )

@@ -1,12 +1,14 @@
 """Does to the fleet what the schedule says, and undoes it when it is over."""
 
 import asyncio
+import math
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.chaos.faults import (
+    APART_SECONDS,
     BLACK_HOLE,
     COORDINATOR,
     CUT,
@@ -41,6 +43,7 @@ class Storm:
     fleet: Fleet
     suffered: list[Suffered] = field(default_factory=list)
     _down: set[Subject] = field(default_factory=set)
+    _under_way: list[Suffered] = field(default_factory=list)
 
     async def rage(self, faults: Sequence[Fault]) -> None:
         """Let all faults happen, at their times, and return when all is whole again."""
@@ -54,9 +57,12 @@ class Storm:
         """Return whether a fault must not be: a new start takes longer than any schedule knows.
 
         Nothing happens to a process that is just starting, and the last of a role that runs is
-        not ended: without any, clients would wait for a model to load, and prove nothing.
+        not ended: without any, clients would wait for a model to load, and prove nothing. Nor is
+        the loss that is allowed asked for, however long things take on a busy machine.
         """
         if fault.subject in self._down:
+            return True
+        if not is_fair_now(fault, [*self.suffered, *self._under_way], time.monotonic()):
             return True
         is_ending = fault.kind in (KILL, STOP) and fault.subject.role in (COORDINATOR, TARGET)
         others = [one for one in self.fleet.subjects if one.role == fault.subject.role]
@@ -70,10 +76,12 @@ class Storm:
         began = time.monotonic()
         if is_ending:
             self._down.add(fault.subject)
+        self._under_way.append(suffering := Suffered(fault, began, math.inf))
         try:
             await self._inflict(fault)
         finally:
             self._down.discard(fault.subject)
+            self._under_way.remove(suffering)
         self.suffered.append(Suffered(fault, began, time.monotonic()))
 
     async def _inflict(self, fault: Fault) -> None:
@@ -118,3 +126,30 @@ class Storm:
             await self.fleet.services[fault.subject.name].until_up()
             if fault.subject.role == TARGET:
                 await self.fleet.until_serving(fault.subject.name)
+
+
+def is_fair_now(fault: Fault, suffered: Sequence[Suffered], now: float) -> bool:
+    """Return whether a fault leaves every session one of its two homes, store or coordinator.
+
+    What one of them lost comes back from the other while the store can be reached: so the store
+    must have been whole for a while since the other home was last hurt. What is under way has no
+    end yet.
+    """
+    if not (fault.empties_the_store or fault.ends_a_coordinator):
+        return True
+    hurt = [one.ended for one in suffered if _is_other_home(fault, one.fault)]
+    if not hurt:
+        return True
+    whole_since = max(hurt)
+    troubles = [(one.began, one.ended) for one in suffered if one.fault.subject.role == REDIS]
+    for began, ended in sorted(troubles):
+        if began - whole_since >= APART_SECONDS:
+            return True
+        whole_since = max(whole_since, ended)
+    return now - whole_since >= APART_SECONDS
+
+
+def _is_other_home(fault: Fault, other: Fault) -> bool:
+    if fault.empties_the_store:
+        return other.ends_a_coordinator
+    return other.empties_the_store

@@ -1,6 +1,7 @@
 """What the chaos suite itself is made of: a schedule, a judge, a proxy, a table of stalls."""
 
 import asyncio
+import math
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -18,7 +19,7 @@ from tests.chaos.faults import (
 from tests.chaos.load import Stall, Text, judge
 from tests.chaos.proxy import Proxy
 from tests.chaos.report import NOTHING, SEVERAL, longest_stalls
-from tests.chaos.storm import Suffered
+from tests.chaos.storm import Suffered, is_fair_now
 from tests.waiting import patience
 
 SUBJECTS = [
@@ -47,6 +48,37 @@ def test_the_one_loss_that_is_allowed_is_not_asked_for():
         for other in faults:
             if fault.empties_the_store and other.ends_a_coordinator:
                 assert fault.at - other.ends >= 8.0 or other.at - fault.ends >= 8.0
+
+
+def suffered(kind, role, began, ended):
+    return Suffered(Fault(0.0, kind, Subject(role, role), 0.0), began, ended)
+
+
+@pytest.mark.parametrize(
+    ("before", "is_fair"),
+    [
+        ([], True),
+        ([(EMPTY, REDIS, 10.0, 10.0)], True),
+        ([(EMPTY, REDIS, 13.0, 13.0)], False),
+        ([(KILL, REDIS, 1.0, math.inf)], False),
+        # What was lost can only come back while the store can be reached.
+        ([(EMPTY, REDIS, 10.0, 10.0), (FREEZE, REDIS, 11.0, 14.0)], False),
+        ([(EMPTY, REDIS, 10.0, 10.0), (FREEZE, REDIS, 11.0, math.inf)], False),
+        ([(EMPTY, REDIS, 1.0, 1.0), (FREEZE, REDIS, 10.0, math.inf)], True),
+        ([(KILL, TARGET, 19.0, 19.5), (FREEZE, REDIS, 18.0, 19.0)], True),
+    ],
+)
+def test_a_coordinator_is_not_ended_before_the_store_has_its_sessions(before, is_fair):
+    fault = Fault(0.0, KILL, Subject(COORDINATOR, "c"), 1.0)
+    assert is_fair_now(fault, [suffered(*one) for one in before], now=20.0) is is_fair
+
+
+def test_a_store_is_not_emptied_before_somebody_has_the_sessions_of_a_coordinator_that_died():
+    fault = Fault(0.0, EMPTY, Subject(REDIS, "redis"), 1.0)
+    died = suffered(KILL, COORDINATOR, 10.0, 11.0)
+    assert not is_fair_now(fault, [died], now=18.0)
+    assert is_fair_now(fault, [died], now=19.0)
+    assert not is_fair_now(fault, [died, suffered(FREEZE, REDIS, 14.0, 15.0)], now=19.0)
 
 
 @pytest.mark.parametrize(
