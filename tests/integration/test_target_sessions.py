@@ -14,6 +14,7 @@ from treedraft.core.exchange import LogAcknowledgement
 from treedraft.core.sampling import SamplingParameters, StoppingCriteria
 from treedraft.core.session import FinishReason
 from treedraft.target.events import AcknowledgeLog, StartSession
+from treedraft.telemetry import names
 
 
 def test_a_session_whose_log_is_behind_pauses_and_does_not_spin(llama, monkeypatch):
@@ -56,6 +57,15 @@ def test_a_deadline_ends_a_session_and_no_other(llama):
     assert len(second.token_ids) == 10
 
 
+def due_and_missed(harness):
+    value = harness.metrics.registry.get_sample_value
+    labels = {"role": "target"}
+    return tuple(
+        value(name, labels)
+        for name in (names.METRIC_FIRST_TOKENS_DUE, names.METRIC_FIRST_TOKENS_MISSED)
+    )
+
+
 def test_a_first_token_that_cannot_be_in_time_is_refused_and_one_that_moved_here_is_not(llama):
     settings = target_settings(first_token={"seconds": 1e-9, "prompt_factor": 0.0})
     words = prompt(8, llama)
@@ -68,6 +78,18 @@ def test_a_first_token_that_cannot_be_in_time_is_refused_and_one_that_moved_here
     assert not refused.token_ids
     assert isinstance(error_of(refused.failure), OverloadedError)
     assert len(served.token_ids) == 9
+    # The one that moved had its first token elsewhere: it is due to nobody here.
+    assert due_and_missed(harness) == (1, 1)
+
+
+def test_first_tokens_are_counted_as_due_only_where_a_limit_says_so(llama):
+    one = spec(prompt(8, llama), max_tokens=5)
+    with EngineHarness(llama, target_settings(first_token={"seconds": 600.0})) as harness:
+        harness.run(one)
+        assert due_and_missed(harness) == (1, 0)
+    with EngineHarness(llama, target_settings()) as harness:
+        harness.run(one)
+        assert due_and_missed(harness) == (0, 0)
 
 
 @pytest.mark.parametrize(

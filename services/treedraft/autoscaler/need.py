@@ -7,13 +7,16 @@ others that were ordered for it are still starting, nor while there is room.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from treedraft.autoscaler.error_budget import between
 from treedraft.autoscaler.settings import DraftGoals, TargetGoals
 from treedraft.autoscaler.signals import Observation
 
 # One bad reading must not double a pool again and again.
 _MAX_LATENCY_FACTOR = 1.5
+# More than trees of a good drafter make of a pass.
+_BEST_FACTOR = 3.0
 # Share of what the goals of load allow, above which latency is a matter of load.
 _LOADED = 0.6
 
@@ -26,8 +29,14 @@ class Need:
     reason: str
 
 
-def target_need(goals: TargetGoals, seen: Observation) -> Need:
-    """Return what the targets' own load and latency ask for."""
+def target_need(goals: TargetGoals, seen: Observation, *, budget_spent: float = 1.0) -> Need:
+    """Return what the targets' own load and latency ask for.
+
+    Args:
+        goals: how full and slow they may be.
+        seen: how they are.
+        budget_spent: share of the errors that are allowed; the less, the less room is kept.
+    """
     load, signals = seen.target, seen.target.signals
     sessions = load.num_sessions + load.num_waiting
     per_target = goals.goal_sessions or _sessions_per_worker(goals, seen)
@@ -40,7 +49,7 @@ def target_need(goals: TargetGoals, seen: Observation) -> Need:
             load.num_ready * load.kv_use / goals.goal_kv_use,
             f"{load.kv_use:.0%} of KV in use, {goals.goal_kv_use:.0%} wanted",
         ),
-        _prompt_need(goals, seen),
+        _prompt_need(goals, seen, budget_spent),
     ]
     # Targets that are half empty are slow for other reasons: a long prompt, a slow
     # machine. More of them would be as slow.
@@ -96,7 +105,8 @@ class Gain:
         factor: tokens per second with it over those without; 0 if not measured.
         per_drafter: tokens per second that a drafter adds.
         per_cost: the same per cost of a drafter, over what a target makes for its own
-            cost without speculation; infinite for drafters that cost nothing.
+            cost without speculation; or, where drafters must pay in targets, those that a
+            drafter saves, per its cost. Infinite for drafters that cost nothing.
     """
 
     factor: float
@@ -109,8 +119,16 @@ class Gain:
         return self.factor > 1.0 and self.per_cost >= 1.0
 
 
-def measure_gain(goals: DraftGoals, seen: Observation) -> Gain | None:
-    """Return what speculation brings now; None where there is nothing to judge by."""
+def measure_gain(
+    goals: DraftGoals, seen: Observation, targets: TargetGoals | None = None
+) -> Gain | None:
+    """Return what speculation brings now; None where there is nothing to judge by.
+
+    Args:
+        goals: of drafters.
+        seen: how both pools are.
+        targets: goals of the targets, which say how many would be needed without drafters.
+    """
     target, num_drafters = seen.target, seen.draft.num_ready
     signals = target.signals
     if not num_drafters or not target.num_ready or signals.tokens_per_round <= 0:
@@ -130,22 +148,60 @@ def measure_gain(goals: DraftGoals, seen: Observation) -> Gain | None:
     per_target = plain / target.num_ready
     if not goals.cost:
         return Gain(factor, per_drafter, math.inf if per_drafter > 0 else 0.0)
+    if goals.pays_in == "targets":
+        saved = _saved_targets(targets or TargetGoals(), seen, factor)
+        return Gain(factor, per_drafter, saved / (goals.cost * num_drafters))
     return Gain(factor, per_drafter, per_drafter / goals.cost / per_target)
 
 
-def _prompt_need(goals: TargetGoals, seen: Observation) -> Need:
+def may_pay(goals: DraftGoals, seen: Observation, targets: TargetGoals) -> bool:
+    """Return whether drafters could pay at all, so that a trial is worth its cost.
+
+    Where they must save targets, they could not if not even tokens that came so
+    many times faster than now would save what one drafter costs.
+    """
+    if goals.pays_in == "tokens" or not goals.cost:
+        return True
+    return _saved_targets(targets, seen, _BEST_FACTOR) >= goals.cost
+
+
+def _saved_targets(goals: TargetGoals, seen: Observation, factor: float) -> float:
+    """Return how many more targets the goals would ask for if tokens came `factor` times slower.
+
+    Sessions, and the pages that they hold, would stay that much longer. Prompts would
+    be computed as they are.
+    """
+    load = seen.target
+    if factor <= 1.0:
+        return 0.0
+    slower = replace(
+        load,
+        num_sessions=round(load.num_sessions * factor),
+        kv_use=load.kv_use * factor,
+        signals=replace(
+            load.signals, inter_token_seconds=load.signals.inter_token_seconds * factor
+        ),
+    )
+    with_drafters, without = (
+        target_need(goals, replace(seen, target=one)).replicas for one in (load, slower)
+    )
+    return without - with_drafters
+
+
+def _prompt_need(goals: TargetGoals, seen: Observation, budget_spent: float) -> Need:
     """Return what prompts ask for: their work at its goal, and some to spare for chance.
 
     Work that arrives at random swings by the square root of it, so a large pool
     needs less to spare for each target than a small one.
     """
-    share = seen.target.signals.prompt_share
+    budget, share = goals.budget, seen.target.signals.prompt_share
+    wanted = between(budget.whole_prompt_share, goals.goal_prompt_share, budget_spent)
+    per_root = between(budget.whole_spare_targets, goals.spare_targets, budget_spent)
     work = seen.target.num_ready * share
-    spare = goals.spare_targets * math.sqrt(work)
+    spare = per_root * math.sqrt(work)
     return Need(
-        work / goals.goal_prompt_share + spare,
-        f"prompts in passes {share:.0%} of the time, {goals.goal_prompt_share:.0%} wanted and "
-        f"{spare:.2g} to spare",
+        work / wanted + spare,
+        f"prompts in passes {share:.0%} of the time, {wanted:.0%} wanted and {spare:.2g} to spare",
     )
 
 

@@ -8,7 +8,15 @@ speculation pays; when it does not, they go, and come back to be tried again.
 
 from dataclasses import dataclass, field, replace
 
-from treedraft.autoscaler.need import Gain, Need, draft_need, measure_gain, target_need
+from treedraft.autoscaler.error_budget import BudgetMemory, note, spent
+from treedraft.autoscaler.need import (
+    Gain,
+    Need,
+    draft_need,
+    may_pay,
+    measure_gain,
+    target_need,
+)
 from treedraft.autoscaler.pace import PaceMemory, follow, smoothed
 from treedraft.autoscaler.settings import (
     DraftGoals,
@@ -47,6 +55,7 @@ class Memory:
     unpaid_since: float | None = None
     resting_since: float | None = None
     sessions_at_rest: int = 0
+    budget: BudgetMemory = field(default_factory=BudgetMemory)
     gain_at: float = 0.0
     mean_per_cost: float | None = None
 
@@ -61,22 +70,28 @@ class PoolDecision:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a pair of pools; `draft` is None where there is no draft pool."""
+    """What to do with a pair of pools; `draft` is None where there is no draft pool.
+
+    `budget_spent` is the share of the errors that the objective allows.
+    """
 
     target: PoolDecision
     draft: PoolDecision | None = None
     gain: Gain | None = None
+    budget_spent: float = 1.0
 
 
 def decide(policy: Policy, memory: Memory, seen: Observation) -> tuple[Decision, Memory]:
     """Return the sizes that the pools should have now, and what to remember for next time."""
     memory = _note_idleness(memory, seen)
+    memory = replace(memory, budget=note(policy.target.budget, memory.budget, seen))
     target, memory = _decide_target(policy, memory, seen)
+    budget_spent = spent(policy.target.budget, memory.budget)
     if policy.pool.draft is None or seen.draft_replicas is None:
-        return Decision(target), memory
-    gain = measure_gain(policy.draft, seen)
+        return Decision(target, budget_spent=budget_spent), memory
+    gain = measure_gain(policy.draft, seen, policy.target)
     draft, memory = _decide_draft(policy, policy.pool.draft, memory, seen, gain)
-    return Decision(target, draft, gain), memory
+    return Decision(target, draft, gain, budget_spent), memory
 
 
 def _note_idleness(memory: Memory, seen: Observation) -> Memory:
@@ -106,7 +121,8 @@ def _decide_target(
         return PoolDecision(0, f"no session for {seconds:.0f} s"), memory
     if seen.target.num_ready == 0:
         return PoolDecision(current, "no target reports yet"), memory
-    need = _bounded(bounds, target_need(policy.target, seen))
+    budget_spent = spent(policy.target.budget, memory.budget)
+    need = _bounded(bounds, target_need(policy.target, seen, budget_spent=budget_spent))
     step = follow(policy.pace, memory.target, now=seen.now, current=current, need=need.replicas)
     reason = _in_words(need, step.held)
     return PoolDecision(step.replicas, reason), replace(memory, target=step.memory)
@@ -147,7 +163,8 @@ def _note_gain(policy: Policy, memory: Memory, seen: Observation, gain: Gain | N
     if memory.resting_since is not None:
         is_due = seen.now - memory.resting_since >= goals.probe_seconds
         is_quieter = seen.target.num_sessions < _QUIETER * memory.sessions_at_rest
-        if not is_due and not is_quieter:
+        is_worth_it = may_pay(goals, seen, policy.target)
+        if not is_worth_it or not (is_due or is_quieter):
             return memory
         return replace(
             memory, resting_since=None, unpaid_since=None, mean_per_cost=None, draft=PaceMemory()
@@ -195,7 +212,10 @@ def _in_words(need: Need, held: str) -> str:
 def _unpaid(goals: DraftGoals, gain: Gain | None) -> str:
     if gain is None:
         return "speculation did not pay when it was tried"
+    tokens = f"speculation makes {gain.factor:.2f} times the tokens"
+    if goals.pays_in == "targets":
+        return f"{tokens}; a drafter saves {gain.per_cost:.2f} of its cost in targets"
     return (
-        f"speculation makes {gain.factor:.2f} times the tokens; a drafter adds "
-        f"{gain.per_drafter:.3g} a second, {gain.per_cost:.2f} of what its cost would in targets"
+        f"{tokens}; a drafter adds {gain.per_drafter:.3g} a second, "
+        f"{gain.per_cost:.2f} of what its cost would in targets"
     )

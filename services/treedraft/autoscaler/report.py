@@ -59,6 +59,13 @@ class DecisionReport:
             by_workload,
             registry=registry,
         )
+        self._budget = Gauge(
+            names.SCALING_BUDGET,
+            "Share of the late first tokens that the objective allows which is spent, by target "
+            "workload; 1 where none are due.",
+            by_workload,
+            registry=registry,
+        )
         self._changes = Counter(
             names.SCALING_CHANGES,
             "Sizes changed.",
@@ -114,6 +121,7 @@ class DecisionReport:
                 names.ATTR_SCALE_DRAFT_WANTED: decision.draft.replicas,
                 names.ATTR_SCALE_DRAFT_REASON: decision.draft.reason,
             }
+        self._budget.labels(target.name).set(decision.budget_spent)
         if decision.gain is not None:
             self._gain.labels(target.name).set(decision.gain.factor)
             attributes[names.ATTR_SCALE_GAIN] = decision.gain.factor

@@ -51,6 +51,37 @@ class PoolSettings(Frozen):
     )
 
 
+class BudgetGoals(Frozen):
+    """How much room is kept while errors are still allowed, where first tokens are due.
+
+    Targets that know when first tokens are due (`first_token.seconds`) report how many
+    were missed. With the budget spent, or unknown, the room is that of the other goals.
+    """
+
+    objective: float = Field(
+        default=0.99, gt=0, lt=1, description="Share of the first tokens that must be in time."
+    )
+    window_seconds: float = Field(
+        default=86_400.0, gt=0, description="The objective holds over about so long."
+    )
+    least_errors: float = Field(
+        default=10.0,
+        ge=0,
+        description="The budget counts as spent until so many errors are allowed: after a start "
+        "nobody knows yet how many requests will share it.",
+    )
+    whole_prompt_share: float = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="`goal_prompt_share` while nothing of the budget is spent; in proportion "
+        "between.",
+    )
+    whole_spare_targets: float = Field(
+        default=0.4, ge=0, description="`spare_targets` while nothing is spent, likewise."
+    )
+
+
 class TargetGoals(Frozen):
     """How full and how slow targets may be."""
 
@@ -88,6 +119,7 @@ class TargetGoals(Frozen):
     goal_inter_token_seconds: float = Field(
         default=0.2, gt=0, description="Time between tokens, 95th percentile."
     )
+    budget: BudgetGoals = BudgetGoals()
     idle_seconds: float = Field(
         default=600.0,
         ge=0,
@@ -120,7 +152,13 @@ class DraftGoals(Frozen):
         default=0.25,
         ge=0,
         description="What a drafter costs, in targets. Drafters go when the same money in targets "
-        "would make more tokens.",
+        "would bring more.",
+    )
+    pays_in: Literal["tokens", "targets"] = Field(
+        default="tokens",
+        description="What drafters must bring for their cost: tokens a second, so that answers "
+        "are as fast as the money makes them, or targets that would be needed without them, so "
+        "that the goals are met for the least money.",
     )
     rest_seconds: float = Field(
         default=300.0,

@@ -5,6 +5,13 @@ from dataclasses import dataclass, field
 
 from treedraft.core.worker import LoadSignals, WorkerRegistration, WorkerReport
 
+# What adds up over workers; the rest is a mean.
+_RATES = (
+    "tokens_per_second",
+    "first_tokens_due_per_second",
+    "first_tokens_missed_per_second",
+)
+
 Worker = tuple[WorkerRegistration, WorkerReport]
 
 
@@ -74,6 +81,7 @@ def _combined(reports: Sequence[WorkerReport]) -> LoadSignals:
 
     values = {name: mean(name) for name in LoadSignals.__dataclass_fields__}
     count = len(reports) or 1
-    values["tokens_per_second"] = sum(report.signals.tokens_per_second for report in reports)
+    for name in _RATES:
+        values[name] = sum(float(getattr(report.signals, name)) for report in reports)
     values["utilisation"] = sum(report.signals.utilisation for report in reports) / count
     return LoadSignals(**values)

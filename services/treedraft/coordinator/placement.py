@@ -30,6 +30,32 @@ MAX_CONTENDERS = 64
 _DOUBTED = 1e12
 
 
+def cost_in_pages(
+    num_missing: int,
+    num_ahead: int,
+    num_sessions: int,
+    num_waiting: int,
+    num_free: int | None,
+) -> float:
+    """Return what running a session costs at a target that has a place for it.
+
+    Args:
+        num_missing: pages of its prompt that are to be computed.
+        num_ahead: pages of other prompts that come first.
+        num_sessions: that run there.
+        num_waiting: that wait there.
+        num_free: pages that are free; None if it is not known.
+    """
+    shortage = 0 if num_free is None else max(0, num_missing - num_free)
+    return (
+        num_missing
+        + num_ahead
+        + _PAGES_PER_SESSION * num_sessions
+        + _PAGES_PER_WAITING * num_waiting
+        + _PAGES_PER_SHORTAGE * shortage
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TargetCandidate:
     """A target that could run the session.
@@ -77,17 +103,14 @@ class TargetCandidate:
     @property
     def cost(self) -> float:
         """What running the session there costs, in pages to prefill."""
-        missing = self.num_missing_pages
-        shortage = max(0, missing - self.report.free_kv_blocks)
-        return (
-            missing
-            + self.num_pages_ahead
-            + _PAGES_PER_SESSION * self.num_sessions
-            + _PAGES_PER_WAITING * self.report.num_waiting
-            + (_PAGES_PER_SHORTAGE * shortage if self.report.total_kv_blocks else 0.0)
-            + (_FULL if self.is_full else 0.0)
-            + (_DOUBTED if self.is_doubted else 0.0)
-        )
+        report = self.report
+        return cost_in_pages(
+            self.num_missing_pages,
+            self.num_pages_ahead,
+            self.num_sessions,
+            report.num_waiting,
+            report.free_kv_blocks if report.total_kv_blocks else None,
+        ) + ((_FULL if self.is_full else 0.0) + (_DOUBTED if self.is_doubted else 0.0))
 
     @property
     def least_cost(self) -> float:

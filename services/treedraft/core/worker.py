@@ -41,7 +41,8 @@ class LoadSignals:
     `utilisation` is the share of the time in which passes ran, `prompt_share` the
     share in which they carried tokens of prompts, `draft_wait_share` the share in
     which a target waited for drafts, `late_draft_share` the share of the received
-    nodes that came in vain.
+    nodes that came in vain. First tokens are counted where they are due at an
+    instant: those that came or were refused, and those of them that were not in time.
     """
 
     utilisation: float = 0.0
@@ -53,6 +54,8 @@ class LoadSignals:
     draft_wait_share: float = 0.0
     late_draft_share: float = 0.0
     prompt_share: float = 0.0
+    first_tokens_due_per_second: float = 0.0
+    first_tokens_missed_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ ATTAINMENT = 0.99
 _UNIT_GOALS = (0.95, 0.85, 0.75, 0.6)
 # The policy's own goals along its curve.
 _CURVE_GOALS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+# How full static sizes are in the busiest hour.
+_STATIC_USES = (1.2, 1.1, 1.0, 0.9, 0.75, 0.6, 0.45)
 # CPU goals of the HPA, the densest first.
 _CPU_GOALS = (0.9, 0.8, 0.7, 0.6)
 
@@ -105,7 +107,9 @@ def compare(
         progress: is told what runs.
     """
     day = _Day(traffic, times, plan or ClusterPlan(), objective or Objective(), progress)
-    policy = policy_for(day.objective, times, draft_cost=draft_cost)
+    policy = policy_for(
+        day.objective, times, draft_cost=draft_cost, startup_seconds=day.plan.startup_seconds
+    )
     ours = PolicyStrategy(policy, (day.plan.initial_targets, day.plan.initial_drafters))
     outcome = day.run(ours)
     families = (
@@ -121,7 +125,8 @@ def compare(
 
 
 def _at_goal(policy: Policy, goal: float) -> Policy:
-    target = policy.target.model_copy(update={"goal_prompt_share": goal})
+    budget = policy.target.budget.model_copy(update={"whole_prompt_share": goal})
+    target = policy.target.model_copy(update={"goal_prompt_share": goal, "budget": budget})
     return replace(policy, target=target)
 
 
@@ -161,7 +166,7 @@ def _static(day: _Day) -> Iterator[Outcome]:
         targets = max(1, round(most / use))
         return day.run(StaticStrategy(targets, 0), f"{targets}")
 
-    return densest(run, ATTAINMENT)
+    return densest(run, ATTAINMENT, _STATIC_USES)
 
 
 def _oracles(day: _Day) -> Iterator[Outcome]:

@@ -2,26 +2,33 @@
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 
-from treedraft.coordinator.placement import TargetCandidate
-from treedraft.core.worker import WorkerRegistration, WorkerReport, WorkerRole
+from treedraft.coordinator.placement import cost_in_pages
 from treedraft.simulation.target_queue import Request, RoundTable, TargetQueue
 
 _PAGE = 16  # tokens
 _TYPICAL_PAGES = 50
+# Above any prompt: a full target is chosen only if all are full.
+_FULL = 1e9
+_COST = attrgetter("cost")
 
 
 @dataclass(slots=True, eq=False)
 class Pod:
-    """A target's pod, and what the coordinator knows of it."""
+    """A target's pod, and what the coordinator knows of it: its last report, and what came since.
+
+    `cost` is what the coordinator compares.
+    """
 
     ordered: float
     ready_at: float
     queue: TargetQueue
-    registration: WorkerRegistration
-    report: WorkerReport = field(default_factory=WorkerReport)
+    num_running: int = 0
+    num_waiting: int = 0
+    num_pending_pages: int = 0
+    num_free_pages: int = 0
     num_assigned: int = 0
     num_assigned_pages: int = 0
     cost: float = 0.0
@@ -29,15 +36,18 @@ class Pod:
     is_draining: bool = False
     is_gone: bool = False
 
-    def as_candidate(self) -> TargetCandidate:
-        """Return what placement compares."""
-        return TargetCandidate(
-            self.registration,
-            self.report,
+    def weigh(self, max_sessions: int) -> None:
+        """Work out the cost of one more session, as the coordinator does."""
+        num_sessions = self.num_running + self.num_assigned
+        self.cost = cost_in_pages(
             _TYPICAL_PAGES,
-            num_assigned=self.num_assigned,
-            num_assigned_pages=self.num_assigned_pages,
+            self.num_pending_pages + self.num_assigned_pages,
+            num_sessions,
+            self.num_waiting,
+            self.num_free_pages,
         )
+        if num_sessions >= max_sessions > 0:
+            self.cost += _FULL
 
 
 @dataclass(slots=True)
@@ -57,11 +67,18 @@ class Fleet:
     pod_seconds: float = 0.0
     drafter_seconds: float = 0.0
     num_expired: int = 0
-    num_ordered: int = 0
+    _num_taken: int = 0
+    # The pods that take sessions, and until when these are all, unless some are ordered or go.
+    _ready: list[Pod] = field(default_factory=list)
+    _ready_until: float = -math.inf
 
     def ready(self, now: float) -> list[Pod]:
-        """Return the pods that take sessions."""
-        return [pod for pod in self.pods if pod.ready_at <= now and not pod.is_draining]
+        """Return the pods that take sessions; `now` never goes back."""
+        if now >= self._ready_until:
+            self._ready = [pod for pod in self.pods if pod.ready_at <= now and not pod.is_draining]
+            starting = [pod.ready_at for pod in self.pods if pod.ready_at > now]
+            self._ready_until = min(starting, default=math.inf)
+        return self._ready
 
     @property
     def num_wanted(self) -> int:
@@ -78,16 +95,17 @@ class Fleet:
         What has not started yet goes first, then the emptiest, which drains.
         """
         extra = self.num_wanted - wanted
+        if not extra:
+            return
+        self._ready_until = -math.inf
         for pod in self._first_to_go(now)[: max(0, extra)]:
             pod.is_draining = True
             if not pod.queue.num_sessions:
                 self.remove(pod, now)
         delay = 0.0 if is_instant else self.startup_seconds
         for _ in range(-extra):
-            self.num_ordered += 1
-            registration = self._registration(self.num_ordered)
             queue = TargetQueue(self.table, now + delay, self.max_sessions)
-            self.pods.append(Pod(now, now + delay, queue, registration))
+            self.pods.append(Pod(now, now + delay, queue))
 
     def set_drafters(self, wanted: int, now: float, *, is_instant: bool = False) -> None:
         """Order or give up drafters; they hold nothing that would be lost."""
@@ -102,6 +120,7 @@ class Fleet:
         pod.is_gone = True
         pod.queue.version += 1
         self.pods.remove(pod)
+        self._ready_until = -math.inf
         self.num_expired += pod.queue.num_expired
         self.pod_seconds += now - pod.ordered
 
@@ -123,42 +142,52 @@ class Fleet:
         No prompt shares a prefix with another here, so its own pages cost the same
         everywhere: what is compared is worked out for a typical one.
         """
-        pod = min(self.ready(now), key=lambda one: one.cost, default=None)
+        pod = min(self.ready(now), key=_COST, default=None)
         if pod is not None:
             pod.num_assigned += 1
             pod.num_assigned_pages += math.ceil(request.prompt / _PAGE)
-            pod.cost = pod.as_candidate().cost
+            pod.weigh(self.max_sessions)
         return pod
 
     def report(self, now: float) -> None:
         """Let every pod tell how it is."""
         for pod in self.ready(now):
             queue = pod.queue
-            if pod.reported == (queue.version, pod.num_assigned) and not queue.line:
+            if not queue.line and pod.reported == (queue.version, pod.num_assigned):
                 continue  # nothing has changed
             queue.advance(now)
-            running = min(queue.num_sessions, self.max_sessions)
-            pod.report = WorkerReport(
-                num_sessions=running,
-                num_waiting=queue.num_sessions - running,
-                num_pending_pages=math.ceil(queue.prompt_tokens / _PAGE),
-                free_kv_blocks=max(0, math.floor((self.kv_tokens - queue.kv_tokens) / _PAGE)),
-                total_kv_blocks=math.floor(self.kv_tokens / _PAGE),
-            )
+            num_sessions = queue.num_sessions
+            pod.num_running = min(num_sessions, self.max_sessions)
+            pod.num_waiting = num_sessions - pod.num_running
+            pod.num_pending_pages = math.ceil(queue.prompt_tokens / _PAGE)
+            free = math.floor((self.kv_tokens - queue.kv_tokens) / _PAGE)
+            pod.num_free_pages = max(0, free)
             pod.num_assigned = pod.num_assigned_pages = 0
             pod.reported = (queue.version, 0)
-            pod.cost = pod.as_candidate().cost
+            pod.weigh(self.max_sessions)
 
-    def cover(self, now: float, sessions_per_drafter: float) -> float:
-        """Share the drafters out over all sessions; return the share of these with drafts."""
-        pods = list(self._serving(now))
-        sessions = sum(len(pod.queue.decoding) for pod in pods)
+    def cover(self, now: float, sessions_per_drafter: float) -> tuple[float, list[Pod]]:
+        """Share the drafters out over all sessions.
+
+        Returns:
+            The share of the sessions with drafts, and the pods that go at another pace for it.
+        """
+        pods = [pod for pod in self.pods if pod.ready_at <= now]
+        sessions = sum([len(pod.queue.decoding) for pod in pods])
         supply = self.num_ready_drafters(now) * sessions_per_drafter
         coverage = min(1.0, supply / sessions) if sessions else 1.0
+        changed = []
         for pod in pods:
             pod.queue.advance(now)
-            pod.queue.coverage = coverage
-        return coverage
+            if pod.queue.cover(coverage):
+                changed.append(pod)
+        return coverage, changed
+
+    def take_expired(self) -> int:
+        """Return how many requests were refused since the last time."""
+        total = self.num_expired + sum([pod.queue.num_expired for pod in self.pods])
+        number, self._num_taken = total - self._num_taken, total
+        return number
 
     def charge_drafters(self, seconds: float) -> None:
         """Count the drafters' time."""
@@ -168,15 +197,6 @@ class Fleet:
         """Count what still runs."""
         self.num_expired += sum(pod.queue.num_expired for pod in self.pods)
         self.pod_seconds += sum(now - pod.ordered for pod in self.pods)
-
-    def _registration(self, number: int) -> WorkerRegistration:
-        name = f"target-{number}"
-        return WorkerRegistration(
-            name, "1", WorkerRole.TARGET, name, "simulated", max_sessions=self.max_sessions
-        )
-
-    def _serving(self, now: float) -> Iterator[Pod]:
-        return (pod for pod in self.pods if pod.ready_at <= now)
 
     def _first_to_go(self, now: float) -> list[Pod]:
         staying = [pod for pod in self.pods if not pod.is_draining]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from treedraft.autoscaler.signals import Observation, PoolLoad
 from treedraft.core.worker import LoadSignals
-from treedraft.simulation.fleet import Fleet
+from treedraft.simulation.fleet import Fleet, Pod
 from treedraft.simulation.service_times import ServiceTimes
 from treedraft.simulation.target_queue import Request
 
@@ -55,6 +55,10 @@ class Gauges:
         )
         self._waits, self._first_tokens, self._inter_tokens = _Window(), _Window(), _Window()
         self._num_waiting = 0
+        # First tokens that were due in the present interval, and those missed; the
+        # same as rates over the last intervals.
+        self._num_due, self._num_missed = 0, 0
+        self._due: deque[tuple[int, int]] = deque(maxlen=self._shares.maxlen)
 
     def waiting(self, number: int) -> None:
         """Note how many requests wait for a place."""
@@ -62,6 +66,8 @@ class Gauges:
 
     def ended(self, now: float, request: Request) -> None:
         """Note a request that ended."""
+        self._num_due += 1
+        self._num_missed += request.first_token > request.latest
         first_token = request.first_token - request.arrival
         self._first_tokens.add(now, first_token)
         alone = self._fleet.table.seconds_alone(request.prompt)
@@ -69,8 +75,13 @@ class Gauges:
         tokens = max(1.0, request.output - 1.0)
         self._inter_tokens.add(now, (request.finished - request.first_token) / tokens)
 
-    def cover(self, now: float) -> float:
-        """Share the drafters out; return the share of sessions with drafts."""
+    def refused(self, number: int) -> None:
+        """Note requests whose first token could not be in time."""
+        self._num_due += number
+        self._num_missed += number
+
+    def cover(self, now: float) -> tuple[float, list[Pod]]:
+        """Share the drafters out; return the share of sessions with drafts, and who feels it."""
         return self._fleet.cover(now, self._sessions_per_drafter(now))
 
     def view(self, now: float, coverage: float) -> View:
@@ -101,6 +112,7 @@ class Gauges:
 
     def _target_signals(self, now: float, coverage: float) -> LoadSignals:
         busy_share, prompt_share = self._busy_shares(now)
+        due, missed = self._due_rates()
         tokens, weights, rate = 0.0, 0, 0.0
         for pod in self._fleet.ready(now):
             number = len(pod.queue.decoding)
@@ -121,6 +133,8 @@ class Gauges:
             tokens_per_round=tokens / weights if weights else 0.0,
             late_draft_share=1.0 - coverage,
             prompt_share=prompt_share,
+            first_tokens_due_per_second=due,
+            first_tokens_missed_per_second=missed,
         )
 
     def _busy_shares(self, now: float) -> tuple[float, float]:
@@ -134,6 +148,15 @@ class Gauges:
         self._shares.append((min(1.0, busy), min(1.0, prompts)))
         means = [sum(column) / len(self._shares) for column in zip(*self._shares, strict=True)]
         return means[0], means[1]
+
+    def _due_rates(self) -> tuple[float, float]:
+        """Return first tokens that were due in a second of late, and those that were missed."""
+        self.refused(self._fleet.take_expired())
+        self._due.append((self._num_due, self._num_missed))
+        self._num_due = self._num_missed = 0
+        seconds = len(self._due) * self._interval_seconds
+        due, missed = (sum(column) for column in zip(*self._due, strict=True))
+        return due / seconds, missed / seconds
 
     def _draft_load(self, now: float, coverage: float) -> PoolLoad:
         number = self._fleet.num_ready_drafters(now)

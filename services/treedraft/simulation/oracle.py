@@ -21,8 +21,12 @@ from treedraft.simulation.traffic import Numbers, Traffic
 SLOT_SECONDS = 60.0
 _BATCH = 8
 # The densest first: the first that meets the objective is the cheapest of its kind.
-USES = (1.15, 1.125, 1.1, 1.075, 1.05, 1.0, 0.95, 0.85, 0.75, 0.65, 0.55, 0.45)
-BURST_SHARES = (0.0, 0.5, 1.0)
+USES = (
+    *(1.4, 1.3, 1.25, 1.225, 1.2, 1.175, 1.15, 1.125, 1.1, 1.075, 1.05),
+    *(1.0, 0.9, 0.75, 0.6, 0.45),
+)
+# Who serves bursts whole buys more than the objective asks for.
+BURST_SHARES = (0.0, 0.5)
 # Minutes on both sides over which the middle is taken, and what sticks out of it.
 _HALF_WINDOW = 10
 _BURST = 1.6
@@ -61,12 +65,19 @@ def schedule_for(
 def densest(
     run: Callable[[float], Outcome], attainment: float, uses: Sequence[float] = USES
 ) -> Iterator[Outcome]:
-    """Yield the outcomes of ever emptier targets, until one reaches the attainment."""
-    for use in uses:
-        outcome = run(use)
+    """Yield the outcomes of a search, by halves, for the fullest targets that reach the attainment.
+
+    Emptier ones reach more, so the last that reached it is the cheapest of its kind.
+    """
+    low, high = 0, len(uses)
+    while low < high:
+        middle = (low + high) // 2
+        outcome = run(uses[middle])
         yield outcome
         if outcome.attainment >= attainment:
-            return
+            high = middle
+        else:
+            low = middle + 1
 
 
 def cheapest(

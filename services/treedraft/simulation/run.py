@@ -11,7 +11,7 @@ from typing import Protocol
 from treedraft.simulation.fleet import Fleet, Pod
 from treedraft.simulation.gauges import Gauges, View
 from treedraft.simulation.service_times import ServiceTimes
-from treedraft.simulation.target_queue import Request, RoundTable
+from treedraft.simulation.target_queue import ChunkRule, Request, RoundTable
 from treedraft.simulation.traffic import Traffic
 
 
@@ -39,12 +39,20 @@ class Objective:
         return (request.finished - request.first_token) / tokens <= self.inter_token_seconds
 
 
+_PATIENT_CHUNKS = ChunkRule(max_stall_steps=8.0)
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterPlan:
-    """What the pods are like."""
+    """What the pods are like: as a target is by default, with passes that may be longer.
 
-    max_sessions: int = 32
-    kv_tokens: float = 32_000.0
+    What waits for its next token may wait longer than by default, since the objective
+    lets it: prompts get on faster for it when many come at once.
+    """
+
+    max_sessions: int = 256
+    kv_tokens: float = 65_536.0
+    chunks: ChunkRule = field(default=_PATIENT_CHUNKS)
     startup_seconds: float = 120.0
     control_seconds: float = 5.0
     report_seconds: float = 1.0
@@ -108,7 +116,7 @@ class Simulation:
         """Prepare; `run` runs it to the end of the traffic."""
         self._traffic, self._times, self._strategy = traffic, times, strategy
         self._plan, self._objective = plan or ClusterPlan(), objective or Objective()
-        table = RoundTable(times)
+        table = RoundTable(times, self._plan.chunks)
         self._fleet = Fleet(
             table,
             self._plan.startup_seconds,
@@ -200,6 +208,7 @@ class Simulation:
                 # Its time is over before it began: refused, not drowned in.
                 self._line.popleft()
                 self._outcome.num_refused += 1
+                self._gauges.refused(1)
                 continue
             pod = self._fleet.place(request, now)
             if pod is None:
@@ -213,10 +222,9 @@ class Simulation:
         self._serve_line(now)
 
     def _control(self, now: float) -> None:
-        coverage = self._gauges.cover(now)
-        for pod in self._fleet.pods:
-            if pod.ready_at <= now:
-                self._schedule(pod)
+        coverage, changed = self._gauges.cover(now)
+        for pod in changed:
+            self._schedule(pod)
         view = self._gauges.view(now, coverage)
         targets, drafters = self._strategy.decide(view)
         self._fleet.set_targets(targets, now)

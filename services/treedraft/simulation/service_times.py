@@ -63,6 +63,12 @@ class ServiceTimes:
             return self.pass_seconds[-1] + (num_rows - self.rows[-1]) * self.seconds_per_row
         return float(np.interp(num_rows, self.rows, self.pass_seconds))
 
+    def rows_within(self, seconds: float) -> float:
+        """Return over how many rows a pass may go in so long."""
+        if seconds > self.pass_seconds[-1]:
+            return self.rows[-1] + (seconds - self.pass_seconds[-1]) / self.seconds_per_row
+        return float(np.interp(seconds, self.pass_seconds, self.rows))
+
     def best_round(self, num_sessions: int, num_chunk: int = 0) -> "Round":
         """Return the round that gets most done in its time, for sessions that all have drafts.
 

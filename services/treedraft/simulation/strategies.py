@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from treedraft.autoscaler.policy import Memory, Policy, decide
 from treedraft.autoscaler.settings import (
+    BudgetGoals,
     DraftGoals,
     PaceSettings,
     PoolSettings,
@@ -20,12 +21,24 @@ from treedraft.simulation.service_times import ServiceTimes
 _MAX_REPLICAS = 5000
 
 
+# More of the errors are kept than the objective asks for: a burst may come at the end of the day.
+_OBJECTIVE = 0.992
+_START_UP_SECONDS = 120.0
+
+
 def policy_for(
-    objective: Objective, times: ServiceTimes | None = None, *, draft_cost: float = 0.25
+    objective: Objective,
+    times: ServiceTimes | None = None,
+    *,
+    draft_cost: float = 0.25,
+    startup_seconds: float = _START_UP_SECONDS,
 ) -> Policy:
-    """Return the policy whose goals are those of the objective, with some room.
+    """Return the policy set up for the objective and for pods that take so long to start.
 
     What a pass over a tree costs is set as it is on the machine of the service times.
+    Nothing is missed but in bursts, which are over before a pod has started: so needs
+    are averaged over about as long, no target is kept for chance, and drafters must
+    save targets, since the objective pays for no speed beyond its own.
     """
     verification_cost = times.verification_cost if times else 1.2
     return Policy(
@@ -37,9 +50,18 @@ def policy_for(
             goal_first_token_seconds=2.0 * objective.first_token_seconds,
             goal_inter_token_seconds=objective.inter_token_seconds,
             goal_queue_wait_seconds=objective.first_token_seconds,
+            goal_prompt_share=0.66,
+            spare_targets=0.0,
+            budget=BudgetGoals(
+                objective=_OBJECTIVE, whole_prompt_share=0.72, whole_spare_targets=0.0
+            ),
         ),
-        DraftGoals(cost=draft_cost, verification_cost=verification_cost),
-        PaceSettings(),
+        DraftGoals(cost=draft_cost, verification_cost=verification_cost, pays_in="targets"),
+        PaceSettings(
+            smoothing_seconds=1.5 * startup_seconds,
+            up_seconds=0.75 * startup_seconds,
+            down_seconds=startup_seconds,
+        ),
     )
 
 

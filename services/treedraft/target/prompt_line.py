@@ -75,12 +75,11 @@ class PromptLine:
         )
 
     def _waiting(self, session: TargetSession, per_row: float, alone: float) -> WaitingPrompt:
-        limit = self._limit.of(session.spec.prompt_length * alone)
-        return WaitingPrompt(
-            seconds=session.num_pending * per_row,
-            due=session.started_ns / 1e9 + limit,
-            is_owed=session.num_tokens > session.spec.prompt_length,
-        )
+        is_owed = session.num_tokens > session.spec.prompt_length
+        due = session.started_ns / 1e9 + self._limit.of(session.spec.prompt_length * alone)
+        # One that moved here in the middle of its text had its first token elsewhere.
+        session.first_token_due = math.inf if is_owed else due
+        return WaitingPrompt(session.num_pending * per_row, due, is_owed)
 
     def _seconds_per_row(self, num_decoding: int) -> float:
         rows = self._prompt_rows(num_decoding)

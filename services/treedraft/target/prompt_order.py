@@ -12,11 +12,10 @@ even at once. Prompts without a due date are served as they came.
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingPrompt:
+class WaitingPrompt(NamedTuple):
     """A prompt whose KV is not complete.
 
     Attributes:
@@ -30,36 +29,49 @@ class WaitingPrompt:
     is_owed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PromptOrder:
+class PromptOrder(NamedTuple):
     """Indices of prompts: those to compute, the next one first, and those to refuse."""
 
     line: tuple[int, ...]
     hopeless: tuple[int, ...] = ()
 
 
+def is_too_late(now: float, seconds: float, due: float) -> bool:
+    """Return whether a prompt that takes so long cannot be in time even at once."""
+    return now + seconds > due
+
+
 def order_prompts(now: float, prompts: Sequence[WaitingPrompt]) -> PromptOrder:
     """Return the order in which most first tokens are in time; equals keep theirs."""
-    owed = [index for index, one in enumerate(prompts) if one.is_owed]
-    new = [index for index, one in enumerate(prompts) if not one.is_owed]
-    hopeless = tuple(index for index in new if now + prompts[index].seconds > prompts[index].due)
-    hopeful = sorted(set(new).difference(hopeless), key=lambda index: (prompts[index].due, index))
-    start = now + sum(prompts[index].seconds for index in owed)
+    owed, hopeful, hopeless = list[int](), list[int](), list[int]()
+    start = now
+    for index, (seconds, due, is_owed) in enumerate(prompts):
+        if is_owed:
+            owed.append(index)
+            start += seconds
+        elif is_too_late(now, seconds, due):
+            hopeless.append(index)
+        else:
+            hopeful.append(index)
+    hopeful.sort(key=lambda index: prompts[index].due)
     kept, standing_back = _most_in_time(start, prompts, hopeful)
-    return PromptOrder((*owed, *kept, *standing_back), hopeless)
+    return PromptOrder((*owed, *kept, *standing_back), tuple(hopeless))
 
 
 def _most_in_time(
-    start: float, prompts: Sequence[WaitingPrompt], by_due: Sequence[int]
+    start: float, prompts: Sequence[WaitingPrompt], by_due: list[int]
 ) -> tuple[list[int], list[int]]:
     """Return those that can be in time together, by due date, and the others, shortest first."""
     end, longest, out = start, list[tuple[float, int]](), set[int]()
     for index in by_due:
-        end += prompts[index].seconds
-        heapq.heappush(longest, (-prompts[index].seconds, index))
-        if end > prompts[index].due:
+        seconds, due, _ = prompts[index]
+        end += seconds
+        heapq.heappush(longest, (-seconds, index))
+        if end > due:
             seconds, late = heapq.heappop(longest)
             end += seconds
             out.add(late)
+    if not out:
+        return by_due, []
     others = sorted(out, key=lambda index: (prompts[index].seconds, index))
     return [index for index in by_due if index not in out], others

@@ -4,6 +4,7 @@ Spans are written only for sessions whose request is sampled; histograms always.
 Moments arrive on the monotonic clock and are shifted to wall time here.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -109,6 +110,9 @@ class RoundTrace:
                 later.append((num_tokens, (clock.committed - session.clock.ready_ns) / 1e9))
                 continue
             self._metrics.first_token((session.first_token_ns - session.started_ns) / 1e9)
+            if session.first_token_due < math.inf:
+                is_missed = session.first_token_ns / 1e9 > session.first_token_due
+                self._metrics.first_token_due(is_missed=is_missed)
             self._metrics.prompt_prefilled(
                 num_computed=round_.session_pass.num_new,
                 num_cached=session.counts.cached_prompt_tokens,

@@ -4,6 +4,7 @@ The target is the source of truth. `token_ids` only ever grows, and everything
 else (pages, tree, drafter) can be thrown away and rebuilt from it.
 """
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -115,6 +116,8 @@ class TargetSession:
         )
         self.first_pass_ns = 0
         self.first_token_ns = 0
+        # Monotonic seconds at which the first token is due; infinite if at no instant.
+        self.first_token_due = math.inf
         self.num_first_tokens = 0
         self.last_token_ns = 0
         self.logged_length = len(self.token_ids)

@@ -102,6 +102,7 @@ class SessionRoster:
     def refuse_late(self) -> None:
         """Refuse those whose first token would come too late, while others still can be served."""
         for session in self._scheduler.hopeless():
+            self._metrics.first_token_due(is_missed=True)
             self.fail(session, FIRST_TOKEN_LATE, "the first token could not be in time")
 
     def end_all(self) -> None:

@@ -168,6 +168,16 @@ METRICS: Final = (
     _histogram(
         names.METRIC_FIRST_TOKEN_SECONDS, "From arrival to the first token.", _DOORS, WAIT_SECONDS
     ),
+    _counter(
+        names.METRIC_FIRST_TOKENS_DUE,
+        "First tokens that came or were refused, where they are due at an instant.",
+        _AT_TARGET,
+    ),
+    _counter(
+        names.METRIC_FIRST_TOKENS_MISSED,
+        "First tokens that came late, or were refused because they would have.",
+        _AT_TARGET,
+    ),
     _histogram(
         names.METRIC_INTER_TOKEN_SECONDS,
         "Time per token after the first; the tokens of one round share its time.",

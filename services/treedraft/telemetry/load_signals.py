@@ -31,6 +31,8 @@ _COUNTERS = (
     names.METRIC_NODES_DROPPED,
     names.METRIC_ROUNDS,
     names.METRIC_PROMPT_PASS_SECONDS,
+    names.METRIC_FIRST_TOKENS_DUE,
+    names.METRIC_FIRST_TOKENS_MISSED,
 )
 
 
@@ -135,6 +137,8 @@ def _signals(growth: _Growth, seconds: float) -> LoadSignals:
         time_to_first_token_seconds=growth.quantile(names.METRIC_FIRST_TOKEN_SECONDS),
         inter_token_seconds=growth.quantile(names.METRIC_INTER_TOKEN_SECONDS),
         tokens_per_second=emitted / seconds,
+        first_tokens_due_per_second=growth.of(names.METRIC_FIRST_TOKENS_DUE) / seconds,
+        first_tokens_missed_per_second=growth.of(names.METRIC_FIRST_TOKENS_MISSED) / seconds,
         tokens_per_round=1.0 + accepted / rounds if rounds else 0.0,
         draft_wait_share=_share(growth.of(names.METRIC_DRAFT_WAIT_SECONDS + "_sum"), seconds),
         late_draft_share=_share(growth.of(names.METRIC_NODES_DROPPED), drafted),

@@ -77,6 +77,8 @@ class Metrics:
     def _init_requests(self, make: Instruments) -> None:
         self._queue_wait = make.histogram(names.METRIC_QUEUE_WAIT_SECONDS)
         self._first_token = make.histogram(names.METRIC_FIRST_TOKEN_SECONDS)
+        self._first_due = make.counter(names.METRIC_FIRST_TOKENS_DUE)
+        self._first_missed = make.counter(names.METRIC_FIRST_TOKENS_MISSED)
         self._inter_token = make.histogram(names.METRIC_INTER_TOKEN_SECONDS)
         self._session_seconds = make.histogram(names.METRIC_SESSION_SECONDS)
         finished = make.counter(names.METRIC_SESSIONS_FINISHED)
@@ -166,6 +168,11 @@ class Metrics:
     def first_token(self, seconds: float) -> None:
         """Observe the time between the arrival of a session and its first token."""
         self._first_token.observe(seconds)
+
+    def first_token_due(self, *, is_missed: bool) -> None:
+        """Count a first token that was due at an instant: it came, or was refused."""
+        self._first_due.inc()
+        self._first_missed.inc(is_missed)
 
     def tokens_emitted(self, num_tokens: int, seconds: float | None = None) -> None:
         """Count tokens made final together.

@@ -29,6 +29,14 @@ SCALING_METRICS: Final = (
         _BY_WORKLOAD,
     ),
     MetricSpec(
+        names.SCALING_BUDGET,
+        MetricKind.GAUGE,
+        "Share of the late first tokens that the objective allows which is spent, by target "
+        "workload; 1 where none are due.",
+        _ROLES,
+        _BY_WORKLOAD,
+    ),
+    MetricSpec(
         names.SCALING_CHANGES,
         MetricKind.COUNTER,
         "Sizes changed.",

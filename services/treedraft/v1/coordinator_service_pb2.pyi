@@ -1007,6 +1007,8 @@ class LoadSignals(_message.Message):
     DRAFT_WAIT_SHARE_FIELD_NUMBER: _builtins.int
     LATE_DRAFT_SHARE_FIELD_NUMBER: _builtins.int
     PROMPT_SHARE_FIELD_NUMBER: _builtins.int
+    FIRST_TOKENS_DUE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    FIRST_TOKENS_MISSED_PER_SECOND_FIELD_NUMBER: _builtins.int
     utilisation: _builtins.float
     """Share of the time in which passes of its model ran, 0 to 1."""
     queue_wait_seconds: _builtins.float
@@ -1025,6 +1027,12 @@ class LoadSignals(_message.Message):
     """Share of the nodes received that came in vain, 0 to 1."""
     prompt_share: _builtins.float
     """Share of the time in which passes carried tokens of prompts, 0 to 1."""
+    first_tokens_due_per_second: _builtins.float
+    """First tokens in a second that came or were refused, where they are due at
+    an instant; 0 where they are not.
+    """
+    first_tokens_missed_per_second: _builtins.float
+    """Those of them that came late, or were refused because they would have."""
     def __init__(
         self,
         *,
@@ -1037,10 +1045,12 @@ class LoadSignals(_message.Message):
         draft_wait_share: _builtins.float = ...,
         late_draft_share: _builtins.float = ...,
         prompt_share: _builtins.float = ...,
+        first_tokens_due_per_second: _builtins.float = ...,
+        first_tokens_missed_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_wait_share", b"draft_wait_share", "inter_token_seconds", b"inter_token_seconds", "late_draft_share", b"late_draft_share", "prompt_share", b"prompt_share", "queue_wait_seconds", b"queue_wait_seconds", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_per_round", b"tokens_per_round", "tokens_per_second", b"tokens_per_second", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_wait_share", b"draft_wait_share", "first_tokens_due_per_second", b"first_tokens_due_per_second", "first_tokens_missed_per_second", b"first_tokens_missed_per_second", "inter_token_seconds", b"inter_token_seconds", "late_draft_share", b"late_draft_share", "prompt_share", b"prompt_share", "queue_wait_seconds", b"queue_wait_seconds", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_per_round", b"tokens_per_round", "tokens_per_second", b"tokens_per_second", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,6 +107,55 @@ def test_drafts_save_no_time_that_is_idle_anyway():
     assert busy.factor > bored.factor > 1.0
 
 
+def a_gain_in_targets(target, **goals):
+    pools = seen(target=target, draft=load(2))
+    return measure_gain(DraftGoals(pays_in="targets", **goals), pools, TargetGoals())
+
+
+def test_drafters_that_must_save_targets_save_none_where_prompts_are_what_asks_for_them():
+    gain = a_gain_in_targets(load(4, 8, of=signals(prompt_share=0.8)))
+    assert gain.factor > 1.0
+    assert gain.per_cost == 0.0
+    assert not gain.pays
+
+
+def test_drafters_pay_in_targets_where_sessions_would_stay_longer_without_them():
+    full = load(10, 70)
+    gain = a_gain_in_targets(full, verification_cost=1.25)
+    assert gain.factor == pytest.approx(2.0)
+    assert gain.per_cost == pytest.approx(10 / (0.25 * 2))  # as many targets again
+    assert a_gain_in_targets(full, cost=10.0).per_cost < 1.0
+
+
+def test_drafters_pay_in_targets_where_tokens_would_come_too_slowly_without_them():
+    slow = load(10, 65, of=signals(inter_token_seconds=0.15))  # 0.2 s are wanted
+    assert a_gain_in_targets(slow).pays
+
+
+def test_no_trial_is_made_where_not_even_much_faster_tokens_would_save_a_target():
+    policy = a_policy(target=(4, 50))
+    goals = DraftGoals(pays_in="targets", rest_seconds=10.0, probe_seconds=60.0)
+    run = Run(replace(policy, draft=goals))
+    prompts = load(4, 8, of=signals(prompt_share=0.8))
+    for now in (0.0, 5.0, 20.0):
+        run(seen(now, target=prompts, draft=load(2)))
+    assert run(seen(200.0, target=prompts)).draft.replicas == 0
+    assert run(seen(205.0, target=load(4, 25))).draft.replicas == 1
+
+
+def test_the_reason_to_rest_says_in_what_drafters_did_not_pay():
+    policy = a_policy(target=(4, 50))
+    goals = DraftGoals(pays_in="targets", rest_seconds=10.0)
+    run = Run(replace(policy, draft=goals))
+    pools = [
+        seen(now, target=load(4, 8, of=signals(prompt_share=0.8)), draft=load(2))
+        for now in (0.0, 5.0, 20.0)
+    ]
+    decision = [run(one) for one in pools][-1]
+    assert decision.draft.replicas == 0
+    assert "saves 0.00 of its cost in targets" in decision.draft.reason
+
+
 def test_bounds_win_over_everything():
     policy = a_policy(target=(2, 3))
     assert Run(policy)(seen(target=load(3, 300))).target.replicas == 3

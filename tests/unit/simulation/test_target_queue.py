@@ -7,7 +7,7 @@ import pytest
 from treedraft.simulation.run import Objective
 from treedraft.simulation.service_times import ServiceTimes
 from treedraft.simulation.strategies import policy_for
-from treedraft.simulation.target_queue import CHUNK_TOKENS, Request, RoundTable, TargetQueue
+from treedraft.simulation.target_queue import ChunkRule, Request, RoundTable, TargetQueue
 
 # A pass takes 10 ms and 1 ms a row; trees of one node make 1.5 tokens.
 TIMES = ServiceTimes(
@@ -18,11 +18,14 @@ TIMES = ServiceTimes(
     tokens_per_round=(1.0, 1.5),
     draft_step_seconds=(0.001, 0.0001),
 )
+CHUNK_TOKENS = 64
+# Always a whole chunk, however long others wait for it.
+TABLE = RoundTable(TIMES, ChunkRule(CHUNK_TOKENS, max_stall_steps=1e6))
 CHUNK_SECONDS = 0.010 + CHUNK_TOKENS / 1000.0
 
 
 def a_queue():
-    return TargetQueue(RoundTable(TIMES), 0.0)
+    return TargetQueue(TABLE, 0.0)
 
 
 def run(queue):
@@ -45,7 +48,7 @@ def test_a_request_alone_takes_its_chunks_and_its_rounds():
 
 def test_drafts_speed_up_what_is_decoded_alone():
     queue = a_queue()
-    queue.coverage = 1.0
+    queue.cover(1.0)
     queue.add(Request(1, 0.0, prompt=CHUNK_TOKENS, output=16), 0.0)
     [request] = run(queue)
     assert request.finished - request.first_token == pytest.approx(15 / 1.5 * 0.012)
@@ -82,7 +85,7 @@ def test_the_earliest_due_prompt_is_computed_first_and_what_cannot_be_in_time_is
 
 
 def test_prompts_wait_while_all_places_are_taken():
-    queue = TargetQueue(RoundTable(TIMES), 0.0, max_sessions=1)
+    queue = TargetQueue(TABLE, 0.0, max_sessions=1)
     queue.add(Request(1, 0.0, prompt=CHUNK_TOKENS, output=11), 0.0)
     queue.add(Request(2, 0.0, prompt=CHUNK_TOKENS, output=1), 0.0)
     first, second = run(queue)
@@ -99,6 +102,19 @@ def test_a_dying_target_gives_up_what_it_holds_with_what_was_said():
     assert moved.prompt == pytest.approx(CHUNK_TOKENS + 50)
     assert moved.output == pytest.approx(51)
     assert queue.num_sessions == 0
+
+
+def test_a_pass_carries_as_much_of_prompts_as_the_targets_settings_let_it():
+    rule = ChunkRule(prefill_chunk=100, max_stall_steps=2.0)
+    assert rule.rows(TIMES, 0) == 100
+    assert rule.rows(TIMES, 5) == 30  # 3 times 15 ms, of which 10 ms are no row's, less 5 rows
+    assert rule.rows(TIMES, 90) == 100
+    assert ChunkRule(100, max_stall_steps=0.1).rows(TIMES, 5) == 8  # a prompt must get on
+
+
+def test_rows_and_times_of_passes_are_each_others_inverse():
+    for rows in (1.0, 7.5, 1001.0, 2000.0):
+        assert TIMES.rows_within(TIMES.pass_of(rows)) == pytest.approx(rows)
 
 
 def test_nodes_that_hold_up_prompts_do_not_pay():

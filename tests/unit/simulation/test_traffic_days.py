@@ -98,17 +98,19 @@ def test_the_oracle_follows_the_work_and_as_much_of_a_burst_as_it_means_to_serve
     assert none < half < whole
 
 
-def test_a_family_is_searched_from_its_densest_and_the_cheapest_that_meets_is_taken():
+def test_a_family_is_searched_by_halves_and_the_cheapest_that_meets_is_taken():
     tried = []
 
     def run_at(use):
         tried.append(use)
         return Outcome(f"{use}", 100, 99 if use < 0.8 else 90, target_hours=1 / use)
 
-    outcomes = list(densest(run_at, 0.99, (0.9, 0.7, 0.5)))
-    assert tried == [0.9, 0.7]
+    outcomes = list(densest(run_at, 0.99, (1.0, 0.9, 0.7, 0.5, 0.4)))
+    assert tried == [0.7, 0.9]  # by halves
     assert cheapest(outcomes, 0.99, lambda one: one.target_hours).strategy == "0.7"
-    assert cheapest(outcomes[:1], 0.99, lambda one: one.target_hours).strategy == "0.9"
+    assert cheapest(outcomes[1:], 0.99, lambda one: one.target_hours).strategy == "0.9"
+    none = list(densest(lambda use: Outcome(f"{use}", 100, 0), 0.99, (0.9, 0.7, 0.5)))
+    assert [one.strategy for one in none] == ["0.7", "0.5"]
 
 
 def test_more_can_be_met_where_the_longest_are_refused():

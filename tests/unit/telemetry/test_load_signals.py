@@ -55,6 +55,15 @@ def test_shares_and_rates_are_of_the_time_since_the_last_reading(window, metrics
     assert signals.tokens_per_second == pytest.approx(4.0)
 
 
+def test_first_tokens_that_are_due_are_told_a_second(window, metrics, clock):
+    for is_missed in (False, True, False, False):
+        metrics.first_token_due(is_missed=is_missed)
+    clock.now += 2.0
+    signals = window.read()
+    assert signals.first_tokens_due_per_second == pytest.approx(2.0)
+    assert signals.first_tokens_missed_per_second == pytest.approx(0.5)
+
+
 def test_tokens_of_a_round_and_nodes_in_vain(window, metrics, clock):
     model = [TokenSource.DRAFT_MODEL]
     metrics.nodes_drafted(model * 10)
