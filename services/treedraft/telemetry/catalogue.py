@@ -204,7 +204,7 @@ METRICS: Final = (
         names.LABEL_REASON,
         known=(
             *("COORDINATOR_LOST", "DRAINING", "OUTPUT_GAP"),
-            *("PASS_FAILED", "TARGET_LOST", "TARGET_SILENT", "UNAVAILABLE"),
+            *("PASS_FAILED", "TARGET_CANCELLED", "TARGET_LOST", "TARGET_SILENT", "UNAVAILABLE"),
         ),
     ),
     _counter(
