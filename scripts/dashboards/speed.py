@@ -51,6 +51,16 @@ FAST = Dashboard(
             [(quantile(0.95, n.METRIC_QUEUE_WAIT_SECONDS, "", "role"), "{{role}}")],
         ),
         Panel(
+            "Tool calls",
+            "A second: answers with tools to call, calls that were read, and malformed ones.",
+            "short",
+            [
+                (rate(n.METRIC_TOOL_ANSWERS, DOOR), "answers with tools"),
+                (rate(n.METRIC_TOOL_CALLS, DOOR), "calls"),
+                (rate(n.METRIC_TOOL_CALLS_MALFORMED, DOOR), "malformed"),
+            ],
+        ),
+        Panel(
             "Ends and failures",
             "Requests a second by how they ended.",
             "reqps",

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from treedraft.core.generation import ChatMessage, Delta, GenerateQuery
 from treedraft.core.session import FinishReason
 from treedraft.core.tools import Tool, ToolChoice, ToolOffer
+from treedraft.telemetry import names
 
 ASK = [{"role": "user", "content": "rain?"}]
 PARAMETERS = {
@@ -69,10 +70,17 @@ async def test_calls_are_told_apart_from_the_text(cluster, client):
     ids = [call.id for call in choice.message.tool_calls]
     assert len(set(ids)) == 2
     assert all(one.startswith("call_") for one in ids)
+    assert counts_of(cluster) == (1, 2, 0)
     (spec,) = target.started.values()
     prompt = bytes_of(spec.token_ids)
     assert json.loads(prompt.splitlines()[0]) == WEATHER
     assert spec.sampling.grammar is None
+
+
+def counts_of(cluster) -> tuple[float, ...]:
+    """Return how many answers had tools, the calls in them, and the malformed ones."""
+    counters = (names.METRIC_TOOL_ANSWERS, names.METRIC_TOOL_CALLS)
+    return tuple(cluster.counted(name) for name in (*counters, names.METRIC_TOOL_CALLS_MALFORMED))
 
 
 def bytes_of(token_ids) -> str:
@@ -144,6 +152,7 @@ async def test_what_is_no_call_is_content(cluster, client, text, is_streaming):
         content, reason = choice.message.content, choice.finish_reason
         assert choice.message.tool_calls is None
     assert (content, reason) == (text, "stop")
+    assert counts_of(cluster) == (1, 0, "<tool_call>" in text)
 
 
 async def test_a_call_that_is_cut_off_ends_by_length(cluster, client):
@@ -152,6 +161,7 @@ async def test_a_call_that_is_cut_off_ends_by_length(cluster, client):
     (choice,) = answer.choices
     assert choice.finish_reason == "length"
     assert ROME.startswith(calls_of(choice.message)[0][1])
+    assert counts_of(cluster) == (1, 1, 1)
 
 
 async def test_what_was_called_goes_back_into_the_conversation(cluster, client):

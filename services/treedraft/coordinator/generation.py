@@ -187,12 +187,15 @@ class Coordinator:
         if session is not None:
             self._accounts.begin(request)
             answer = request.answer(session, request.model)
+            if query.tools:
+                self._metrics.tools_offered()
             events = with_calls_read(
                 self.rollout.counted(request.placement, answer),
                 query.tools.names if query.tools else (),
                 session.known,
                 query.stopping,
                 self.tool_formats,
+                self._metrics,
             )
             async for event in events:
                 yield event

@@ -80,12 +80,13 @@ class Resumption:
             if record.finish_reason is None:
                 session = self._take_over(request, record, known, query)
         if session is None:
-            events = self._replay(request, record, known, query)
+            events, metrics = self._replay(request, record, known, query), None
         else:
             events = request.answer(session, record.request.model)
+            metrics = self._services.metrics
         asked = record.request
         events = with_calls_read(
-            events, asked.tool_names, known, asked.stopping, self._tool_formats
+            events, asked.tool_names, known, asked.stopping, self._tool_formats, metrics
         )
         async for event in events:
             yield event

@@ -13,6 +13,7 @@ from treedraft.coordinator.catalog import KnownModel
 from treedraft.coordinator.text_output import TextOutput
 from treedraft.core.generation import Delta, GenerateEvent, Started
 from treedraft.core.sampling import StoppingCriteria
+from treedraft.telemetry.metrics import Metrics
 from treedraft.text.tokenizer import Tokenizer
 from treedraft.text.tool_formats.format import ToolFormat
 from treedraft.text.tool_formats.formats import ToolFormats
@@ -24,17 +25,22 @@ def with_calls_read(
     known: KnownModel,
     stopping: StoppingCriteria,
     formats: ToolFormats,
+    metrics: Metrics | None = None,
 ) -> AsyncGenerator[GenerateEvent, None]:
-    """Return the events of an answer that may call these tools; without tools, as they are."""
+    """Return the events of an answer that may call these tools; without tools, as they are.
+
+    What it called is counted in `metrics` at its end.
+    """
     model = known.description
     tool_format = formats.find(model.model, model.chat_template) if tool_names else None
     if tool_format is None:
         return events
-    return _read(events, AnswerText(tool_format, tool_names, known.tokenizer, stopping))
+    text = AnswerText(tool_format, tool_names, known.tokenizer, stopping)
+    return _read(events, text, metrics)
 
 
 async def _read(
-    events: AsyncGenerator[GenerateEvent, None], text: "AnswerText"
+    events: AsyncGenerator[GenerateEvent, None], text: "AnswerText", metrics: Metrics | None
 ) -> AsyncGenerator[GenerateEvent, None]:
     async with aclosing(events):
         async for event in events:
@@ -45,6 +51,8 @@ async def _read(
                 yield text.take(event)
             else:
                 closing = text.finish()
+                if metrics is not None:
+                    metrics.calls_read(text.num_calls, text.num_malformed)
                 if closing.text or closing.tool_calls:
                     yield closing
                 yield replace(event, has_tool_calls=text.has_calls)
@@ -76,6 +84,16 @@ class AnswerText:
     def has_calls(self) -> bool:
         """Whether something was called."""
         return self._reader.has_calls
+
+    @property
+    def num_calls(self) -> int:
+        """How many calls have been told."""
+        return self._reader.num_calls
+
+    @property
+    def num_malformed(self) -> int:
+        """How many calls are none after all, or have arguments that are no whole JSON."""
+        return self._reader.num_malformed
 
     def begin(self, session_id: str) -> None:
         """Note the session: ids of calls are made of it, so who asks again gets the same."""

@@ -197,6 +197,17 @@ METRICS: Final = (
         _DOORS,
         names.LABEL_REASON,
     ),
+    _counter(names.METRIC_TOOL_ANSWERS, "Answers that began with tools to call.", (COORDINATOR,)),
+    _counter(
+        names.METRIC_TOOL_CALLS,
+        "Tool calls read out of answers, those with malformed arguments included.",
+        (COORDINATOR,),
+    ),
+    _counter(
+        names.METRIC_TOOL_CALLS_MALFORMED,
+        "Tool calls that were begun and are none, or whose arguments are no JSON or were cut off.",
+        (COORDINATOR,),
+    ),
     _counter(
         names.METRIC_FAILOVERS,
         "Sessions that moved to another target, by why they left the last one.",

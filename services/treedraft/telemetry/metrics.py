@@ -86,6 +86,9 @@ class Metrics:
         self._failed = make.counter(names.METRIC_SESSIONS_FAILED)
         self._failovers = make.counter(names.METRIC_FAILOVERS)
         self._link_failures = make.counter(names.METRIC_LINK_FAILURES)
+        self._tool_answers = make.counter(names.METRIC_TOOL_ANSWERS)
+        self._tool_calls = make.counter(names.METRIC_TOOL_CALLS)
+        self._malformed_calls = make.counter(names.METRIC_TOOL_CALLS_MALFORMED)
 
     def _init_state(self, make: Instruments) -> None:
         self._sessions = make.gauge(names.METRIC_SESSIONS)
@@ -208,6 +211,15 @@ class Metrics:
     def session_moved(self, cause: str) -> None:
         """Count a session that goes on at another target, by why it left the last one."""
         self._failovers.labels(cause).inc()
+
+    def tools_offered(self) -> None:
+        """Count an answer that may call tools."""
+        self._tool_answers.inc()
+
+    def calls_read(self, num_calls: int, num_malformed: int) -> None:
+        """Count the tool calls of an answer that came to its end."""
+        self._tool_calls.inc(num_calls)
+        self._malformed_calls.inc(num_malformed)
 
     # How the process is.
 

@@ -152,6 +152,9 @@ METRIC_SESSION_SECONDS: Final = "treedraft_session_seconds"
 METRIC_SESSIONS_FINISHED: Final = "treedraft_sessions_finished_total"
 METRIC_SESSIONS_FAILED: Final = "treedraft_sessions_failed_total"
 METRIC_FAILOVERS: Final = "treedraft_failovers_total"
+METRIC_TOOL_ANSWERS: Final = "treedraft_tool_answers_total"
+METRIC_TOOL_CALLS: Final = "treedraft_tool_calls_total"
+METRIC_TOOL_CALLS_MALFORMED: Final = "treedraft_tool_calls_malformed_total"
 
 # Metrics: how a process is.
 METRIC_LINK_FAILURES: Final = "treedraft_link_failures_total"

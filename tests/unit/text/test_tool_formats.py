@@ -155,6 +155,20 @@ def test_arguments_that_are_no_json_are_passed_on_as_they_are(name, text, argume
 
 
 @pytest.mark.parametrize(("name", "text"), ALL_TEXTS)
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_calls_are_counted_and_those_that_are_malformed(name, text, is_cut):
+    reader = FORMATS[name].reader(NAMES, str)
+    for piece in list(text) if is_cut else [text]:
+        reader.push(piece)
+    reader.finish()
+    assert reader.num_calls == len(read(name, [text])[1])
+    # What nothing marks as a call was none to begin with.
+    is_marked = any(marker in text for marker in FORMATS[name].markers)
+    is_malformed = (name, text) in [one[:2] for one in BROKEN]
+    assert reader.num_malformed == (is_malformed or ((name, text) in NO_CALLS and is_marked))
+
+
+@pytest.mark.parametrize(("name", "text"), ALL_TEXTS)
 def test_how_a_text_is_cut_makes_no_difference(name, text):
     whole = read(name, [text])
     assert read(name, list(text)) == whole

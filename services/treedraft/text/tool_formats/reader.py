@@ -42,7 +42,9 @@ class CallReader:
         self._buffer = ""
         self._opened = ""  # what was taken for the opening of a call
         self._is_final = False
-        self._num_calls = 0
+        self.num_calls = 0
+        # What was marked as a call and is none, and calls whose arguments are no whole JSON.
+        self.num_malformed = 0
         self._state: Callable[[], bool] = self._read_content
         self._scanner, self._num_scanned = ObjectScanner(), 0
         self._tail: list[str] = []
@@ -52,7 +54,7 @@ class CallReader:
     @property
     def has_calls(self) -> bool:
         """Whether a call has been told."""
-        return self._num_calls > 0
+        return self.num_calls > 0
 
     def push(self, text: str) -> tuple[str, tuple[ToolCallPiece, ...]]:
         """Take the next piece of text; return content and pieces of calls that are certain."""
@@ -66,7 +68,9 @@ class CallReader:
     def finish(self) -> tuple[str, tuple[ToolCallPiece, ...]]:
         """Return what was kept back, now that no text follows."""
         self._is_final = True
-        return self.push("")
+        told = self.push("")
+        self.num_malformed += self._state == self._read_arguments  # which were cut off
+        return told
 
     def _look(self) -> Opening | int:
         """Return where a call is opened, or how much of the buffer is surely content."""
@@ -128,6 +132,7 @@ class CallReader:
             self._tail = list(self.tail[1:])  # the object's own brace has been read
         else:
             self._tell(self._opened)
+            self.num_malformed += bool(self._opened.strip())
             self._state = self._read_content
             self._refused()
         return True
@@ -142,6 +147,7 @@ class CallReader:
         if self._scanner.status is ObjectStatus.ENDED:
             self._end_arguments()
         elif self._scanner.status is ObjectStatus.BROKEN:
+            self.num_malformed += 1
             self._state = self._read_broken_arguments
         return self._scanner.status is not ObjectStatus.OPEN
 
@@ -198,14 +204,14 @@ class CallReader:
             self._content.append(content)
 
     def _begin_call(self, name: str) -> None:
-        index = self._num_calls
-        self._num_calls += 1
+        index = self.num_calls
+        self.num_calls += 1
         self._pieces.append(ToolCallPiece(index, "", self._new_id(index), name))
 
     def _add_arguments(self, text: str) -> None:
         if not text:
             return
-        index, last = self._num_calls - 1, self._pieces[-1] if self._pieces else None
+        index, last = self.num_calls - 1, self._pieces[-1] if self._pieces else None
         if last is not None and last.index == index:
             self._pieces[-1] = ToolCallPiece(index, last.arguments + text, last.call_id, last.name)
         else:
