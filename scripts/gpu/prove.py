@@ -23,6 +23,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,46 +104,66 @@ def cuts(_options: argparse.Namespace, device: torch.device) -> Any:
     return {name: search(device, name) for name in SHAPES} if device.type == "cuda" else {}
 
 
+@dataclass(frozen=True)
+class _Load:
+    """One run of the bench: requests at once, length of answers, and settings of services."""
+
+    name: str
+    at_once: tuple[int, ...]
+    tokens: int
+    repeats: int
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+_IN_TURNS = {
+    "TREEDRAFT_DRAFT__GROWTH__SHARES_DEVICE": "true",
+    "TREEDRAFT_TARGET__PATIENCE__TAKES_TURNS": "true",
+}
+_LOADS = (
+    _Load("one stream, in turns", (1,), 128, 3, _IN_TURNS),
+    _Load("one stream, at will", (1,), 128, 3),
+    _Load(
+        "one stream, always drafting",
+        (1,),
+        128,
+        2,
+        {**_IN_TURNS, "TREEDRAFT_TARGET__GATE__ENABLED": "false"},
+    ),
+    _Load("sweep", (4, 16, 64, 256), 64, 2, _IN_TURNS),
+)
+_TINY_LOADS = (_Load("tiny", (1,), 8, 1),)
+
+
 def exchange(options: argparse.Namespace, device: torch.device) -> Any:
     """Measure target and drafter as processes of their own, over gRPC."""
     found = {}
-    out = Path(options.out)
-    for name, at_once, tokens, repeats, levels in _loads(options):
-        file = out / f"bench-{name}.json"
+    for load in _TINY_LOADS if options.tiny else _LOADS:
+        if options.loads and load.name not in options.loads:
+            continue
+        file = Path(options.out) / f"bench-{load.name}.json"
         command = [sys.executable, "-m", "treedraft.cli", "bench", "--without-transformers"]
         command += ["--target", options.weights, "--device", device.type, "--json", str(file)]
         command += ["--dtype", "bfloat16" if device.type == "cuda" else "float32"]
-        command += ["--draft", options.draft, "--tokens", str(tokens), "--repeats", str(repeats)]
-        for count in at_once:
+        command += ["--draft", options.draft, "--tokens", str(load.tokens)]
+        command += ["--repeats", str(load.repeats)]
+        for count in load.at_once:
             command += ["--at-once", str(count)]
         settings = {
             "TREEDRAFT_TARGET__KV__TOKENS": "131072",
             "TREEDRAFT_TARGET__MAX_SESSIONS": "256",
             "TREEDRAFT_DRAFT__KV_TOKENS": "131072",
-            "TREEDRAFT_DRAFT__GROWTH__LEVELS": str(levels),
         }
         done = subprocess.run(
             command,
-            env={**os.environ, **({} if options.tiny else settings)},
+            env={**os.environ, **({} if options.tiny else settings), **load.settings},
             capture_output=True,
             text=True,
             check=False,
             timeout=options.limit,
         )
         print(done.stdout[-6000:], done.stderr[-4000:])
-        found[name] = done.stdout[-3000:] if done.returncode == 0 else done.stderr[-1500:]
+        found[load.name] = done.stdout[-3000:] if done.returncode == 0 else done.stderr[-1500:]
     return found
-
-
-def _loads(options: argparse.Namespace) -> list[tuple[str, tuple[int, ...], int, int, int]]:
-    """Return name, requests at once, tokens, repeats, and levels that drafters grow at once."""
-    if options.tiny:
-        return [("tiny", (1,), 8, 1, 1)]
-    return [
-        ("one stream", (1,), 128, 3, 3),
-        ("one stream, single passes", (1,), 128, 2, 1),
-        ("sweep", (4, 16, 64, 256), 64, 1, 3),
-    ]
 
 
 SECTIONS: dict[str, tuple[Section, int]] = {
@@ -164,6 +185,7 @@ def main() -> int:
     parser.add_argument("--draft", default="auto", help="drafter for the exchange")
     parser.add_argument("--out", required=True)
     parser.add_argument("--only", nargs="*", default=[], choices=[*SECTIONS, []])
+    parser.add_argument("--loads", nargs="*", default=[], help="of the exchange; all by default")
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--limit", type=int, default=0, help="seconds a section may take")
@@ -184,6 +206,8 @@ def _run_apart(name: str, options: argparse.Namespace, out: Path) -> None:
     limit = options.limit or SECTIONS[name][1]
     command = [sys.executable, "-m", "scripts.gpu.prove", "--here", name]
     command += ["--weights", options.weights, "--draft", options.draft, "--out", str(out)]
+    if options.loads:
+        command += ["--loads", *options.loads]
     command += ["--limit", str(limit), *(["--tiny"] if options.tiny else [])]
     own = [str(Path(name).resolve()) for name in ("services", ".")]
     paths = [*own, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 import torch
 
+from treedraft.draft.level_warm_up import warm_up_levels
 from treedraft.draft.model_children import DraftLimits
 from treedraft.draft.model_grower import ModelGrower
 from treedraft.draft.model_levels import LevelSteps
@@ -28,6 +29,8 @@ from treedraft.inference.runner import Runner
 from treedraft.inference.segment import Segment
 
 _SWEEPS = 4
+# A size is launched when it comes first, recorded as a graph when it comes again.
+_LAUNCH_AND_RECORD = 2
 
 _log = structlog.get_logger(__name__)
 
@@ -113,6 +116,9 @@ def _level_steps(
         grower = NativeLevelGrower(model.native, kv, **how)
     elif is_available(model.device, model.dtype):
         grower = _fused_level_grower(model.native, kv, how)
+        if grower:
+            sessions = range(1, grower.max_sessions + 1)
+            warm_up_levels(grower, pool, limits, settings, num_sessions=sessions)
     return LevelSteps(grower, pool, limits, settings) if grower else None
 
 
@@ -129,6 +135,8 @@ def _warm_up(runner: Runner, *, max_rows: int) -> dict[int, float]:
     They write to slots that hold nothing yet.
     """
     sizes = [2**exponent for exponent in range(max_rows.bit_length())]
+    for size in [size for size in runner.sizes if size <= max_rows] * _LAUNCH_AND_RECORD:
+        _time_pass(runner, size)
     # Sweep after sweep: what else the machine does for a moment, such as loading a
     # target, must not fall on all passes of one size.
     sweeps = [[_time_pass(runner, size) for size in sizes] for _ in range(_SWEEPS)]

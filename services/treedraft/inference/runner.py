@@ -40,6 +40,10 @@ _MASK_ALIGNMENT = 16
 class PassDecoder(Protocol):
     """Runs whole passes in place of a module."""
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of rows that passes are padded to; none where each is run as it is."""
+
     def run(self, segments: Sequence[Segment], pool: KVPool) -> torch.Tensor:
         """Return the logits of all output rows, float32; the next pass may write over them."""
 
@@ -101,6 +105,11 @@ class Runner:
         num_heads: int = model.module.config.get_text_config().num_attention_heads  # type: ignore[union-attr, operator]
         self._num_query_groups = num_heads // model.num_kv_heads
         self._scratch = pool.keys.new_empty((2, 0, pool.head_dim))
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of rows whose first passes take longer than all later ones."""
+        return self.model.native.sizes if self.model.native else ()
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> torch.Tensor:

@@ -18,6 +18,10 @@ _SWEEPS = 8
 _CONTEXT = 128
 # Sessions of one row each, in the pass that tells what a session adds.
 _SESSIONS = 16
+# A size is launched when it comes first, recorded as a graph when it comes again.
+_LAUNCH_AND_RECORD = 2
+# Rows of plain steps and of trees for which graphs are there from the start.
+_MOST_RECORDED = 512
 
 
 def warm_up(runner: Runner, costs: StepCosts, *, max_rows: int) -> None:
@@ -27,6 +31,9 @@ def warm_up(runner: Runner, costs: StepCosts, *, max_rows: int) -> None:
     """
     sizes = [2**exponent for exponent in range(max_rows.bit_length())]
     num_sessions = min(_SESSIONS, max_rows)
+    most = min(_MOST_RECORDED, runner.pool.num_slots)
+    for size in [size for size in runner.sizes if size <= most] * _LAUNCH_AND_RECORD:
+        _time_pass(runner, size, 1)
     shapes = [*((size, 1) for size in sizes), (num_sessions, num_sessions)]
     # Sweep after sweep: what else the machine does for a moment, such as loading a
     # drafter, must not fall on all passes of one size.

@@ -23,7 +23,8 @@ from treedraft.inference.fused.kernels.norm import add_norm, embed_norm, final_n
 from treedraft.inference.fused.kernels.product import gated_product, product
 from treedraft.inference.fused.kernels.turn import turn_and_store
 from treedraft.inference.fused.layout import Column, PassLayout, lay_out
-from treedraft.inference.fused.plans import KEY_BLOCK, NUM_PARTS, ProductPlan, row_tile
+from treedraft.inference.fused.plans import KEY_BLOCK, NUM_PARTS, ROW_BUCKETS, ProductPlan, row_tile
+from treedraft.inference.fused.support import can_come_early
 from treedraft.inference.fused.weights import LayerWeights, take_weights
 from treedraft.inference.fused.workspace import Capacity, PassView, Workspace
 from treedraft.inference.kv_pool import KVPool
@@ -36,12 +37,15 @@ _SMALLEST_DOT = 16
 class FusedDecoder:
     """A Llama-like decoder whose passes are kernels of ours. Used by one thread."""
 
-    def __init__(self, module: PreTrainedModel, *, uses_graphs: bool = True) -> None:
+    def __init__(
+        self, module: PreTrainedModel, *, uses_graphs: bool = True, comes_early: bool = True
+    ) -> None:
         """Take the weights of `module`, of a kind that `support.can_fuse` knows.
 
         Args:
             module: on its device; it keeps no linear layer of its own.
             uses_graphs: whether passes are replayed where there is CUDA.
+            comes_early: whether kernels come up before the last is over where they can.
         """
         self.weights = take_weights(module)
         self.vocab_size = self.weights.shape.vocab_size
@@ -49,9 +53,28 @@ class FusedDecoder:
         self._hidden_block = triton.next_power_of_2(shape.hidden)
         self._norm_warps = 4 if self._hidden_block <= 2048 else 8
         self._padded_group = max(_SMALLEST_DOT, triton.next_power_of_2(shape.group))
-        is_on_cuda = self.weights.head.device.type == "cuda"
-        self._graphs = PassGraphs() if uses_graphs and is_on_cuda else None
+        device = self.weights.head.device
+        self._graphs = PassGraphs() if uses_graphs and device.type == "cuda" else None
+        self.comes_early = comes_early and can_come_early(device)
         self._workspace: Workspace | None = None
+
+    @property
+    def comes_early(self) -> bool:
+        """Whether kernels come up before the last is over; what was recorded goes if it changes."""
+        return self._is_early
+
+    @comes_early.setter
+    def comes_early(self, is_early: bool) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
+        self._is_early = is_early
+        # The interpreter knows no such way to launch.
+        self._early = {"IS_EARLY": True, "launch_pdl": True} if is_early else {}
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of rows that passes are padded to, each of which has a graph of its own."""
+        return ROW_BUCKETS if self._graphs else ()
 
     @torch.inference_mode()
     def run(self, segments: Sequence[Segment], pool: KVPool) -> Tensor:
@@ -104,6 +127,7 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
+            **self._early,
         )
         for index, layer in enumerate(weights.layers):
             if index:
@@ -123,6 +147,7 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
+            **self._early,
         )
         self._product(space.normed, weights.head, space.logits, 0, weights.plans.head, num_outputs)
 
@@ -155,6 +180,7 @@ class FusedDecoder:
             HEAD_DIM=shape.head_dim,
             HAS_BIAS=layer.bias.numel() > 0,
             num_warps=1,
+            **self._early,
         )
 
     def _attend(self, space: Workspace, view: PassView, index: int) -> None:
@@ -179,10 +205,11 @@ class FusedDecoder:
             **sizes,
             num_warps=4,
             num_stages=2,
+            **self._early,
         )
         lengths = view.columns[Column.LINE_LENGTH], view.columns[Column.PATH_LENGTH]
         combine[(view.num_rows, shape.num_heads)](
-            *parts, *lengths, space.attended, **sizes, num_warps=2
+            *parts, *lengths, space.attended, **sizes, num_warps=2, **self._early
         )
 
     def _mlp(self, space: Workspace, num_rows: int, layer: LayerWeights) -> None:
@@ -198,6 +225,7 @@ class FusedDecoder:
             BLOCK_K=plans.gate_up.block_k,
             num_warps=plans.gate_up.num_warps,
             num_stages=plans.gate_up.num_stages,
+            **self._early_of(plans.gate_up),
         )
         stride = space.capacity.rows * self.weights.shape.hidden
         self._product(space.activated, layer.down, space.parts, stride, plans.down, num_rows)
@@ -215,10 +243,15 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
+            **self._early,
         )
 
-    @staticmethod
+    def _early_of(self, plan: ProductPlan) -> dict[str, int | bool]:
+        """Return how a product is launched so that it may come up early."""
+        return {"EARLY_LINES": plan.early_lines, "launch_pdl": True} if self._is_early else {}
+
     def _product(
+        self,
         inputs: Tensor,
         weight: Tensor,
         parts: Tensor,
@@ -240,4 +273,5 @@ class FusedDecoder:
             BLOCK_K=plan.block_k,
             num_warps=plan.num_warps,
             num_stages=plan.num_stages,
+            **self._early_of(plan),
         )

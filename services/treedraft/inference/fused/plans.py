@@ -22,6 +22,10 @@ NUM_PARTS = 16
 # Enough programs to keep all multiprocessors reading; an H100 has 132.
 _WANTED_PROGRAMS = 264
 _LEAST_STEPS = 2  # blocks of inputs that a program goes through at least
+# Of each row of weights, in lines of 64 numbers, that a program fetches before its inputs
+# are there: with 32 rows a program and two programs a multiprocessor, 8 MB of 50 in the L2.
+_MAX_EARLY_LINES = 8
+_NUMBERS_IN_LINE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,12 @@ class ProductPlan:
     def num_splits(self) -> int:
         """Parts that the inputs are cut into."""
         return -(-self.inputs // self.split_inputs)
+
+    @property
+    def early_lines(self) -> int:
+        """Cache lines that a program fetches of each of its rows: a power of two, none too many."""
+        lines = min(_MAX_EARLY_LINES, self.split_inputs // _NUMBERS_IN_LINE)
+        return 1 << max(0, lines.bit_length() - 1)
 
     @property
     def num_column_programs(self) -> int:

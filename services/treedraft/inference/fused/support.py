@@ -28,6 +28,11 @@ def _is_able(device: torch.device) -> bool:
     return has_triton and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def can_come_early(device: torch.device) -> bool:
+    """Return whether a kernel may come up on a device while the one before still runs."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def triton_version() -> str:
     """Return which Triton compiles the kernels, since it decides how they round."""
     return f"triton-{version('triton')}"

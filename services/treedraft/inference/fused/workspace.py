@@ -14,7 +14,7 @@ from treedraft.inference.fused.plans import MAX_ROWS, NUM_PARTS, padded_rows
 from treedraft.inference.fused.weights import DecoderWeights
 from treedraft.inference.kv_pool import KVPool
 
-_FIRST_OUTPUTS = 256
+_FIRST_OUTPUTS = 512
 _FIRST_SLOTS = 1 << 18
 # Where the paths of rows go that the device itself makes up, see `levels`.
 MAX_PATH = 64

@@ -111,6 +111,11 @@ class NativeDecoder:
         if handle := getattr(self, "_handle", None):
             self._library.treedraft_decoder_free(handle)
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        """None: a pass is run as it is, and the first as quickly as the next."""
+        return ()
+
     def run(self, segments: Sequence[Segment], pool: KVPool) -> Tensor:
         """Run one pass over segments, as `forward` does over rows."""
         return self.forward(rows_of(segments, pool.num_slots), pool)

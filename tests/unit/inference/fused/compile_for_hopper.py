@@ -49,7 +49,7 @@ def compiled(kernel, constants, *, num_warps=4, num_stages=3, types=None):
     result = triton.compile(
         ASTSource(kernel, signature, constexprs=values, attrs=attributes),
         target=TARGET,
-        options={"num_warps": num_warps, "num_stages": num_stages},
+        options={"num_warps": num_warps, "num_stages": num_stages, "launch_pdl": True},
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(result.asm["cubin"])
@@ -66,6 +66,9 @@ def compiled(kernel, constants, *, num_warps=4, num_stages=3, types=None):
         "shared": result.metadata.shared,
         "mma_sync": ptx.count("mma.sync"),
         "wgmma": ptx.count("wgmma.mma_async"),
+        "waits": ptx.count("griddepcontrol.wait"),
+        "releases": ptx.count("griddepcontrol.launch_dependents"),
+        "fetches": ptx.count("prefetch.global.L2"),
     }
 
 
@@ -83,22 +86,24 @@ def products(hidden, qkv, attended, intermediate, vocab):
 
 
 def _blocks(plan, tile):
-    return {"BLOCK_M": tile, "BLOCK_N": plan.block_n, "BLOCK_K": plan.block_k}
+    blocks = {"BLOCK_M": tile, "BLOCK_N": plan.block_n, "BLOCK_K": plan.block_k}
+    return blocks | {"EARLY_LINES": plan.early_lines}
 
 
 def others(hidden, num_heads, num_kv_heads, head_dim, vocab):
     """Compile everything else of a model."""
-    row = {"HIDDEN": hidden, "BLOCK": triton.next_power_of_2(hidden)}
+    early = {"IS_EARLY": True}
+    row = {"HIDDEN": hidden, "BLOCK": triton.next_power_of_2(hidden), **early}
     warps = 4 if hidden <= 2048 else 8
     yield compiled(norm.embed_norm, row, num_warps=warps)
     yield compiled(norm.add_norm, {"NUM_SPLITS": 3, **row}, num_warps=warps)
     yield compiled(norm.final_norm, {"NUM_SPLITS": 3, **row}, num_warps=warps)
     heads = {"NUM_HEADS": num_heads, "NUM_KV_HEADS": num_kv_heads, "HEAD_DIM": head_dim}
     bf16 = {"keys": "*bf16"}
-    turned = {"NUM_SPLITS": 2, "HAS_BIAS": True, **heads}
+    turned = {"NUM_SPLITS": 2, "HAS_BIAS": True, **heads, **early}
     yield compiled(turn.turn_and_store, turned, num_warps=1, types=bf16)
     group = {"NUM_KV_HEADS": num_kv_heads, "GROUP": num_heads // num_kv_heads}
-    cut = {**group, "HEAD_DIM": head_dim, "BLOCK": KEY_BLOCK, "NUM_PARTS": NUM_PARTS}
+    cut = {**group, "HEAD_DIM": head_dim, "BLOCK": KEY_BLOCK, "NUM_PARTS": NUM_PARTS, **early}
     yield compiled(attention.attend, {"PADDED_GROUP": 16, **cut}, num_stages=2, types=bf16)
     yield compiled(attention.combine, cut, num_warps=2)
     parts = -(-vocab // 2048)

@@ -13,6 +13,11 @@ import pytest
 
 pytest.importorskip("triton", reason="no Triton here")
 
+KERNELS_OF_A_PASS = (
+    *("embed_norm", "add_norm", "final_norm", "product", "gated_product"),
+    *("turn_and_store", "attend", "combine"),
+)
+
 
 def test_kernels_compile_without_spills_by_one_kind_of_instruction(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -30,4 +35,8 @@ def test_kernels_compile_without_spills_by_one_kind_of_instruction(tmp_path):
     for kernel in found:
         assert kernel["spilled"] == 0, kernel
         assert kernel["wgmma"] == 0, kernel
+        # What comes up before the last kernel is over waits for it, once and first of all.
+        is_of_pass = kernel["kernel"] in KERNELS_OF_A_PASS
+        assert kernel["waits"] == kernel["releases"] == is_of_pass, kernel
+        assert bool(kernel["fetches"]) == kernel["kernel"].endswith("product"), kernel
         assert kernel["mma_sync"] or kernel["kernel"] not in ("product", "gated_product", "attend")

@@ -16,6 +16,8 @@ are the rows of one small matrix product.
 import triton
 import triton.language as tl
 
+from treedraft.inference.fused.kernels.early import await_last, release_next
+
 
 @triton.jit
 def attend(
@@ -37,8 +39,11 @@ def attend(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     NUM_PARTS: tl.constexpr,
+    IS_EARLY: tl.constexpr = False,
 ):
     """Attend to every NUM_PARTS-th block of a row's keys, for the heads of one key head."""
+    release_next(IS_EARLY)
+    await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     part = tl.program_id(2)
@@ -95,8 +100,11 @@ def combine(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     NUM_PARTS: tl.constexpr,
+    IS_EARLY: tl.constexpr = False,
 ):
     """Join the parts of one head of one row; a row that sees nothing gets zeros."""
+    release_next(IS_EARLY)
+    await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     length = tl.load(line_lengths + row) + tl.load(path_lengths + row)

@@ -7,6 +7,8 @@ One program a row. The residual stream is float32, whatever the weights are.
 import triton
 import triton.language as tl
 
+from treedraft.inference.fused.kernels.early import await_last, release_next
+
 
 @triton.jit
 def _write_normed(state, weight, normed, row, at, is_real, epsilon, HIDDEN: tl.constexpr):
@@ -26,8 +28,11 @@ def embed_norm(
     epsilon,
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
+    IS_EARLY: tl.constexpr = False,
 ):
     """Begin a pass: the embedding of every row, and its norm."""
+    release_next(IS_EARLY)
+    await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     is_real = at < HIDDEN
@@ -48,8 +53,11 @@ def add_norm(
     NUM_SPLITS: tl.constexpr,
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
+    IS_EARLY: tl.constexpr = False,
 ):
     """Add a product to the residual stream and norm what comes out."""
+    release_next(IS_EARLY)
+    await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     is_real = at < HIDDEN
@@ -72,8 +80,11 @@ def final_norm(
     NUM_SPLITS: tl.constexpr,
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
+    IS_EARLY: tl.constexpr = False,
 ):
     """Norm the last states of the rows whose logits are wanted."""
+    release_next(IS_EARLY)
+    await_last(IS_EARLY)
     place = tl.program_id(0).to(tl.int64)
     row = tl.load(output_rows + place).to(tl.int64)
     at = tl.arange(0, BLOCK)

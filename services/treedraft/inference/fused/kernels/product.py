@@ -13,6 +13,8 @@ follows from the shape of the weights alone.
 import triton
 import triton.language as tl
 
+from treedraft.inference.fused.kernels.early import await_last, fetch, release_next
+
 
 @triton.jit
 def product(
@@ -26,6 +28,7 @@ def product(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    EARLY_LINES: tl.constexpr = 0,  # of each row of weights, fetched before inputs are there
 ):
     """Write the parts of `inputs @ weight.T`."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -33,6 +36,10 @@ def product(
     split = tl.program_id(2)
     is_real = columns < OUTPUTS
     sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    release_next(EARLY_LINES > 0)
+    own = tl.minimum(columns, OUTPUTS - 1).to(tl.int64)
+    fetch(weight + own * INPUTS + split * SPLIT_INPUTS, EARLY_LINES)
+    await_last(EARLY_LINES > 0)
     weight_rows = weight + columns[:, None].to(tl.int64) * INPUTS
     for offset in range(0, SPLIT_INPUTS, BLOCK_K):
         at = split * SPLIT_INPUTS + offset + tl.arange(0, BLOCK_K)
@@ -58,6 +65,7 @@ def gated_product(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    EARLY_LINES: tl.constexpr = 0,  # of each row of weights, fetched before inputs are there
 ):
     """Write `silu(inputs @ gates.T) * (inputs @ rest.T)`."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -65,6 +73,11 @@ def gated_product(
     is_real = columns < OUTPUTS
     gates = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     gated = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    release_next(EARLY_LINES > 0)
+    own = tl.minimum(columns, OUTPUTS - 1).to(tl.int64)
+    fetch(weight + own * INPUTS, EARLY_LINES)
+    fetch(weight + (OUTPUTS + own) * INPUTS, EARLY_LINES)
+    await_last(EARLY_LINES > 0)
     gate_rows = weight + columns[:, None].to(tl.int64) * INPUTS
     for offset in range(0, INPUTS, BLOCK_K):
         at = offset + tl.arange(0, BLOCK_K)

@@ -8,6 +8,8 @@ it. A row without a slot, such as padding, writes nothing to the pool.
 import triton
 import triton.language as tl
 
+from treedraft.inference.fused.kernels.early import await_last, release_next
+
 
 @triton.jit
 def _load_half(parts, part_stride, bias, place, column, NUM_SPLITS: tl.constexpr, HAS_BIAS):
@@ -36,8 +38,11 @@ def turn_and_store(
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    IS_EARLY: tl.constexpr = False,
 ):
     """Take one head of one row where it belongs."""
+    release_next(IS_EARLY)
+    await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     HALF: tl.constexpr = HEAD_DIM // 2

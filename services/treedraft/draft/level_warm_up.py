@@ -1,0 +1,85 @@
+"""Runs steps of several levels at the sizes to come, before the first session does.
+
+Where levels are a graph, a size is launched when it comes first and recorded when it
+comes again; either takes ten times as long as to replay it.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+import numpy as np
+
+from treedraft.core.sampling import SamplingParameters
+from treedraft.draft.model_children import DraftLimits
+from treedraft.draft.settings import GrowthSettings
+from treedraft.inference.block_pool import SlotPool
+from treedraft.inference.law import LawRow
+from treedraft.inference.level_growth import LevelGrower, Seed
+from treedraft.inference.segment import Segment
+
+# Tokens that a drafter has mostly missed of a session when it grows the next tree, at most.
+_MAX_MISSING = 4
+_LAUNCH_AND_RECORD = 2
+
+
+def warm_up_levels(
+    grower: LevelGrower,
+    pool: SlotPool,
+    limits: DraftLimits,
+    settings: GrowthSettings,
+    *,
+    num_sessions: Iterable[int],
+) -> None:
+    """Grow trees that nobody asked for, of so many sessions at once.
+
+    Their keys and values go into slots of `pool` that are given back; what does not fit
+    is left out.
+    """
+    missing = [(num_rows, 1) for num_rows in range(1, _MAX_MISSING + 1)]
+    nodes = [(count, count) for count in range(2, settings.max_rows_per_session + 1)]
+    for count, (num_rows, num_places) in product(num_sessions, [*missing, *nodes]):
+        each = num_rows + settings.levels * settings.max_rows_per_session
+        if pool.num_free < count * each:
+            continue
+        slots = pool.allocate(count * each)
+        shares = [slots[at : at + each] for at in range(0, len(slots), each)]
+        try:
+            for _ in range(_LAUNCH_AND_RECORD):
+                grower.grow(
+                    [_seed(own, num_rows, num_places, limits, settings) for own in shares],
+                    levels=settings.levels,
+                    width=settings.max_rows_per_session,
+                    num_children=settings.num_children,
+                    num_columns=limits.num_columns(limits.vocab_size),
+                    max_rows=settings.max_rows_per_step,
+                    worth=None,
+                )
+        finally:
+            pool.release(slots)
+
+
+def _seed(
+    slots: Sequence[int],
+    num_rows: int,
+    num_places: int,
+    limits: DraftLimits,
+    settings: GrowthSettings,
+) -> Seed:
+    own = slots[:num_rows]
+    segment = Segment(
+        token_ids=[0] * num_rows,
+        positions=range(num_rows),
+        write_slots=own,
+        context_slots=np.zeros(0, dtype=np.int64),
+        tree_slots=own,
+        tree_mask=np.tri(num_rows, dtype=np.bool_),
+        output_rows=range(num_rows - num_places, num_rows),
+    )
+    return Seed(
+        segment=segment,
+        scores=[0.0] * num_places,
+        law=LawRow(SamplingParameters(temperature=0.0), position=num_rows),
+        slots=slots[num_rows:],
+        last_position=limits.context_length - 2,
+        min_score=settings.min_score,
+    )
