@@ -23,7 +23,14 @@ from treedraft.inference.fused.kernels.norm import add_norm, embed_norm, final_n
 from treedraft.inference.fused.kernels.product import gated_product, product
 from treedraft.inference.fused.kernels.turn import turn_and_store
 from treedraft.inference.fused.layout import Column, PassLayout, lay_out
-from treedraft.inference.fused.plans import KEY_BLOCK, NUM_PARTS, ROW_BUCKETS, ProductPlan, row_tile
+from treedraft.inference.fused.plans import (
+    EARLY_ROWS,
+    KEY_BLOCK,
+    NUM_PARTS,
+    ROW_BUCKETS,
+    ProductPlan,
+    row_tile,
+)
 from treedraft.inference.fused.support import can_come_early
 from treedraft.inference.fused.weights import LayerWeights, take_weights
 from treedraft.inference.fused.workspace import Capacity, PassView, Workspace
@@ -61,15 +68,13 @@ class FusedDecoder:
     @property
     def comes_early(self) -> bool:
         """Whether kernels come up before the last is over; what was recorded goes if it changes."""
-        return self._is_early
+        return self._comes_early
 
     @comes_early.setter
     def comes_early(self, is_early: bool) -> None:
         if self._graphs is not None:
             self._graphs.clear()
-        self._is_early = is_early
-        # The interpreter knows no such way to launch.
-        self._early = {"IS_EARLY": True, "launch_pdl": True} if is_early else {}
+        self._comes_early = is_early
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -127,7 +132,7 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
-            **self._early,
+            **self._early(num_rows),
         )
         for index, layer in enumerate(weights.layers):
             if index:
@@ -147,7 +152,7 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
-            **self._early,
+            **self._early(num_outputs),
         )
         self._product(space.normed, weights.head, space.logits, 0, weights.plans.head, num_outputs)
 
@@ -180,7 +185,7 @@ class FusedDecoder:
             HEAD_DIM=shape.head_dim,
             HAS_BIAS=layer.bias.numel() > 0,
             num_warps=1,
-            **self._early,
+            **self._early(view.num_rows),
         )
 
     def _attend(self, space: Workspace, view: PassView, index: int) -> None:
@@ -205,11 +210,11 @@ class FusedDecoder:
             **sizes,
             num_warps=4,
             num_stages=2,
-            **self._early,
+            **self._early(view.num_rows),
         )
         lengths = view.columns[Column.LINE_LENGTH], view.columns[Column.PATH_LENGTH]
         combine[(view.num_rows, shape.num_heads)](
-            *parts, *lengths, space.attended, **sizes, num_warps=2, **self._early
+            *parts, *lengths, space.attended, **sizes, num_warps=2, **self._early(view.num_rows)
         )
 
     def _mlp(self, space: Workspace, num_rows: int, layer: LayerWeights) -> None:
@@ -225,7 +230,7 @@ class FusedDecoder:
             BLOCK_K=plans.gate_up.block_k,
             num_warps=plans.gate_up.num_warps,
             num_stages=plans.gate_up.num_stages,
-            **self._early_of(plans.gate_up),
+            **self._early_product(plans.gate_up, num_rows),
         )
         stride = space.capacity.rows * self.weights.shape.hidden
         self._product(space.activated, layer.down, space.parts, stride, plans.down, num_rows)
@@ -243,12 +248,18 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
-            **self._early,
+            **self._early(num_rows),
         )
 
-    def _early_of(self, plan: ProductPlan) -> dict[str, int | bool]:
-        """Return how a product is launched so that it may come up early."""
-        return {"EARLY_LINES": plan.early_lines, "launch_pdl": True} if self._is_early else {}
+    def _early(self, num_rows: int) -> dict[str, int | bool]:
+        """Return how a kernel over so many rows is launched if it is to come up early."""
+        # The interpreter knows no such way to launch.
+        is_early = self._comes_early and num_rows >= EARLY_ROWS
+        return {"IS_EARLY": True, "launch_pdl": True} if is_early else {}
+
+    def _early_product(self, plan: ProductPlan, num_rows: int) -> dict[str, int | bool]:
+        options = self._early(num_rows)
+        return {"EARLY_LINES": plan.early_lines, "launch_pdl": True} if options else {}
 
     def _product(
         self,
@@ -273,5 +284,5 @@ class FusedDecoder:
             BLOCK_K=plan.block_k,
             num_warps=plan.num_warps,
             num_stages=plan.num_stages,
-            **self._early_of(plan),
+            **self._early_product(plan, num_rows),
         )

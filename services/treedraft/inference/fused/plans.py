@@ -22,6 +22,10 @@ NUM_PARTS = 16
 # Enough programs to keep all multiprocessors reading; an H100 has 132.
 _WANTED_PROGRAMS = 264
 _LEAST_STEPS = 2  # blocks of inputs that a program goes through at least
+# Kernels over fewer rows come up one after the other: with so few programs in each, many come
+# up at once, and a pass of one row took 0.91 ms in place of 0.81 on an H200, one of 17 rows
+# 0.71 in place of 0.86 (docs/results/h200-passes-135m-early.json).
+EARLY_ROWS = 16
 # Of each row of weights, in lines of 64 numbers, that a program fetches before its inputs
 # are there: with 32 rows a program and two programs a multiprocessor, 8 MB of 50 in the L2.
 _MAX_EARLY_LINES = 8
