@@ -186,7 +186,7 @@ class EngineHarness:
                 length = output.base_length + len(output.token_ids)
                 if self.acknowledges:
                     acknowledgement = LogAcknowledgement(output.session_id, length)
-                    self.engine.post(AcknowledgeLog(acknowledgement))
+                    self.engine.post(AcknowledgeLog([acknowledgement]))
                 self.on_output(output.session_id, result)
         if not self.is_lockstep:
             self._answer(news)

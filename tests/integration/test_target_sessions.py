@@ -32,7 +32,7 @@ def test_a_session_whose_log_is_behind_pauses_and_does_not_spin(llama, monkeypat
         assert len(harness.results["s"].token_ids) == 5
         assert len(plans) - before < 40, "the engine spins while there is nothing to do"
         harness.acknowledges = True
-        harness.engine.post(AcknowledgeLog(LogAcknowledgement("s", len(one.token_ids) + 5)))
+        harness.engine.post(AcknowledgeLog([LogAcknowledgement("s", len(one.token_ids) + 5)]))
         harness.pump(lambda: harness.results["s"].is_over)
     assert len(harness.results["s"].token_ids) == 30
 

@@ -161,7 +161,7 @@ def _run_sessions(
             moments.append((moment, len(outputs)))
             for output in outputs:
                 length = output.base_length + len(output.token_ids)
-                parts.engine.post(AcknowledgeLog(LogAcknowledgement(output.session_id, length)))
+                parts.engine.post(AcknowledgeLog([LogAcknowledgement(output.session_id, length)]))
                 if output.finish:
                     statistics.append(output.finish.statistics)
     finally:

@@ -2,6 +2,7 @@
 
 import grpc
 
+from treedraft.core.errors import InvalidRequestError
 from treedraft.core.exchange import CoordinatorFrame
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.session import SessionOutput
@@ -9,9 +10,9 @@ from treedraft.rpc.channel import MEBIBYTE, open_channel
 from treedraft.rpc.convert import (
     coordinator_frame_to_proto,
     model_description_from_proto,
-    outputs_from_proto,
 )
 from treedraft.rpc.errors import from_rpc_error
+from treedraft.rpc.numbered_sessions import StartedSessions
 from treedraft.rpc.stream import MessageStream
 from treedraft.settings import TlsSettings
 from treedraft.v1 import target_service_pb2, target_service_pb2_grpc
@@ -34,6 +35,7 @@ class SessionStream:
     def __init__(self, stream: _Stream) -> None:
         """Take over a stream; `TargetClient.run_sessions` is the way to get one."""
         self._stream = stream
+        self._sessions = StartedSessions()
 
     async def send(self, frame: CoordinatorFrame) -> None:
         """Send a frame; returns once gRPC has taken it.
@@ -42,7 +44,11 @@ class SessionStream:
             TreedraftError: why the stream is over; InvalidRequestError with
                 reason MESSAGE_TOO_LARGE leaves it as it was.
         """
-        await self._stream.write(coordinator_frame_to_proto(frame))
+        try:
+            await self._stream.write(self._sessions.frame_to_proto(frame))
+        except InvalidRequestError:
+            self._sessions.forget(spec.session_id for spec in frame.starts)
+            raise
 
     async def receive(self) -> tuple[SessionOutput, ...] | None:
         """Return what came out next, None when the stream ended well or was closed here.
@@ -51,7 +57,7 @@ class SessionStream:
             TreedraftError: why the stream broke.
         """
         message = await self._stream.read()
-        return None if message is None else outputs_from_proto(message)
+        return None if message is None else self._sessions.outputs_from_proto(message)
 
     async def close(self) -> None:
         """End the stream; the target cancels the sessions on it. Idempotent."""

@@ -273,8 +273,8 @@ class Engine:
                 self._roster.cancel(stream_id, session_id)
             case StreamEnded(stream_id):
                 self._roster.end_stream(stream_id)
-            case AcknowledgeLog(acknowledgement):
-                self._roster.acknowledge(acknowledgement)
+            case AcknowledgeLog(acknowledgements):
+                self._roster.acknowledge(acknowledgements)
             case Stop(drain):
                 self._roster.is_draining = True
                 self._is_stopped = not drain

@@ -25,9 +25,9 @@ class CancelSession:
 
 @dataclass(frozen=True, slots=True)
 class AcknowledgeLog:
-    """The session log took tokens over."""
+    """The log took tokens of some sessions over."""
 
-    acknowledgement: LogAcknowledgement
+    acknowledgements: Sequence[LogAcknowledgement]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from treedraft.core.errors import UnavailableError
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.session import SessionOutput, SessionSpec
 from treedraft.rpc import convert
+from treedraft.rpc.numbered_sessions import ServedSessions
 from treedraft.target.draft_links import DraftLinks
 from treedraft.target.engine import Engine
 from treedraft.target.events import (
@@ -99,10 +100,11 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
         stream_id = next(self._stream_ids)
         frames: _Frames = asyncio.Queue()
         self._streams[stream_id] = frames
-        reader = asyncio.create_task(self._read(backend, stream_id, request_iterator))
+        sessions = ServedSessions()
+        reader = asyncio.create_task(self._read(backend, stream_id, sessions, request_iterator))
         try:
             while (outputs := await self._next(frames)) is not None:
-                yield convert.outputs_to_proto(outputs)
+                yield sessions.outputs_to_proto(outputs)
             if reader.done():
                 await reader  # raises what ended the reading
         finally:
@@ -114,28 +116,40 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
                 backend.links.release(self._specs.pop(key).drafters)
 
     async def _next(self, frames: _Frames) -> Sequence[SessionOutput] | None:
-        """Return what is to be said next: nothing as a sign of life, None at the end."""
-        try:
-            async with asyncio.timeout(self._heartbeat_seconds):
-                return await frames.get()
-        except TimeoutError:
-            return ()
+        """Return what is to be said next: nothing as a sign of life, None at the end.
+
+        Steps that ended while the last frame was on its way are told together.
+        """
+        if frames.empty():
+            try:
+                async with asyncio.timeout(self._heartbeat_seconds):
+                    return await frames.get()
+            except TimeoutError:
+                return ()
+        outputs = frames.get_nowait()
+        while outputs is not None and not frames.empty():
+            if (more := frames.get_nowait()) is None:
+                frames.put_nowait(None)
+                break
+            outputs = [*outputs, *more]
+        return outputs
 
     async def _read(
         self,
         backend: TargetBackend,
         stream_id: int,
+        sessions: ServedSessions,
         requests: AsyncIterator[pb.RunSessionsRequest],
     ) -> None:
         try:
             async for request in requests:
-                frame = convert.coordinator_frame_from_proto(request)
+                frame = sessions.frame_from_proto(request)
                 for spec in frame.starts:
                     self._start(backend, stream_id, spec)
                 for session_id in frame.cancels:
                     self._cancel(backend, stream_id, session_id)
-                for acknowledgement in frame.acknowledgements:
-                    backend.engine.post(AcknowledgeLog(acknowledgement))
+                if frame.acknowledgements:
+                    backend.engine.post(AcknowledgeLog(frame.acknowledgements))
         finally:
             frames = self._streams.get(stream_id)
             if frames:

@@ -110,11 +110,11 @@ class SessionRoster:
         for _, session in list(self._sessions.values()):
             self.fail(session, "DRAINING", "the target is going away")
 
-    def acknowledge(self, acknowledgement: LogAcknowledgement) -> None:
-        """Note how much of a session its log holds."""
-        owned = self._sessions.get(acknowledgement.session_id)
-        if owned:
-            owned[1].logged_length = acknowledgement.logged_length
+    def acknowledge(self, acknowledgements: Sequence[LogAcknowledgement]) -> None:
+        """Note how much of sessions their log holds."""
+        for one in acknowledgements:
+            if owned := self._sessions.get(one.session_id):
+                owned[1].logged_length = one.logged_length
 
     def settle(self, outcome: RoundOutcome) -> None:
         """Pass the tokens of a round on, and the end of the text if it came."""

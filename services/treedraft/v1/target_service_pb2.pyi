@@ -138,6 +138,7 @@ class RunSessionsRequest(_message.Message):
     STARTS_FIELD_NUMBER: _builtins.int
     CANCELS_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
+    NUMBERED_FIELD_NUMBER: _builtins.int
     coordinator_id: _builtins.str
     """Name of the coordinator, in the first frame."""
     @_builtins.property
@@ -152,6 +153,12 @@ class RunSessionsRequest(_message.Message):
     def acknowledgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogAcknowledgement]:
         """What the session log has taken over."""
 
+    @_builtins.property
+    def numbered(self) -> Global___NumberedAcknowledgements:
+        """The same for sessions by their number; sent only to a target that has told
+        tokens by number.
+        """
+
     def __init__(
         self,
         *,
@@ -159,10 +166,11 @@ class RunSessionsRequest(_message.Message):
         starts: _abc.Iterable[Global___SessionStart] | None = ...,
         cancels: _abc.Iterable[Global___SessionCancel] | None = ...,
         acknowledgements: _abc.Iterable[Global___LogAcknowledgement] | None = ...,
+        numbered: Global___NumberedAcknowledgements | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["numbered", b"numbered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "cancels", b"cancels", "coordinator_id", b"coordinator_id", "starts", b"starts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "cancels", b"cancels", "coordinator_id", b"coordinator_id", "numbered", b"numbered", "starts", b"starts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,6 +196,7 @@ class SessionStart(_message.Message):
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     WATCH_ROUNDS_FIELD_NUMBER: _builtins.int
     NUM_LOGPROBS_FIELD_NUMBER: _builtins.int
+    SESSION_NUMBER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Unguessable name of the session."""
     epoch: _builtins.int
@@ -205,6 +214,10 @@ class SessionStart(_message.Message):
     num_logprobs: _builtins.int
     """Present: outputs carry log-probabilities, and so many of the most likely
     tokens with each; at most 20.
+    """
+    session_number: _builtins.int
+    """Name of the session on this stream, never given twice; 0 for none. What
+    comes out of it may then be told by number, see `NumberedTokens`.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -247,10 +260,11 @@ class SessionStart(_message.Message):
         time_limit: _duration_pb2.Duration | None = ...,
         watch_rounds: _builtins.bool = ...,
         num_logprobs: _builtins.int | None = ...,
+        session_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "num_logprobs", b"num_logprobs", "sampling", b"sampling", "speculation", b"speculation", "stopping", b"stopping", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "choice", b"choice", "drafters", b"drafters", "epoch", b"epoch", "num_logprobs", b"num_logprobs", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "speculation", b"speculation", "stopping", b"stopping", "tenant_salt", b"tenant_salt", "time_limit", b"time_limit", "token_ids", b"token_ids", "traceparent", b"traceparent", "watch_rounds", b"watch_rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "choice", b"choice", "drafters", b"drafters", "epoch", b"epoch", "num_logprobs", b"num_logprobs", "prompt_length", b"prompt_length", "sampling", b"sampling", "session_id", b"session_id", "session_number", b"session_number", "speculation", b"speculation", "stopping", b"stopping", "tenant_salt", b"tenant_salt", "time_limit", b"time_limit", "token_ids", b"token_ids", "traceparent", b"traceparent", "watch_rounds", b"watch_rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_logprobs: _TypeAlias = _typing.Literal["num_logprobs"]  # noqa: Y015
     _WhichOneofArgType__num_logprobs: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs"]  # noqa: Y015
@@ -337,28 +351,116 @@ class LogAcknowledgement(_message.Message):
 Global___LogAcknowledgement: _TypeAlias = LogAcknowledgement  # noqa: Y015
 
 @_typing.final
+class NumberedAcknowledgements(_message.Message):
+    """Says how much of some sessions the log holds; both arrays are of one length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_NUMBERS_FIELD_NUMBER: _builtins.int
+    LOGGED_LENGTHS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The sessions; a target ignores numbers of sessions that have ended."""
+
+    @_builtins.property
+    def logged_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens in the log, prompt included."""
+
+    def __init__(
+        self,
+        *,
+        session_numbers: _abc.Iterable[_builtins.int] | None = ...,
+        logged_lengths: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logged_lengths", b"logged_lengths", "session_numbers", b"session_numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NumberedAcknowledgements: _TypeAlias = NumberedAcknowledgements  # noqa: Y015
+
+@_typing.final
 class RunSessionsResponse(_message.Message):
     """One frame from target to coordinator; an empty one is a sign of life."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionOutput]:
         """What became of the sessions in this step."""
+
+    @_builtins.property
+    def tokens(self) -> Global___NumberedTokens:
+        """Tokens of those that were started with a number and of which there is
+        nothing else to tell. They come before the outputs of the same frame.
+        """
 
     def __init__(
         self,
         *,
         outputs: _abc.Iterable[Global___SessionOutput] | None = ...,
+        tokens: Global___NumberedTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outputs", b"outputs", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSessionsResponse: _TypeAlias = RunSessionsResponse  # noqa: Y015
+
+@_typing.final
+class NumberedTokens(_message.Message):
+    """New tokens of many sessions, column by column. A number stands for the
+    session and the epoch that were started with it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_NUMBERS_FIELD_NUMBER: _builtins.int
+    BASE_LENGTHS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The sessions."""
+
+    @_builtins.property
+    def base_lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Length of each before these tokens, prompt included."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many tokens each gets; empty if all get one."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens, session by session."""
+
+    @_builtins.property
+    def sources(self) -> _token_tree_pb2.TokenSourceRuns:
+        """Where each of them came from."""
+
+    def __init__(
+        self,
+        *,
+        session_numbers: _abc.Iterable[_builtins.int] | None = ...,
+        base_lengths: _abc.Iterable[_builtins.int] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        sources: _token_tree_pb2.TokenSourceRuns | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_lengths", b"base_lengths", "counts", b"counts", "session_numbers", b"session_numbers", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NumberedTokens: _TypeAlias = NumberedTokens  # noqa: Y015
 
 @_typing.final
 class SessionOutput(_message.Message):

@@ -69,6 +69,19 @@ async def test_a_stream_with_nothing_to_say_shows_signs_of_life():
         assert await stream.receive() == ()
 
 
+async def test_steps_that_ended_while_a_frame_was_on_its_way_are_told_together():
+    async with a_stream(0.01) as (servicer, stream):
+        await stream.receive()
+        steps = [output(a_spec(), base_length, [base_length]) for base_length in range(8)]
+        for step in steps:  # all of them before the stream has its turn
+            servicer.pass_on(EngineNews(outputs={1: (step,)}))
+        frames = []
+        while sum(map(len, frames)) < len(steps):
+            frames.append(await stream.receive())
+        assert [one for frame in frames for one in frame] == steps
+        assert sum(map(bool, frames)) <= 2
+
+
 async def test_a_stream_ends_when_it_is_told_to_signs_of_life_or_not():
     async with a_stream(0.01) as (servicer, stream):
         await stream.receive()
