@@ -41,6 +41,7 @@ from treedraft.coordinator.session_store.tenant_ledger import EmbeddedTenantLedg
 from treedraft.coordinator.settings import CoordinatorSettings
 from treedraft.coordinator.target_links import TargetLinks
 from treedraft.coordinator.use_cases import UseCases
+from treedraft.core.lasting_heap import keep_heap
 from treedraft.core.model_description import ModelDescription
 from treedraft.rpc.process import run_service, service_telemetry
 from treedraft.rpc.server import RpcServer, wait_for_signal
@@ -194,6 +195,7 @@ async def serve(settings: CoordinatorSettings) -> None:
         service_telemetry(_ROLE, settings.telemetry, settings.grpc) as telemetry,
         running(settings, telemetry.tracing, telemetry.metrics),
     ):
+        keep_heap()
         await wait_for_signal()
         structlog.get_logger("treedraft.coordinator").info("stopping")
 

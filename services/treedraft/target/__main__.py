@@ -11,6 +11,7 @@ import torch
 
 from treedraft.core.errors import UnavailableError
 from treedraft.core.exchange import Hello
+from treedraft.core.lasting_heap import keep_heap
 from treedraft.core.model_description import ModelDescription
 from treedraft.core.watchdog import stuck_error, until_stuck
 from treedraft.core.worker import WorkerRegistration, WorkerRole
@@ -162,6 +163,7 @@ async def _load(
     )
     backend = TargetBackend(description, parts.engine, links, parts.prepare)
     servicer.attach(backend)
+    keep_heap()
     _log.info("ready", model=description.model, device=settings.device, dtype=settings.dtype)
     return backend
 

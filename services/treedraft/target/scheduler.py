@@ -251,8 +251,9 @@ class Scheduler:
         return [p for p in provided if p.session in self._running]
 
     def _extend(self, session: TargetSession, num_slots: int) -> bool:
-        missing = -(-num_slots // self._pool.block_size) - len(session.blocks)
-        if missing > 0:
+        size = self._pool.block_size
+        if num_slots > size * len(session.blocks):
+            missing = -(-num_slots // size) - len(session.blocks)
             try:
                 session.blocks.extend(self._pool.allocate(missing))
             except OverloadedError:

@@ -16,7 +16,7 @@ tree, and a group of siblings with a law is there as a whole.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,7 @@ from treedraft.core.noise import Domain
 _Probs = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(NamedTuple):
     """The outcome of a round.
 
     `token_ids` are the emitted tokens: those of the nodes `accepted` (indices
