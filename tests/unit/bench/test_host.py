@@ -18,5 +18,6 @@ def test_an_engine_around_a_toy_is_measured(tmp_path):
     result = run_host("a toy", folder, [1, 4], num_tokens=16)
     assert [point.num_sessions for point in result.points] == [1, 4]
     assert all(point.step_ms > 0 and point.pass_ms > 0 for point in result.points)
+    assert all(point.engine_ms > 0 and min(point.wire_ms) > 0 for point in result.points)
     assert "| 4 | " in markdown(result)
     assert len(json.loads(to_json(result))["points"]) == 2
