@@ -182,7 +182,7 @@ inline void add_groups(int num_rows, const uint8_t* groups, int begin, int end,
 // sums [num_rows, kPanel] = rows [first_row, first_row + num_rows) times one panel.
 inline void multiply_byte_panel(const uint8_t* panel, const ByteRows& inputs, int first_row,
                                 int num_rows, float* sums) {
-  constexpr int kAhead = 2 * kGroupBytes;
+  constexpr int kAhead = 4 * kGroupBytes;
   const int num_blocks = (num_rows + kByteRows - 1) / kByteRows;
   std::memset(sums, 0, sizeof(float) * num_rows * kPanel);
   for (int begin = 0; begin < inputs.num_groups(); begin += kPieceGroups) {

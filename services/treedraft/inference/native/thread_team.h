@@ -7,6 +7,9 @@
 
 #include <atomic>
 #include <functional>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #include <thread>
 #include <vector>
 
@@ -28,6 +31,28 @@ inline void wait_for_change(const std::atomic<unsigned>& value, unsigned old) {
     relax();
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old);
+}
+
+// The core that the thread runs on, -1 if unknown.
+inline int own_core() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves the thread off `core` if there is another that it may use. It is free to go anywhere
+// afterwards, but schedulers leave a thread where it last ran.
+inline void leave_core(int core) {
+#if defined(__linux__)
+  cpu_set_t allowed, others;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  others = allowed;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof(others), &others) == 0)
+    sched_setaffinity(0, sizeof(allowed), &allowed);
+#endif
 }
 
 class Barrier {
@@ -68,6 +93,7 @@ class ThreadTeam {
   // `work` is given the number of the thread; returns when all have returned.
   void run(const std::function<void(int)>& work) {
     work_ = &work;
+    caller_core_ = own_core();
     job_.fetch_add(1, std::memory_order_release);
     job_.notify_all();
     work(0);
@@ -85,6 +111,9 @@ class ThreadTeam {
       wait_for_change(job_, seen);
       seen = job_.load(std::memory_order_acquire);
       if (is_closing_) return;
+      // A scheduler may wake a thread on its caller's core and leave it there: then each
+      // waits for the other to sleep, at every meeting.
+      if (caller_core_ >= 0 && own_core() == caller_core_) leave_core(caller_core_);
       (*work_)(number);
       barrier.arrive_and_wait();
     }
@@ -94,6 +123,7 @@ class ThreadTeam {
   std::vector<std::thread> threads_;
   std::atomic<unsigned> job_{0};
   std::atomic<bool> is_closing_{false};
+  int caller_core_ = -1;
   const std::function<void(int)>* work_ = nullptr;
 };
 
