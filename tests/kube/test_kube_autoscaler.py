@@ -70,8 +70,14 @@ def set_replicas(api, namespace, workload, replicas):
 
 @pytest.mark.parametrize("workload", [TARGETS, DRAFTERS], ids=lambda one: one.kind)
 def test_a_size_is_written_and_controllers_follow(workloads, admin, namespace, workload):
-    scale = workloads.read_scale(workload)
-    workloads.write_scale(workload, replace(scale, replicas=3))
+    def write():
+        try:
+            workloads.write_scale(workload, replace(workloads.read_scale(workload), replicas=3))
+        except WriteConflictError:  # its controller wrote a status meanwhile
+            return False
+        return True
+
+    until(write)
     assert workloads.read_scale(workload).replicas == 3
     core = client.CoreV1Api(admin)
 
