@@ -1,11 +1,9 @@
-import os
 from pathlib import Path
 
 import pytest
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from treedraft.environment import check_environment
 from treedraft.settings import (
     GrpcSettings,
     ServiceSettings,
@@ -86,14 +84,3 @@ def test_cache_folder_follows_the_environment():
     home = Path("~/.cache/treedraft").expanduser()
     assert cache_dir({"XDG_CACHE_HOME": "relative"}) == home
     assert cache_dir({}) == home
-
-
-def test_the_shared_group_is_read_by_every_service_and_may_be_given_to_one(monkeypatch):
-    monkeypatch.setenv("TREEDRAFT_TLS__CA", "ca.pem")
-    monkeypatch.setenv("TREEDRAFT_TLS__SERVICE_NAMES", "target, draft")
-    monkeypatch.setenv("TREEDRAFT_SAMPLE__TLS__CERTIFICATE", "own.pem")
-    tls = SampleSettings().tls
-    assert (tls.ca, tls.certificate) == ("ca.pem", "own.pem")
-    assert tls.service_names == ("target", "draft")
-    assert TlsSettings().certificate == ""
-    check_environment(os.environ, SampleSettings)
