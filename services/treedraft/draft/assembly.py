@@ -19,6 +19,7 @@ from treedraft.draft.model_levels import LevelSteps
 from treedraft.draft.settings import DraftSettings, GrowthSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.drafting_model import load_drafting_model
+from treedraft.inference.fused.graphs import PASSES_UNTIL_RECORDED
 from treedraft.inference.fused.support import is_available
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.level_growth import LevelGrower
@@ -26,11 +27,9 @@ from treedraft.inference.models import LoadedModel
 from treedraft.inference.native.decoder import NativeDecoder
 from treedraft.inference.native.growth import NativeLevelGrower
 from treedraft.inference.runner import Runner
-from treedraft.inference.segment import Segment
+from treedraft.inference.segment import blank_segment
 
 _SWEEPS = 4
-# A size is launched when it comes first, recorded as a graph when it comes again.
-_LAUNCH_AND_RECORD = 2
 
 _log = structlog.get_logger(__name__)
 
@@ -135,7 +134,7 @@ def _warm_up(runner: Runner, *, max_rows: int) -> dict[int, float]:
     They write to slots that hold nothing yet.
     """
     sizes = [2**exponent for exponent in range(max_rows.bit_length())]
-    for size in [size for size in runner.sizes if size <= max_rows] * _LAUNCH_AND_RECORD:
+    for size in [size for size in runner.sizes if size <= max_rows] * PASSES_UNTIL_RECORDED:
         _time_pass(runner, size)
     # Sweep after sweep: what else the machine does for a moment, such as loading a
     # target, must not fall on all passes of one size.
@@ -144,16 +143,7 @@ def _warm_up(runner: Runner, *, max_rows: int) -> dict[int, float]:
 
 
 def _time_pass(runner: Runner, num_rows: int) -> float:
-    slots = np.arange(num_rows, dtype=np.int64)
-    segment = Segment(
-        token_ids=[0] * num_rows,
-        positions=range(num_rows),
-        write_slots=slots,
-        context_slots=np.zeros(0, dtype=np.int64),
-        tree_slots=slots,
-        tree_mask=np.tri(num_rows, dtype=np.bool_),
-        output_rows=range(num_rows),
-    )
+    segment = blank_segment(np.arange(num_rows, dtype=np.int64), num_rows)
     started = time.perf_counter()
     runner.forward([segment]).cpu()
     return (time.perf_counter() - started) * 1e3

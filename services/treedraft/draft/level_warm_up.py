@@ -7,19 +7,17 @@ comes again; either takes ten times as long as to replay it.
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-import numpy as np
-
 from treedraft.core.sampling import SamplingParameters
 from treedraft.draft.model_children import DraftLimits
 from treedraft.draft.settings import GrowthSettings
 from treedraft.inference.block_pool import SlotPool
+from treedraft.inference.fused.graphs import PASSES_UNTIL_RECORDED
 from treedraft.inference.law import LawRow
 from treedraft.inference.level_growth import LevelGrower, Seed
-from treedraft.inference.segment import Segment
+from treedraft.inference.segment import blank_segment
 
 # Tokens that a drafter has mostly missed of a session when it grows the next tree, at most.
 _MAX_MISSING = 4
-_LAUNCH_AND_RECORD = 2
 
 
 def warm_up_levels(
@@ -44,7 +42,7 @@ def warm_up_levels(
         slots = pool.allocate(count * each)
         shares = [slots[at : at + each] for at in range(0, len(slots), each)]
         try:
-            for _ in range(_LAUNCH_AND_RECORD):
+            for _ in range(PASSES_UNTIL_RECORDED):
                 grower.grow(
                     [_seed(own, num_rows, num_places, limits, settings) for own in shares],
                     levels=settings.levels,
@@ -65,18 +63,8 @@ def _seed(
     limits: DraftLimits,
     settings: GrowthSettings,
 ) -> Seed:
-    own = slots[:num_rows]
-    segment = Segment(
-        token_ids=[0] * num_rows,
-        positions=range(num_rows),
-        write_slots=own,
-        context_slots=np.zeros(0, dtype=np.int64),
-        tree_slots=own,
-        tree_mask=np.tri(num_rows, dtype=np.bool_),
-        output_rows=range(num_rows - num_places, num_rows),
-    )
     return Seed(
-        segment=segment,
+        segment=blank_segment(slots[:num_rows], num_places),
         scores=[0.0] * num_places,
         law=LawRow(SamplingParameters(temperature=0.0), position=num_rows),
         slots=slots[num_rows:],

@@ -9,6 +9,9 @@ import numpy.typing as npt
 Slots = Sequence[int] | npt.NDArray[np.int64]
 
 
+_NO_SLOTS: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """The rows of one session in a pass.
@@ -42,6 +45,28 @@ class Segment:
     def num_keys(self) -> int:
         """Slots that at least one row may see."""
         return len(self.context_slots) + len(self.tree_slots)
+
+
+def blank_segment(
+    slots: Slots, num_outputs: int, context_slots: npt.NDArray[np.int64] = _NO_SLOTS
+) -> Segment:
+    """Return rows of nobody's text, each seeing those before it: to warm up and to time passes.
+
+    Args:
+        slots: of the rows, one each.
+        num_outputs: of the last rows, those whose logits are wanted.
+        context_slots: what all rows see, at the positions before them.
+    """
+    num_rows, num_context = len(slots), len(context_slots)
+    return Segment(
+        token_ids=[0] * num_rows,
+        positions=range(num_context, num_context + num_rows),
+        write_slots=slots,
+        context_slots=context_slots,
+        tree_slots=slots,
+        tree_mask=np.tri(num_rows, dtype=np.bool_),
+        output_rows=range(num_rows - num_outputs, num_rows),
+    )
 
 
 def written_slots(segments: Sequence[Segment], num_slots: int) -> npt.NDArray[np.int64]:

@@ -9,8 +9,9 @@ from itertools import accumulate
 
 import numpy as np
 
+from treedraft.inference.fused.graphs import PASSES_UNTIL_RECORDED
 from treedraft.inference.runner import Runner
-from treedraft.inference.segment import Segment
+from treedraft.inference.segment import Segment, blank_segment
 from treedraft.target.step_costs import StepCosts
 
 _SWEEPS = 8
@@ -18,8 +19,6 @@ _SWEEPS = 8
 _CONTEXT = 128
 # Sessions of one row each, in the pass that tells what a session adds.
 _SESSIONS = 16
-# A size is launched when it comes first, recorded as a graph when it comes again.
-_LAUNCH_AND_RECORD = 2
 # Rows of plain steps and of trees for which graphs are there from the start.
 _MOST_RECORDED = 512
 
@@ -32,7 +31,7 @@ def warm_up(runner: Runner, costs: StepCosts, *, max_rows: int) -> None:
     sizes = [2**exponent for exponent in range(max_rows.bit_length())]
     num_sessions = min(_SESSIONS, max_rows)
     most = min(_MOST_RECORDED, runner.pool.num_slots)
-    for size in [size for size in runner.sizes if size <= most] * _LAUNCH_AND_RECORD:
+    for size in [size for size in runner.sizes if size <= most] * PASSES_UNTIL_RECORDED:
         _time_pass(runner, size, 1)
     shapes = [*((size, 1) for size in sizes), (num_sessions, num_sessions)]
     # Sweep after sweep: what else the machine does for a moment, such as loading a
@@ -60,12 +59,4 @@ def _time_pass(runner: Runner, num_rows: int, num_sessions: int) -> float:
 
 def _segment(num_rows: int, num_context: int, first_slot: int) -> Segment:
     slots = np.arange(first_slot, first_slot + num_rows, dtype=np.int64)
-    return Segment(
-        token_ids=[0] * num_rows,
-        positions=range(num_context, num_context + num_rows),
-        write_slots=slots,
-        context_slots=np.arange(num_context, dtype=np.int64),
-        tree_slots=slots,
-        tree_mask=np.tril(np.ones((num_rows, num_rows), dtype=np.bool_)),
-        output_rows=range(num_rows),
-    )
+    return blank_segment(slots, num_rows, np.arange(num_context, dtype=np.int64))

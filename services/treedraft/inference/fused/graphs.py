@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+# How often a size has to come until it is recorded.
+PASSES_UNTIL_RECORDED = 2
 # Sizes are few in a steady state; what an odd load leaves behind is dropped.
 _MAX_GRAPHS = 128
 
