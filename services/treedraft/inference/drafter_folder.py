@@ -15,7 +15,7 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,12 +38,12 @@ from treedraft.inference.drafter_manifest import (
     read_manifest,
     write_manifest,
 )
+from treedraft.inference.drafter_storage import WeightsKind, int8_names, restore, store
 from treedraft.inference.target_embedding import (
     embedding_name,
     embedding_sha256,
     quantise_rows,
     read_target_embedding,
-    restore_rows,
 )
 from treedraft.inference.weights import PACKAGED_MODELS, be_silent
 
@@ -110,8 +110,10 @@ def save_drafter(
     tokenizer_hash: str,
     eos_token_ids: frozenset[int],
     embedding: EmbeddingKind = "target",
+    weights: WeightsKind = "bfloat16",
+    precise: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a drafter as bfloat16 and return its folder; other files in it stay.
+    """Write a drafter and return its folder; other files in it stay.
 
     Args:
         module: from `build_drafter_module`, trained; on any device, of any dtype.
@@ -123,6 +125,9 @@ def save_drafter(
         eos_token_ids: ids that end the target's texts.
         embedding: `target` leaves the input embedding to the target's files,
             `int8` and `plain` store it.
+        weights: how all else is stored; `int8` means its matrices.
+        precise: weights to store instead of the module's own, by name, such as the
+            float32 ones that a module in bfloat16 was rounded from.
 
     Raises:
         UnsupportedModelError: reason DRAFTER_INVALID for ids that do not fit.
@@ -139,12 +144,14 @@ def save_drafter(
         draft_token_ids=tuple(token_ids),
         embedding=embedding,
         embedding_sha256=embedding_sha256(weight),
+        weights=weights,
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".partial-{folder.name}-", dir=folder.parent))
     try:
         _write_config(module, partial)
-        save_file(_stored_weights(module, embedding), partial / WEIGHTS_FILE, {"format": "pt"})
+        stored = _stored_weights(module, embedding, weights, precise or {})
+        save_file(stored, partial / WEIGHTS_FILE, {"format": "pt"})
         # safetensors lets nobody but the owner read what it writes.
         shutil.copymode(partial / "config.json", partial / WEIGHTS_FILE)
         write_manifest(manifest, partial)
@@ -176,14 +183,12 @@ def load_drafter(
         dtype=dtype,
         attn_implementation=attn_implementation,
     )
-    weights = _read_weights(folder)
     name = embedding_name(module)
+    weights = _restored(_read_weights(folder), manifest, name, folder)
     if manifest.embedding == "target":
         weights[name] = read_target_embedding(
             manifest.target_source, name, manifest.embedding_sha256, progress
         )
-    elif manifest.embedding == "int8":
-        weights[name] = _restored(weights, name, folder)
     _set_weights(module, weights, folder)
     return module, manifest
 
@@ -194,11 +199,11 @@ def read_own_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         UnsupportedModelError: reason WEIGHTS_CORRUPT.
     """
-    return {
-        name: tensor
-        for name, tensor in _read_weights(folder).items()
-        if not name.endswith((".int8", ".scale")) and "embed" not in name
-    }
+    stored = {name: held for name, held in _read_weights(folder).items() if "embed" not in name}
+    try:
+        return restore(stored)
+    except ValueError as error:
+        raise _corrupt(folder, str(error)) from error
 
 
 def _check_columns(
@@ -224,22 +229,24 @@ def _write_config(module: PreTrainedModel, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def _stored_weights(module: PreTrainedModel, embedding: EmbeddingKind) -> dict[str, Tensor]:
+def _stored_weights(
+    module: PreTrainedModel,
+    embedding: EmbeddingKind,
+    kind: WeightsKind,
+    precise: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
     name = embedding_name(module)
-    weights = dict(module.state_dict())
-    stored = {
-        key: tensor.detach().to("cpu", torch.bfloat16, copy=True).contiguous()
-        for key, tensor in weights.items()
-        if key != name or embedding == "plain"
-    }
-    if embedding == "int8":
-        stored |= dict(zip(_int8_names(name), quantise_rows(weights[name].cpu()), strict=True))
+    weights = {**module.state_dict(), **precise}
+    embedded = weights.pop(name)
+    stored = store(weights, kind)
+    match embedding:
+        case "plain":
+            stored |= store({name: embedded}, "bfloat16")
+        case "int8":
+            stored |= dict(zip(int8_names(name), quantise_rows(embedded.cpu()), strict=True))
+        case "target":
+            pass
     return stored
-
-
-def _int8_names(name: str) -> tuple[str, str]:
-    stem = name.removesuffix(".weight")
-    return f"{stem}.int8", f"{stem}.scale"
 
 
 def _move_into_place(partial: Path, folder: Path) -> None:
@@ -260,11 +267,18 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _restored(weights: dict[str, Tensor], name: str, folder: Path) -> Tensor:
-    numbers, scales = (weights.pop(key, torch.empty(0)) for key in _int8_names(name))
-    if numbers.ndim != 2 or scales.shape != numbers.shape[:1]:
-        raise _corrupt(folder, f"{name} in int8 and its scales are missing or do not match")
-    return restore_rows(numbers, scales)
+def _restored(
+    stored: dict[str, Tensor], manifest: DrafterManifest, embedding: str, folder: Path
+) -> dict[str, Tensor]:
+    """Return the stored weights as floats; int8 only where the manifest speaks of it."""
+    numbers, scales = int8_names(embedding)
+    has_int8 = {numbers: manifest.embedding == "int8", scales: manifest.embedding == "int8"}
+    kept = {n: t for n, t in stored.items() if has_int8.get(n, manifest.weights == "int8")}
+    try:
+        restored = restore(kept)
+    except ValueError as error:
+        raise _corrupt(folder, str(error)) from error
+    return {n: t for n, t in stored.items() if n not in kept} | restored
 
 
 def _set_weights(module: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:

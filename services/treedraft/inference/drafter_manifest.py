@@ -17,8 +17,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from treedraft.core.errors import UnsupportedModelError
+from treedraft.inference.drafter_storage import WeightsKind
 
-FORMAT_VERSION = 1
+# A folder says the lowest version that has all that it uses: the second has matrices in int8.
+FORMAT_VERSIONS = (1, 2)
 MANIFEST_FILE = "drafter.json"
 VOCABULARY_FILE = "vocabulary.json"
 
@@ -31,7 +33,7 @@ class DrafterManifest:
 
     `draft_token_ids[c]` is the target's id of column `c` of the head, ascending.
     `embedding_sha256` is that of `target_embedding.embedding_sha256`, for the
-    embedding that the drafter was trained with.
+    embedding that the drafter was trained with; `weights` is how its matrices are stored.
     """
 
     target_name: str
@@ -41,6 +43,7 @@ class DrafterManifest:
     draft_token_ids: tuple[int, ...]
     embedding: EmbeddingKind
     embedding_sha256: str
+    weights: WeightsKind = "bfloat16"
 
 
 def is_drafter_folder(folder: Path) -> bool:
@@ -52,8 +55,9 @@ def write_manifest(manifest: DrafterManifest, folder: Path) -> None:
     """Write both files; the vocabulary first, since `drafter.json` marks a whole folder."""
     vocabulary = json.dumps({"token_ids": manifest.draft_token_ids}, separators=(",", ":"))
     (folder / VOCABULARY_FILE).write_text(vocabulary + "\n", encoding="utf-8")
-    document = {
-        "format_version": FORMAT_VERSION,
+    is_plain = manifest.weights == "bfloat16"
+    document: dict[str, Any] = {
+        "format_version": FORMAT_VERSIONS[0] if is_plain else FORMAT_VERSIONS[1],
         "target": {
             "name": manifest.target_name,
             "source": manifest.target_source,
@@ -63,6 +67,8 @@ def write_manifest(manifest: DrafterManifest, folder: Path) -> None:
         "draft_vocab_size": len(manifest.draft_token_ids),
         "embedding": {"kind": manifest.embedding, "sha256": manifest.embedding_sha256},
     }
+    if not is_plain:
+        document["weights"] = {"kind": manifest.weights}
     (folder / MANIFEST_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -79,9 +85,10 @@ def read_manifest(folder: Path, *, vocab_size: int) -> DrafterManifest:
     """
     document = _read_json(folder / MANIFEST_FILE)
     version = document.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in FORMAT_VERSIONS:
+        known = " and ".join(map(str, FORMAT_VERSIONS))
         raise UnsupportedModelError(
-            f"{folder} is a drafter of format {version!r}; this version reads {FORMAT_VERSION}",
+            f"{folder} is a drafter of format {version!r}; this version reads {known}",
             reason="DRAFTER_VERSION",
         )
     target, embedding = (_field(folder, document, key, dict) for key in ("target", "embedding"))
@@ -104,6 +111,7 @@ def read_manifest(folder: Path, *, vocab_size: int) -> DrafterManifest:
         draft_token_ids=token_ids,
         embedding=kind,
         embedding_sha256=_field(folder, embedding, "sha256", str),
+        weights=_weights_kind(folder, document) if version > 1 else "bfloat16",
     )
 
 
@@ -123,6 +131,14 @@ def check_draft_token_ids(token_ids: list[Any], vocab_size: int) -> str:
 def invalid_drafter(folder: Path, why: str) -> UnsupportedModelError:
     """Return the error for a folder that is no proper drafter."""
     return UnsupportedModelError(f"{folder} is no drafter: {why}", reason="DRAFTER_INVALID")
+
+
+def _weights_kind(folder: Path, document: dict[str, Any]) -> WeightsKind:
+    kind = _field(folder, _field(folder, document, "weights", dict), "kind", str)
+    for known in get_args(WeightsKind):
+        if kind == known:
+            return known  # type: ignore[no-any-return]
+    raise invalid_drafter(folder, f"its weights are of an unknown kind {kind!r}")
 
 
 def _checked_ids(folder: Path, token_ids: list[Any], vocab_size: int) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from treedraft.inference.drafter_folder import (
     build_drafter_module,
     drafter_config,
     is_drafter_folder,
+    read_own_weights,
     save_drafter,
 )
 from treedraft.inference.models import load_model
@@ -99,6 +100,59 @@ def test_a_saved_drafter_is_the_module_in_bfloat16(tmp_path, architecture, embed
     difference = logits_of(module, text) - logits_of(loaded.module, text)
     assert difference.abs().max() < 0.2
     assert logits_of(module, text).shape == (4, len(KEPT))
+
+
+@pytest.mark.parametrize("embedding", ["target", "int8", "plain"])
+def test_matrices_in_int8_are_read_as_the_same_module(tmp_path, target, embedding):
+    folder = save_toy_drafter(target, tmp_path / "d", weights="int8", embedding=embedding)
+    assert json.loads((folder / "drafter.json").read_text())["format_version"] == 2
+    stored = load_file(folder / "model.safetensors")
+    assert not [name for name in stored if name.endswith("proj.weight")]
+    module, loaded = student_of(target), load_model(folder, attention="sdpa", is_packed=False)
+    saved = loaded.module.state_dict()
+    for name, tensor in module.state_dict().items():
+        assert (saved[name] - tensor).abs().max() <= tensor.abs().max() / 127, name
+    difference = logits_of(module, [5, 300, 17]) - logits_of(loaded.module, [5, 300, 17])
+    assert difference.abs().max() < 0.2
+    own = read_own_weights(folder)
+    assert set(own) == set(saved) - {EMBEDDING}
+    assert all(torch.equal(own[name].float(), saved[name]) for name in own)
+
+
+def test_a_drafter_in_bfloat16_is_one_of_the_first_version(drafter):
+    document = json.loads((drafter / "drafter.json").read_text())
+    assert document["format_version"] == 1
+    assert "weights" not in document
+
+
+def test_weights_that_are_more_precise_than_the_module_are_stored_instead(tmp_path, target):
+    precise = {"model.norm.weight": torch.full((32,), 3.0)}
+    folder = save_toy_drafter(target, tmp_path / "d", precise=precise)
+    assert read_own_weights(folder)["model.norm.weight"].float().eq(3).all()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda weights: weights.pop("lm_head.scale"),
+        lambda weights: weights.pop("lm_head.int8"),
+        lambda weights: weights.update({"lm_head.scale": torch.ones(103, 5)}),
+        lambda weights: weights.update({"lm_head.weight": torch.ones(103, 32)}),
+        lambda weights: weights.update({"lm_head.int8": torch.ones(103, 32)}),
+        lambda weights: weights.update({"model.embed_tokens.int8": torch.ones(512, 32).char()}),
+    ],
+    ids=["no scales", "no numbers", "groups", "twice", "type", "embedding"],
+)
+def test_matrices_in_int8_that_do_not_fit_are_refused(tmp_path, target, edit):
+    folder = save_toy_drafter(target, tmp_path / "d", weights="int8")
+    change_weights(folder, edit)
+    assert refusal(folder).reason == "WEIGHTS_CORRUPT"
+
+
+def test_int8_in_a_folder_that_speaks_of_none_is_refused(tmp_path, target):
+    folder = save_toy_drafter(target, tmp_path / "d", weights="int8")
+    change(folder / "drafter.json", format_version=1)
+    assert refusal(folder).reason == "WEIGHTS_CORRUPT"
 
 
 def test_a_loaded_drafter_says_what_it_is(target, drafter):
@@ -198,8 +252,12 @@ def test_a_vocabulary_that_is_none_is_refused(drafter, token_ids, message):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"format_version": 2}, "DRAFTER_VERSION"),
+        ({"format_version": 3}, "DRAFTER_VERSION"),
+        ({"format_version": True}, "DRAFTER_VERSION"),
         ({"format_version": None}, "DRAFTER_VERSION"),
+        ({"format_version": 2}, "DRAFTER_INVALID"),
+        ({"format_version": 2, "weights": "int8"}, "DRAFTER_INVALID"),
+        ({"format_version": 2, "weights": {"kind": "int4"}}, "DRAFTER_INVALID"),
         ({"draft_vocab_size": 7}, "DRAFTER_INVALID"),
         ({"draft_vocab_size": "103"}, "DRAFTER_INVALID"),
         ({"target": None}, "DRAFTER_INVALID"),
