@@ -6,9 +6,10 @@ what it does not know, so whatever is compiled here falls back to itself.
 """
 
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from treedraft.inference.downloads import Progress
@@ -40,6 +41,19 @@ def with_fallback(
             progress(f"going on without compilation: {type(error).__name__}: {reason}")
             chosen = plain
             return plain(*args, **kwargs)
+
+    return call
+
+
+def compile_for_any_rows(function: Callable[..., _R]) -> Callable[..., _R]:
+    """Return a function over tensors of [rows, …] compiled once, not for each number of rows."""
+    compiled = torch.compile(function)
+
+    def call(*args: Any) -> _R:
+        for tensor in tree_leaves(args):
+            if isinstance(tensor, torch.Tensor) and tensor.ndim:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return compiled(*args)
 
     return call
 

@@ -14,21 +14,7 @@ from torch.nn.functional import smooth_l1_loss
 
 # In place of temperature 0: the target's law is all but one-hot there.
 GREEDY_TEMPERATURE = 0.02
-_SMALLEST_ACCEPTANCE = 1e-6  # its logarithm bounds the loss of a hopeless row
-
-
-def forward_divergence(draft_logits: Tensor, target_log_probs: Tensor) -> Tensor:
-    """Return Σ p (log p - log q), the distillation loss (Hinton et al., arXiv 1503.02531).
-
-    Args:
-        draft_logits: [rows, columns].
-        target_log_probs: log p at temperature 1, [rows, columns].
-
-    Returns:
-        [rows]; at least P log P with P = Σ p.
-    """
-    draft_log_probs = torch.log_softmax(draft_logits, dim=-1)
-    return (target_log_probs.exp() * (target_log_probs - draft_log_probs)).sum(dim=-1)
+SMALLEST_ACCEPTANCE = 1e-6  # its logarithm bounds the loss of a hopeless row
 
 
 def acceptance(
@@ -57,27 +43,12 @@ def acceptance_loss(accepted: Tensor) -> Tensor:
     the cross entropy; its gradient does not vanish where little is accepted,
     which that of 1 - Σ min(p, q) does.
     """
-    return -accepted.clamp(min=_SMALLEST_ACCEPTANCE).log()
+    return -accepted.clamp(min=SMALLEST_ACCEPTANCE).log()
 
 
 def total_variation(accepted: Tensor) -> Tensor:
     """Return 1 - Σ min(p, q), [rows]: the distance of p and q (DistillSpec, arXiv 2310.08461)."""
     return 1.0 - accepted
-
-
-def hard_cross_entropy(draft_logits: Tensor, best_columns: Tensor) -> Tensor:
-    """Return -log q of the target's greedy token, 0 where the drafter cannot say it.
-
-    Args:
-        draft_logits: [rows, columns].
-        best_columns: the column of the target's best id, -1 if it has none, [rows].
-
-    Returns:
-        [rows].
-    """
-    draft_log_probs = torch.log_softmax(draft_logits, dim=-1)
-    picked = draft_log_probs.gather(1, best_columns.clamp(min=0)[:, None])[:, 0]
-    return torch.where(best_columns >= 0, -picked, torch.zeros_like(picked))
 
 
 def draft_temperatures(temperatures: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from transformers import PreTrainedModel
 from treedraft.core.errors import InvalidRequestError, UnsupportedModelError
 from treedraft.inference.drafter_folder import build_drafter_module, drafter_config
 from treedraft.training.causal_attention import CAUSAL_ATTENTION
+from treedraft.training.quick_norms import use_quick_norms
 
 _HEAD_TOLERANCE = 0.05  # of the logits' own spread; a cap or a factor would exceed it
 _PROBE_TOKENS = (3, 10, 17, 24)
+LAYER_CHOICES = ("first", "even", "ends")
 
 
 def choose_layers(choice: str, depth: int, num_layers: int) -> tuple[int, ...]:
@@ -89,6 +91,7 @@ def make_student(
         _copy_the_rest(student.base_model, target.base_model)
         output_head(student).weight.copy_(output_head(target).weight[columns])
     _share_embedding(student, target)
+    use_quick_norms(student)
     student.eval()  # type: ignore[no-untyped-call]
     student.requires_grad_(True)
     student.get_input_embeddings().requires_grad_(False)

@@ -2,9 +2,9 @@
 
 A step is a pass of the student, then its head and the losses in chunks of
 rows, then the way back. Logits of all rows would be gigabytes, so the head is
-taken apart from the model: of each chunk the gradient of the loss is taken with
-respect to its logits, from there by hand to head and hidden states, and the
-hidden states' gradient goes back through the layers at the end.
+taken apart from the model: each chunk's gradient of the loss with respect to its
+logits (`logit_gradients`) goes from there by hand to head and hidden states, and
+the hidden states' gradient goes back through the layers at the end.
 
 Several students can learn from the same batches, each with its own vocabulary
 and losses; the teacher, the larger part of the work, looks only once.
@@ -22,8 +22,13 @@ from transformers import PreTrainedModel
 from treedraft.core.errors import TreedraftError
 from treedraft.inference.downloads import Progress
 from treedraft.inference.weights import be_silent
-from treedraft.training.compilation import with_fallback
-from treedraft.training.loss_mix import LossChunk, LossMix, logit_gradients, row_losses
+from treedraft.training.compilation import compile_for_any_rows, with_fallback
+from treedraft.training.logit_gradients import (
+    law_gradients,
+    law_sums,
+    logit_gradients,
+)
+from treedraft.training.loss_mix import LossChunk, LossMix
 from treedraft.training.losses import hidden_distance
 from treedraft.training.optimisation import MasterWeights
 from treedraft.training.products import choose_product
@@ -82,10 +87,12 @@ class StudentTrainer:
         )
         self._product = choose_product(device, student.dtype)
         self._target_product = choose_product(device, target.dtype)
-        plain = partial(logit_gradients, row_losses)
+        plain = partial(logit_gradients, law_sums, law_gradients)
         self._logit_gradients: Callable[..., tuple[Tensor, Tensor, Tensor]] = plain
         if settings.compilation != "off" and device.type == "cuda":
-            fused = partial(logit_gradients, torch.compile(row_losses))
+            fused = partial(
+                logit_gradients, compile_for_any_rows(law_sums), compile_for_any_rows(law_gradients)
+            )
             self._logit_gradients = with_fallback(fused, plain, progress)
         self._sums = torch.zeros(3, device=device)  # loss, accepted, rows
 
@@ -162,7 +169,6 @@ class StudentTrainer:
         head = output_head(self.student).weight.detach()
         row_gradients = torch.empty_like(hidden)
         head_gradient = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
-        weights = mix.weights(hidden.device)
         per_row = 1.0 / len(hidden)
         for rows in self.chunks(batch):
             draft_logits, target_logits = self.logits(batch, rows, hidden)
@@ -174,9 +180,8 @@ class StudentTrainer:
                 is_first=batch.tokens.is_first[rows],
             )
             gradients, loss, accepted = self._logit_gradients(
-                draft_logits, target_logits, chunk, weights, mix
+                draft_logits, target_logits, chunk, mix, per_row, hidden.dtype
             )
-            gradients = (gradients * per_row).to(hidden.dtype)
             row_gradients[rows] = gradients @ head
             head_gradient += self._product(gradients.t(), hidden[rows])
             if mix.hidden:

@@ -16,6 +16,7 @@ from treedraft.training.batches import BatchMaker, Indices, plan_epoch, split_do
 from treedraft.training.causal_attention import CAUSAL_ATTENTION
 from treedraft.training.compilation import with_fallback
 from treedraft.training.corpus import Corpus
+from treedraft.training.quick_norms import quick_norms
 from treedraft.training.student import check_head, output_head
 from treedraft.training.target import TrainingTarget
 from treedraft.training.teacher import Teacher, TeacherBatch, TeacherCache, summarise
@@ -97,10 +98,11 @@ class Teaching:
 
 @contextmanager
 def causally_attending(module: PreTrainedModel) -> Iterator[None]:
-    """Give a module our causal attention for a while."""
+    """Give a module our causal attention, and quick norms, for a while."""
     before = module.config._attn_implementation
     module.set_attn_implementation(CAUSAL_ATTENTION)
     try:
-        yield
+        with quick_norms(module):
+            yield
     finally:
         module.set_attn_implementation(before)
