@@ -24,14 +24,14 @@ from typing import Any
 import torch
 
 from treedraft.training.corpus import Corpus
+from treedraft.training.initial import read_initial, student_columns, student_layers
 from treedraft.training.recipe import pass_dtype
-from treedraft.training.student import choose_layers, decoder_layers, make_student
+from treedraft.training.student import make_student
 from treedraft.training.student_trainer import StudentTrainer
 from treedraft.training.target import TrainingTarget, load_target
 from treedraft.training.teaching import Teaching, causally_attending
 from treedraft.training.train_settings import TrainSettings
 from treedraft.training.validation import Validation, validate
-from treedraft.training.vocabulary import choose_vocabulary
 
 DEFAULT_VARIANTS = (
     "base:",
@@ -93,15 +93,14 @@ def make_contestant(
     name: str, settings: TrainSettings, target: TrainingTarget, corpus: Corpus
 ) -> Contestant:
     """Make the student of a variant."""
-    layers = choose_layers(
-        settings.layer_choice, settings.layers, len(decoder_layers(target.module))
-    )
-    draft_token_ids = choose_vocabulary(
-        corpus, settings.vocab_size, vocab_size=target.vocab_size, always=target.eos_token_ids
-    )
+    initial = read_initial(settings.init, target) if settings.init else None
+    layers = student_layers(initial, settings, target)
+    draft_token_ids = student_columns(initial, corpus, settings, target)
     student = make_student(
         target.module, layers, draft_token_ids, dtype=pass_dtype(target, settings)
     )
+    if initial:
+        initial.put_into(student, layers, draft_token_ids)
     trainer = StudentTrainer(student, draft_token_ids, target.module, settings, progress=say)
     return Contestant(name, settings, trainer)
 

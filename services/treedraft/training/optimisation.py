@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from treedraft.inference.drafter_storage import WeightsKind, as_stored
 from treedraft.training.student import output_head
 from treedraft.training.train_settings import TrainSettings
 
@@ -52,6 +53,7 @@ class MasterWeights:
         for master in self._masters:
             master.grad = torch.zeros_like(master)
         self._average = [m.clone() for m in self._masters] if settings.ema_decay else []
+        self._in_use = self._masters
         self._optimisers = _make_optimisers(
             self._masters, self._parameters, output_head(student).weight, settings
         )
@@ -83,12 +85,26 @@ class MasterWeights:
         """Put the moving average into the module until `use_latest`; False if none is kept."""
         if self._average:
             torch._foreach_copy_(self._parameters, self._average)
+            self._in_use = self._average
         return bool(self._average)
 
     @torch.no_grad()
     def use_latest(self) -> None:
         """Put the weights of the last step into the module."""
+        self._in_use = self._masters
         torch._foreach_copy_(self._parameters, self._masters)
+
+    @torch.no_grad()
+    def round_as(self, kind: WeightsKind) -> None:
+        """Round all weights to what is read where they are stored so; no step should follow."""
+        for held in (self._masters, self._average):
+            for name, weight in zip(self.names, held, strict=False):
+                weight.copy_(as_stored(name, weight, kind))
+        self.use_latest()
+
+    def in_use(self) -> dict[str, Tensor]:
+        """Return the float32 weights that the module's own are rounded from, by name."""
+        return dict(zip(self.names, self._in_use, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that `load_state_dict` needs to go on."""

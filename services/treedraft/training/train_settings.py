@@ -4,11 +4,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from treedraft.inference.drafter_storage import WeightsKind
 from treedraft.settings import Frozen
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Compilation = Literal["off", "losses", "all"]
 Optimiser = Literal["adamw", "muon"]
+
+DEFAULT_LAYERS = 4
+DEFAULT_COLUMNS = 16_384
 
 
 class LossSettings(Frozen):
@@ -84,20 +88,33 @@ PACE_SETTINGS = {
 class TrainSettings(Frozen):
     """How a drafter is made out of a target and its texts."""
 
-    layers: int = Field(default=4, ge=1, description="Layers of the drafter.")
+    layers: int = Field(
+        default=0,
+        ge=0,
+        description="Layers of the drafter, no fewer than those of `init`. 0 means as many, or "
+        f"{DEFAULT_LAYERS} without it.",
+    )
     layer_choice: str = Field(
         default="even",
         description="Which layers of the target it begins as: `first`, `even` (spread from the "
         "first to the last), `ends` (the first ones and the last), or their numbers with commas "
-        "between them.",
+        "between them. With `init`, new layers lie between its own unless numbers name all.",
     )
     vocab_size: int = Field(
-        default=16_384, ge=1, description="Columns of the head: the ids most frequent in the texts."
+        default=0,
+        ge=0,
+        description="Columns of the head: those of `init`, then the ids most frequent in the "
+        f"texts. 0 means as many as `init` has, or {DEFAULT_COLUMNS:,} without it.",
     )
     init: str = Field(
         default="",
         description="Folder of a drafter to begin from, or the name of a shipped one, in place of "
-        "layers of the target; its columns stay, and it must have `layers` layers.",
+        "layers of the target. It may get more layers and columns, and says the same at first.",
+    )
+    storage: WeightsKind = Field(
+        default="int8",
+        description="Of the drafter's matrices in its folder; int8, with a scale for each 32 "
+        "numbers, is half as large and what a CPU computes with anyway.",
     )
     seed: int = Field(default=0, ge=0, description="Of the order of texts.")
     epochs: float = Field(default=8.0, gt=0, description="How often each text is seen.")

@@ -11,10 +11,11 @@ whichever comes first, and the learning rate is planned for that.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from treedraft.inference.downloads import Progress
 from treedraft.inference.drafter_folder import save_drafter
@@ -24,10 +25,10 @@ from treedraft.training.checkpoint import load_checkpoint, save_checkpoint
 from treedraft.training.compilation import compile_layers_if_possible, undo_compilation
 from treedraft.training.corpus import Corpus
 from treedraft.training.history import TrainingHistory
-from treedraft.training.initial import choose_columns, read_initial
+from treedraft.training.initial import read_initial, student_columns, student_layers
 from treedraft.training.optimisation import learning_rate_factor
 from treedraft.training.recipe import TrainingResult, pass_dtype, run_identity
-from treedraft.training.student import choose_layers, decoder_layers, make_student
+from treedraft.training.student import make_student
 from treedraft.training.student_trainer import StudentTrainer
 from treedraft.training.target import TrainingTarget
 from treedraft.training.teaching import Teaching, causally_attending
@@ -95,11 +96,9 @@ class TrainingRun:
         self._target, self._settings, self._work = target, settings, work
         self._num_answer_tokens = corpus.num_response_tokens
         self._progress, self._clock = progress, clock
-        self.layers = choose_layers(
-            settings.layer_choice, settings.layers, len(decoder_layers(target.module))
-        )
         initial = read_initial(settings.init, target) if settings.init else None
-        self.draft_token_ids = choose_columns(initial, corpus, settings, target)
+        self.layers = student_layers(initial, settings, target)
+        self.draft_token_ids = student_columns(initial, corpus, settings, target)
         self.coverage = coverage(corpus, self.draft_token_ids, target.vocab_size)
         progress(
             f"layers {', '.join(map(str, self.layers))}; {len(self.draft_token_ids):,} ids cover "
@@ -109,7 +108,7 @@ class TrainingRun:
             target.module, self.layers, self.draft_token_ids, dtype=pass_dtype(target, settings)
         )
         if initial:
-            initial.put_into(self.student)
+            initial.put_into(self.student, self.layers, self.draft_token_ids)
         self._write_drafter(work / DRAFTER_SO_FAR)
         self.teaching = Teaching(target, corpus, settings, progress)
         self.trainer = StudentTrainer(
@@ -186,12 +185,16 @@ class TrainingRun:
                 "history": self._history.to_json(),
             },
         )
-        self._write_drafter(self._work / DRAFTER_SO_FAR)
+        self._write_drafter(self._work / DRAFTER_SO_FAR, self.trainer.weights.in_use())
         self._saved = self._clock()
 
     def finish(self, out: Path) -> TrainingResult:
-        """Write the drafter, with the moving average if that is better, and the history."""
+        """Write the drafter, with the moving average if that is better, and the history.
+
+        Weights are rounded first: what is looked at here is what will be read.
+        """
         seconds = self.seconds
+        self.trainer.weights.round_as(self._settings.storage)
         validation = self._look()
         kept_average = False
         if self.trainer.weights.use_average():
@@ -201,7 +204,7 @@ class TrainingRun:
                 validation = averaged
             else:
                 self.trainer.weights.use_latest()
-        self._write_drafter(out)
+        self._write_drafter(out, self.trainer.weights.in_use())
         self._history.write()
         self._progress(f"drafter in {out}: {validation}")
         result = TrainingResult(
@@ -280,7 +283,7 @@ class TrainingRun:
         self._looked = self._clock()
         return validation
 
-    def _write_drafter(self, folder: Path) -> None:
+    def _write_drafter(self, folder: Path, precise: Mapping[str, Tensor] | None = None) -> None:
         save_drafter(
             self.student,
             self.draft_token_ids,
@@ -289,4 +292,6 @@ class TrainingRun:
             target_source=self._target.source,
             tokenizer_hash=self._target.tokenizer_hash,
             eos_token_ids=self._target.eos_token_ids,
+            weights=self._settings.storage,
+            precise=precise,
         )

@@ -152,7 +152,7 @@ def test_values_are_json_or_text_and_wrong_names_are_refused():
         {"out": "x", "train.layers": None},
         ["train.epochs=0.5", "target=some/model", 'prompts.files=["a.txt"]', "seed=3"],
     )
-    assert (settings.train.layers, settings.train.epochs, settings.seed) == (4, 0.5, 3)
+    assert (settings.train.layers, settings.train.epochs, settings.seed) == (0, 0.5, 3)
     assert (settings.target, settings.prompts.files) == ("some/model", ("a.txt",))
     with pytest.raises(TreedraftError, match="NAME=VALUE"):
         make_settings({"out": "x"}, ["train.epochs"])
