@@ -54,6 +54,9 @@ class Rerooted:
     removed_ids: tuple[int, ...]
 
 
+_NOTHING_FORESEEN = Rerooted(is_hit=False, path=(), removed_ids=())
+
+
 class TokenTree:
     """The living tree of one session, under the root at `base_length`."""
 
@@ -227,6 +230,8 @@ class TokenTree:
 
     def reroot(self, token_ids: Sequence[int]) -> Rerooted:
         """Move the root along committed tokens and prune what they rule out."""
+        if not self._nodes and token_ids:
+            return self._move_bare_root(len(token_ids))
         before = set(self._nodes)
         path = []
         for token_id in token_ids:
@@ -243,6 +248,14 @@ class TokenTree:
             self._keep_subtree(child)
         removed = before.difference(self._nodes, path)
         return Rerooted(len(path) == len(token_ids), tuple(path), tuple(sorted(removed)))
+
+    def _move_bare_root(self, num_tokens: int) -> Rerooted:
+        """Move a root that has nothing below it: where nobody drafts, that is each round."""
+        path_score = self._path_scores[self.base_length]
+        for _ in range(num_tokens):
+            self.base_length += 1
+            self._remember_path_score(self.base_length, path_score)
+        return _NOTHING_FORESEEN
 
     def _keep_subtree(self, node_id: int) -> None:
         new_root = self._nodes[node_id]

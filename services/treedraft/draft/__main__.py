@@ -12,6 +12,7 @@ import structlog
 
 from treedraft.core.errors import InvalidRequestError, UnavailableError
 from treedraft.core.exchange import Hello
+from treedraft.core.lasting_heap import keep_heap
 from treedraft.core.watchdog import stuck_error, until_stuck
 from treedraft.core.worker import WorkerRegistration, WorkerRole
 from treedraft.draft.drafter import Drafter
@@ -134,6 +135,7 @@ async def _serve(
         loop.call_soon_threadsafe(stop.set)
 
     drafter.start(on_end)
+    keep_heap()
     stuck = asyncio.create_task(until_stuck(drafter.clock, watchdog_seconds))
     stuck.add_done_callback(lambda _: stop.set())
     await server.set_serving(True)

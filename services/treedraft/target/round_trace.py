@@ -7,6 +7,7 @@ Moments arrive on the monotonic clock and are shifted to wall time here.
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -71,8 +72,9 @@ class RoundTrace:
         batch_sessions: int,
     ) -> None:
         """Record the rounds that a step ended, each with its parts."""
+        plain: dict[tuple[int, bool | None], FinishedRound] = {}
         self._metrics.rounds_finished(
-            [_finished(round_, own) for round_, own in zip(rounds, times, strict=True)]
+            [_finished(round_, own, plain) for round_, own in zip(rounds, times, strict=True)]
         )
         self._observe_latency(rounds, clock)
         for round_, own in zip(rounds, times, strict=True):
@@ -97,10 +99,8 @@ class RoundTrace:
             round_.is_hit,
             min(session.clock.ready_ns, clock.started) - clock.started,
         )
-        shift_ns = self._to_wall_ns
-        self._tracing.record_lazily(
-            session.span.traceparent, lambda: _round_span(facts, times, clock, shift_ns)
-        )
+        make = partial(_round_span, facts, times, clock, self._to_wall_ns)
+        self._tracing.record_lazily(session.span.traceparent, make)
 
     def _observe_latency(self, rounds: Sequence[Round], clock: StepClock) -> None:
         later: list[tuple[int, float]] = []
@@ -121,9 +121,21 @@ class RoundTrace:
         self._metrics.later_tokens_emitted(later)
 
 
-def _finished(round_: Round, times: RoundTimes) -> FinishedRound:
-    sources, accepted = round_.session_pass.tree.sources, round_.verdict.accepted
-    return FinishedRound(times, sources, [sources[index] for index in accepted], round_.is_hit)
+def _finished(
+    round_: Round, times: RoundTimes, plain: dict[tuple[int, bool | None], FinishedRound]
+) -> FinishedRound:
+    """Return what is counted of a round: one object for all of a step that had no nodes."""
+    sources, accepted, is_hit = (
+        round_.session_pass.tree.sources,
+        round_.verdict.accepted,
+        round_.is_hit,
+    )
+    if sources:
+        return FinishedRound(times, sources, [sources[index] for index in accepted], is_hit)
+    key = id(times), is_hit
+    if key not in plain:
+        plain[key] = FinishedRound(times, (), (), is_hit)
+    return plain[key]
 
 
 class _RoundFacts(NamedTuple):

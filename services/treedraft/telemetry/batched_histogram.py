@@ -12,10 +12,14 @@ from prometheus_client import Histogram
 
 
 class BatchedHistogram(Histogram):
-    """`observe` for one, `observe_all` for many."""
+    """`observe` for one, `observe_all` and `observe_counted` for many."""
 
     def observe_all(self, amounts: Iterable[float]) -> None:
         """Observe these amounts, most of which are equal."""
-        for amount, count in Counter(amounts).items():
+        self.observe_counted(Counter(amounts).items())
+
+    def observe_counted(self, amounts: Iterable[tuple[float, int]]) -> None:
+        """Observe amounts, each so many times."""
+        for amount, count in amounts:
             self._sum.inc(amount * count)
             self._buckets[bisect_left(self._upper_bounds, amount)].inc(count)

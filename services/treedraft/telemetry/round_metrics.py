@@ -3,7 +3,7 @@
 from collections import Counter as Counts
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from prometheus_client import Counter
 
@@ -11,6 +11,8 @@ from treedraft.core.growth import TokenSource
 from treedraft.core.session import RoundTimes
 from treedraft.telemetry import names
 from treedraft.telemetry.batched_histogram import BatchedHistogram
+
+_Key = TypeVar("_Key")
 
 
 class FinishedRound(NamedTuple):
@@ -54,18 +56,34 @@ class RoundMetrics:
         self._admitted, self._accepted = admitted, accepted
 
     def finished(self, rounds: Sequence[FinishedRound]) -> None:
-        """Count the rounds that a step ended."""
-        drafted = [one.times for one in rounds if one.is_hit is not None]
+        """Count the rounds that a step ended; equal ones are best given as one object."""
+        number_of = Counts(map(id, rounds))
+        counted = [(one, number_of[key]) for key, one in {id(one): one for one in rounds}.items()]
+        drafted = [(one, number) for one, number in counted if one.is_hit is not None]
         for part, histogram in self._parts.items():
             # Where nobody drafts there is nothing to say of drafting.
-            told = drafted if part in _PARTS_OF_DRAFTING else [one.times for one in rounds]
-            histogram.observe_all(getattr(times, part) / 1e3 for times in told)
-        for is_hit, count in Counts(one.is_hit for one in rounds).items():
-            self._rounds[is_hit].inc(count)
-        self._tree_nodes.observe_all(len(one.admitted) for one in rounds)
-        self._accepted_length.observe_all(len(one.accepted) for one in rounds)
-        count_sources(self._admitted, chain.from_iterable(one.admitted for one in rounds))
-        count_sources(self._accepted, chain.from_iterable(one.accepted for one in rounds))
+            told = drafted if part in _PARTS_OF_DRAFTING else counted
+            histogram.observe_counted(_sums((getattr(o.times, part) / 1e3, n) for o, n in told))
+        for is_hit, number in _sums((one.is_hit, number) for one, number in counted):
+            self._rounds[is_hit].inc(number)
+        self._tree_nodes.observe_counted(_sums((len(o.admitted), n) for o, n in counted))
+        self._accepted_length.observe_counted(_sums((len(o.accepted), n) for o, n in counted))
+        count_sources(self._admitted, _repeated((one.admitted, number) for one, number in counted))
+        count_sources(self._accepted, _repeated((one.accepted, number) for one, number in counted))
+
+
+def _repeated(counted: Iterable[tuple[Sequence[TokenSource], int]]) -> Iterable[TokenSource]:
+    return chain.from_iterable(
+        chain.from_iterable(repeat(sources, number)) for sources, number in counted if sources
+    )
+
+
+def _sums(counted: Iterable[tuple[_Key, int]]) -> Iterable[tuple[_Key, int]]:
+    """Return the numbers of equal keys added up."""
+    sums: dict[_Key, int] = {}
+    for key, number in counted:
+        sums[key] = sums.get(key, 0) + number
+    return sums.items()
 
 
 _PARTS_OF_DRAFTING = frozenset({"draft", "wire"})

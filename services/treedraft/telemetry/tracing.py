@@ -20,6 +20,7 @@ there never reaches the request.
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from opentelemetry.context import Context
@@ -166,7 +167,8 @@ class Tracing:
         if is_sampled(traceparent):
             self._emit_under(traceparent, make)
         elif is_held_back(traceparent):
-            self._tail.hold(span_id_of(traceparent), lambda: self._emit_under(traceparent, make))
+            held = partial(self._emit_under, traceparent, make)
+            self._tail.hold(span_id_of(traceparent), held)
 
     def _emit_under(self, traceparent: str, make: Callable[[], ChildSpan]) -> None:
         parent = parse_traceparent(traceparent)

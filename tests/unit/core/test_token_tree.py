@@ -83,6 +83,20 @@ def test_a_miss_clears_the_tree_but_reports_the_part_of_the_path_it_held():
     assert tree.base_length == 6
 
 
+def test_a_bare_root_moves_and_growth_from_before_still_counts_from_where_it_began():
+    tree = TokenTree(3)
+    moved = tree.reroot([7, 8])
+    assert (moved.is_hit, moved.path, moved.removed_ids) == (False, (), ())
+    assert tree.base_length == 5
+    assert tree.reroot([]).is_hit
+    # Grown under the first root: 7, 8 and what follows; it scores from the present root.
+    late = Growth(
+        0, 3, 0, (0, 1, 1), (7, 8, 9), (-0.5, -0.75, -1.0), (TokenSource.DRAFT_MODEL,) * 3
+    )
+    added = tree.graft(late, [1, 2, 3, 7, 8]).added_ids
+    assert [(tree[i].token_id, tree[i].score) for i in added] == [(9, pytest.approx(-0.25))]
+
+
 def test_ids_are_not_used_again_after_a_miss():
     tree, _ = two_level_tree()
     tree.reroot([99])

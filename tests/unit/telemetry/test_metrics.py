@@ -53,6 +53,21 @@ def test_a_round_counts_nodes_by_source_and_time_by_part(metrics):
     assert value(metrics, names.METRIC_ROUNDS, outcome="miss") == 0
 
 
+def test_rounds_that_are_one_object_count_as_often_as_they_are_told(metrics):
+    plain = FinishedRound(RoundTimes(forward=4), (), (), is_hit=None)
+    drafted = FinishedRound(RoundTimes(forward=4), (MODEL,) * 2, (MODEL,), is_hit=False)
+    metrics.rounds_finished([plain, drafted, plain, drafted, plain])
+    assert value(metrics, names.METRIC_ROUNDS, outcome="plain") == 3
+    assert value(metrics, names.METRIC_ROUNDS, outcome="miss") == 2
+    assert value(metrics, names.METRIC_NODES_ADMITTED, source="draft_model") == 4
+    assert value(metrics, names.METRIC_NODES_ACCEPTED, source="draft_model") == 2
+    forward = names.METRIC_ROUND_PART_SECONDS
+    assert value(metrics, forward + "_sum", part="forward") == pytest.approx(20e-3)
+    assert value(metrics, forward + "_count", part="forward") == 5
+    assert value(metrics, forward + "_count", part="wire") == 2
+    assert value(metrics, names.METRIC_TREE_NODES + "_sum") == 4
+
+
 def test_a_plain_round_says_nothing_about_drafting(metrics):
     metrics.rounds_finished([FinishedRound(RoundTimes(forward=4), (), (), is_hit=None)])
     assert value(metrics, names.METRIC_ROUNDS, outcome="plain") == 1

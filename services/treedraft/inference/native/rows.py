@@ -28,6 +28,8 @@ class Rows:
 
 def rows_of(segments: Sequence[Segment], num_slots: int) -> Rows:
     """Lay out the rows of segments, in their order, on a pool of `num_slots`."""
+    if all(_is_plain(segment) for segment in segments):
+        return _plain_rows(segments, num_slots)
     starts = np.cumsum([0, *(s.num_rows for s in segments)])[:-1]
     seen = [keys for segment in segments for keys in _seen_by_rows(segment)]
     outputs = [
@@ -41,6 +43,27 @@ def rows_of(segments: Sequence[Segment], num_slots: int) -> Rows:
         key_offsets=np.cumsum([0, *map(len, seen)], dtype=np.int64),
         key_slots=checked_slots(seen, num_slots),
         output_rows=concatenate(outputs),
+    )
+
+
+def _is_plain(segment: Segment) -> bool:
+    """Return whether a segment is one row that sees its context and itself."""
+    return segment.num_rows == len(segment.tree_slots) == 1
+
+
+def _plain_rows(segments: Sequence[Segment], num_slots: int) -> Rows:
+    """Lay out plain decoding, nearly all that there is at a load, by a few calls for all."""
+    assert all(s.tree_mask[0, 0] for s in segments), "a row sees nothing"
+    seen = [slots for s in segments for slots in (s.context_slots, s.tree_slots)]
+    key_offsets = np.zeros(len(segments) + 1, dtype=np.int64)
+    np.cumsum([s.num_keys for s in segments], out=key_offsets[1:])
+    return Rows(
+        token_ids=np.array([s.token_ids[0] for s in segments], dtype=np.int64),
+        positions=np.array([s.positions[0] for s in segments], dtype=np.int64),
+        write_slots=written_slots(segments, num_slots),
+        key_offsets=key_offsets,
+        key_slots=checked_slots(seen, num_slots),
+        output_rows=np.flatnonzero([len(s.output_rows) for s in segments]),
     )
 
 
