@@ -44,12 +44,13 @@ class Recorder:
         return self.drafter(frame)
 
 
-def settings(**gate):
+def settings(*, takes_turns=False, **gate):
     return TargetSettings(
         kv=KVSettings(tokens=8192, block_size=8),
         budget=BudgetSettings(mode="fixed", max_nodes=16),
         gate=GateSettings(**gate),
-        patience=PatienceSettings(enabled=False),  # drafts are there before the pass, or never
+        # Drafts are there before the pass, or never.
+        patience=PatienceSettings(enabled=False, takes_turns=takes_turns),
     )
 
 
@@ -103,3 +104,11 @@ def test_frames_grow_with_links_and_not_with_sessions(llama):
     # One a step, and a few where sessions begin and end.
     assert frames_per_step(1) <= 1.2
     assert frames_per_step(16) <= 1.2
+
+
+@pytest.mark.parametrize(("takes_turns", "num_more"), [(False, 0), (True, 1)])
+def test_on_shared_cores_drafters_are_told_of_texts_that_have_begun(llama, takes_turns, num_more):
+    gate = {"enabled": False, "takes_turns": takes_turns}
+    frames = run(llama, gate, accuracy=1.0, max_tokens=50)
+    opened = [len(one.spec.token_ids) for frame in frames for one in frame.opens]
+    assert opened == [1 + len(PROMPT) + num_more] * 4

@@ -118,6 +118,7 @@ def assemble(
         metrics=metrics,
         verifies_drafts=settings.budget.has_room,
         tokenizer=SharedTokenizer(description.tokenizer_json, eos_token_ids),
+        opens_after_prompts=settings.patience.takes_turns,
     )
     factory = SessionFactory(
         description,

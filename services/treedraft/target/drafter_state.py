@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from treedraft.core.exchange import Commit, Economics, SessionOpen, SharedTokenizer, TargetFrame
+from treedraft.core.exchange import (
+    Commit,
+    DraftFrame,
+    Economics,
+    SessionOpen,
+    SharedTokenizer,
+    TargetFrame,
+)
 from treedraft.target.session import TargetSession
 
 # Credit is given back with the next commits, or when this part of it is used.
@@ -19,6 +26,8 @@ class Attachment:
     # Committed length that the drafter knows of, or is about to.
     told_length: int = 0
     is_paused: bool = False
+    # Tokens of a pause that ended, until the drafter is told of them.
+    num_missed: int = 0
 
 
 @dataclass(slots=True)
@@ -66,3 +75,16 @@ class DrafterState:
             pauses=outbox.pauses,
             tokenizer=outbox.tokenizer,
         )
+
+    def asked_ns(self, frame: DraftFrame) -> int | None:
+        """Return when the latest text that a frame is about was told; None if it is forgotten."""
+        told = [(growth.session_number, growth.base_length) for growth in frame.growths]
+        told += [(rest.session_number, rest.base_length) for rest in frame.rests]
+        times = [
+            sent_ns
+            for number, base_length in told
+            if (session := self.sessions.get(number))
+            for length, sent_ns in session.commit_sent_ns
+            if length == base_length
+        ]
+        return max(times, default=None)

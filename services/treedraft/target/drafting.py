@@ -46,6 +46,7 @@ class DraftBook:
         metrics: Metrics,
         verifies_drafts: bool = True,
         tokenizer: SharedTokenizer | None = None,
+        opens_after_prompts: bool = False,
     ) -> None:
         """Start with no drafter.
 
@@ -56,7 +57,11 @@ class DraftBook:
             verifies_drafts: whether passes ever hold drafted nodes; drafters are left
                 alone if not.
             tokenizer: what drafters get to follow grammars with, if anything.
+            opens_after_prompts: whether a drafter is told of a session once its prompt is
+                done, since it computes on the target's own cores; else it begins beside it.
         """
+        self._opens_after_prompts = opens_after_prompts
+        self._num_missed = 0
         self._tokenizer = tokenizer
         self._settings = settings
         self._vocab_size = vocab_size
@@ -116,6 +121,7 @@ class DraftBook:
             missed = session.num_tokens - attachment.told_length if attachment.is_paused else 0
             if attachment.is_paused is (is_open and wants(session, missed)):
                 attachment.is_paused = not attachment.is_paused
+                attachment.num_missed = missed
                 if attachment.is_paused:
                     self._links[attachment.endpoint].outbox.pauses.append(attachment.number)
 
@@ -130,9 +136,15 @@ class DraftBook:
             link.outbox.closes.append(attachment.number)
 
     def committed(self, session: TargetSession) -> None:
-        """Tell the session's drafter about the tokens that became final since it was told."""
+        """Tell the session's drafter about the tokens that became final since it was told.
+
+        Where its prompt was waited for, it may be done now, and the session is opened.
+        """
         attachment = self._attachments.get(session.session_id)
-        if attachment and not attachment.is_paused:
+        if attachment is None and session.session_id in self._sessions:
+            self._attach(session)
+        elif attachment and not attachment.is_paused:
+            self._num_missed, attachment.num_missed = self._num_missed + attachment.num_missed, 0
             told, attachment.told_length = attachment.told_length, session.num_tokens
             missed = tuple(session.token_ids[told:])
             outbox = self._links[attachment.endpoint].outbox
@@ -166,7 +178,7 @@ class DraftBook:
         link = self._links.get(endpoint)
         if link is None:
             return None
-        asked_ns = _asked_ns(link, frame)
+        asked_ns = link.asked_ns(frame)
         try:
             self._take_growths(link, frame, arrived_ns)
         except InvalidGrowthError as error:
@@ -195,13 +207,19 @@ class DraftBook:
             if link.has_news(self._settings.credit_nodes)
         }
 
+    def take_num_missed(self) -> int:
+        """Return the tokens that drafters have to catch up with since this was asked last."""
+        num_missed, self._num_missed = self._num_missed, 0
+        return num_missed
+
     def take_refused_links(self) -> dict[str, str]:
         """Return the links to end, with the reason."""
         refused, self._refused_links = self._refused_links, {}
         return refused
 
     def _attach(self, session: TargetSession) -> None:
-        if not self._is_open or not self._wants(session, session.num_tokens):
+        is_ready = session.num_pending <= 1 or not self._opens_after_prompts
+        if not (self._is_open and is_ready and self._wants(session, session.num_tokens)):
             return
         refused = self._refusals.get(session.session_id, set())
         for address in session.spec.drafters:
@@ -218,6 +236,7 @@ class DraftBook:
         attachment.number, link.next_number = link.next_number, link.next_number + 1
         link.sessions[attachment.number] = session
         attachment.told_length, attachment.is_paused = session.num_tokens, False
+        self._num_missed += session.num_tokens
         session.drop_drafts()
         spec = DraftSpec(
             session_id=session.session_id,
@@ -278,17 +297,3 @@ class DraftBook:
         else:
             del link.sessions[number]
             self._open_at(link, attachment, session)
-
-
-def _asked_ns(link: DrafterState, frame: DraftFrame) -> int | None:
-    """Return when the latest text that a frame is about was told; None if it is forgotten."""
-    told = [(growth.session_number, growth.base_length) for growth in frame.growths]
-    told += [(rest.session_number, rest.base_length) for rest in frame.rests]
-    times = [
-        sent_ns
-        for number, base_length in told
-        if (session := link.sessions.get(number))
-        for length, sent_ns in session.commit_sent_ns
-        if length == base_length
-    ]
-    return max(times, default=None)

@@ -144,19 +144,18 @@ class Engine:
         self._roster.refuse_late()
         load = self._scheduler.num_sessions
         self._book.set_open(self._gate.is_open(load), self._gate.wants)
+        num_missed = self._book.take_num_missed()
         self._wait_for_drafts()
         self._is_idle = not (passes := self._scheduler.plan())
         if self._is_idle:
             self._patience.goodput.pause()
         if passes:
-            # Drafters begin with a new session while its prompt is computed.
-            self._announce_commits()
             drafted = self._book.drafted_among(p.session for p in passes)
             try:
                 outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
                 for outcome in outcomes:
                     self._roster.settle(outcome)
-                self._measure_goodput(load, passes, outcomes, drafted)
+                self._measure_goodput(load, num_missed, passes, outcomes, drafted)
             except Exception:
                 # The KV of these sessions is not to be trusted; others are untouched.
                 _log.exception("pass failed", sessions=len(passes))
@@ -172,6 +171,7 @@ class Engine:
     def _measure_goodput(
         self,
         load: int,
+        num_missed: int,
         passes: Sequence[SessionPass],
         outcomes: Sequence[RoundOutcome],
         drafted: Collection[TargetSession],
@@ -191,17 +191,17 @@ class Engine:
                 drafted=drafted,
                 elapsed_ms=elapsed_ms,
                 pass_ms=self._runner.last_pass_ms,
+                num_missed=num_missed,
             )
             self._gate.step_finished(step)
 
     def _wait_for_drafts(self) -> None:
         """Take in events for as long as the drafts to come are worth the wait."""
-        sessions = self._scheduler.decoding()
+        sessions = self._scheduler.decoding(beside_prompts=self._patience.takes_turns)
         drafted = sessions if self._book.is_at_work else ()
-        self._patience.begin_step(
-            [DraftingSession(session, self._book.endpoint_of(session)) for session in drafted],
-            num_sessions=len(sessions),
-        )
+        drafting = [DraftingSession(one, self._book.endpoint_of(one)) for one in drafted]
+        self._patience.begin_step(drafting, num_sessions=len(sessions))
+        self._announce_commits()  # drafters begin with new sessions
         has_waited, started_ns = False, time.monotonic_ns()
         while not self._is_stopped and (until_ns := self._patience.wait_until_ns(len(sessions))):
             has_waited = True

@@ -19,10 +19,12 @@ class DraftedRound:
 
 @dataclass(frozen=True, slots=True)
 class FinishedStep:
-    """A step without prompts: sessions in it, tokens out of it, and where its time went.
+    """A step: sessions in it, tokens out of it, and where its time went.
 
     `load` is the number of sessions that the step was begun for, whether all of them took
-    part or not; `drafted` are those of the step that a drafter works for.
+    part or not; `num_sessions` those that got tokens; `drafted` those that a drafter works
+    for. `num_prompt_rows` are rows of prompts beside, `num_passing` all sessions with a row;
+    `num_missed` are tokens of texts that drafters were told to catch up with.
     """
 
     load: int
@@ -31,6 +33,9 @@ class FinishedStep:
     elapsed_ms: float
     pass_ms: float
     drafted: Sequence[DraftedRound] = ()
+    num_prompt_rows: int = 0
+    num_passing: int = 0
+    num_missed: int = 0
 
     @classmethod
     def of(
@@ -42,12 +47,13 @@ class FinishedStep:
         drafted: Collection[TargetSession],
         elapsed_ms: float,
         pass_ms: float,
+        num_missed: int = 0,
     ) -> "FinishedStep":
         """Put together what passes and outcomes say of a step."""
         nodes_of = {one.session: one.tree.num_nodes for one in passes} if drafted else {}
         return cls(
             load=load,
-            num_sessions=len(passes),
+            num_sessions=len(outcomes),
             num_tokens=sum(len(outcome.verdict.token_ids) for outcome in outcomes),
             elapsed_ms=elapsed_ms,
             pass_ms=pass_ms,
@@ -60,4 +66,7 @@ class FinishedStep:
                 for outcome in outcomes
                 if outcome.session in drafted
             ],
+            num_prompt_rows=sum(one.num_new for one in passes) - len(outcomes),
+            num_passing=len(passes),
+            num_missed=num_missed,
         )

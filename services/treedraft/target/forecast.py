@@ -15,7 +15,7 @@ from treedraft.target.step_costs import StepCosts
 
 # Tokens a pass by nodes of a session in it, as `treedraft judge` measured them at
 # temperature 0.7 with the drafter of the default model.
-_TOKENS = ((0, 1.0), (1, 1.52), (2, 1.83), (4, 2.18), (8, 2.51), (16, 2.8))
+_TOKENS = ((0, 1.0), (1, 1.60), (2, 1.98), (4, 2.42), (8, 2.87), (16, 3.31))
 # Weight of that against what is seen here, in accepted tokens.
 _PRIOR_TOKENS = 16.0
 _DECAY = 0.995
@@ -24,6 +24,11 @@ _DECAY = 0.995
 _PRIOR_DRAFT_SHARE = 0.25
 _MORE_PER_SESSION = 0.1
 _SMOOTHING = 0.1
+# What a missed token takes a drafter until that was measured, in plain passes of one session.
+_PRIOR_MISSED_SHARE = 0.01
+_TELLING_TOKENS = 32
+# One hiccup of the machine must not keep texts from being drafted for.
+_MAX_JUMP = 3.0
 # Where a link decides, what speaks against it counts for so much more: a loss costs a trial.
 _TRAVEL_DOUBT = 0.4
 
@@ -37,10 +42,18 @@ class Forecast:
         `takes_turns` says that the target waits for drafters that compute on its own cores.
         """
         self._costs = costs
-        self._takes_turns = takes_turns
+        self.takes_turns = takes_turns
         self._expected = self._accepted = _PRIOR_TOKENS
         # For one session, so that loads can be compared.
         self._draft_ms: float | None = None
+        self._missed_token_ms: float | None = None
+
+    @property
+    def missed_token_ms(self) -> float:
+        """What a drafter takes for a token of a text that it missed."""
+        if self._missed_token_ms is None:
+            return _PRIOR_MISSED_SHARE * self._costs.estimate(1)
+        return self._missed_token_ms
 
     def observe(
         self,
@@ -50,6 +63,7 @@ class Forecast:
         num_accepted: int,
         draft_ms: float,
         travel_ms: float = 0.0,
+        num_missed: int = 0,
     ) -> None:
         """Learn from a step with drafts.
 
@@ -59,13 +73,17 @@ class Forecast:
             num_accepted: of them, those that the target kept.
             draft_ms: what the step took beside its pass that a plain one would not have.
             travel_ms: round trip to the drafters, a part of that where they are waited for.
+            num_missed: tokens of texts that drafters had to catch up with before they drafted.
         """
-        if self._takes_turns:
+        if self.takes_turns:
             draft_ms -= travel_ms
         expected = num_sessions * (_tokens_of(num_nodes / num_sessions) - 1.0)
         fresh = (1.0 - _DECAY) * _PRIOR_TOKENS
         self._expected = self._expected * _DECAY + fresh + expected
         self._accepted = self._accepted * _DECAY + fresh + num_accepted
+        if num_missed:
+            self._learn_missed(draft_ms - self._expected_ms(num_sessions), num_missed)
+            return
         own_ms = max(0.0, draft_ms) / _more(num_sessions)
         known_ms = own_ms if self._draft_ms is None else self._draft_ms
         self._draft_ms = known_ms + _SMOOTHING * (own_ms - known_ms)
@@ -82,12 +100,9 @@ class Forecast:
         """
         plain_ms = self._costs.estimate(num_sessions, num_sessions) + overhead_ms
         skill = self._accepted / self._expected
-        draft_ms = self._draft_ms
-        if draft_ms is None:
-            draft_ms = _PRIOR_DRAFT_SHARE * self._costs.estimate(1)
-        waited_ms = _more(num_sessions) * draft_ms
+        waited_ms = self._expected_ms(num_sessions)
         reach = 1.0
-        if self._takes_turns:
+        if self.takes_turns:
             # Each tree is asked for and waited for: to draft on beside the pass would hold it up.
             waited_ms += (1.0 + _TRAVEL_DOUBT) * travel_ms
         else:
@@ -98,6 +113,22 @@ class Forecast:
             - (self._added_ms(num_sessions, nodes) + waited_ms) / plain_ms
             for nodes, tokens in _TOKENS[1:]
         )
+
+    def _expected_ms(self, num_sessions: int) -> float:
+        """Return what drafts for so many sessions take beside a pass."""
+        draft_ms = self._draft_ms
+        if draft_ms is None:
+            draft_ms = _PRIOR_DRAFT_SHARE * self._costs.estimate(1)
+        return _more(num_sessions) * draft_ms
+
+    def _learn_missed(self, added_ms: float, num_missed: int) -> None:
+        """Learn what texts that were missed take a drafter, if we wait while it computes them."""
+        if self.takes_turns:
+            known_ms = self.missed_token_ms
+            token_ms = min(max(0.0, added_ms) / num_missed, _MAX_JUMP * known_ms)
+            # A few tokens tell little: what else was going on is all that they show.
+            weight = _SMOOTHING * min(1.0, num_missed / _TELLING_TOKENS)
+            self._missed_token_ms = known_ms + weight * (token_ms - known_ms)
 
     def _added_ms(self, num_sessions: int, nodes: int) -> float:
         """Return what nodes add to a pass: by prices of late or in proportion, what is more."""

@@ -41,8 +41,8 @@ _LEAST_TELLING_SIZE = 2
 # Tokens that drafts bring for each token of a text, where they are open; a forecast is
 # believed between these.
 _FAIR_GAINS = (0.1, 0.3)
-# What a missed token takes a drafter, in plain passes of one session.
-_CATCHING_UP = 0.01
+# Of what a drafter may take to catch up with texts, what is left for the step after one.
+_LEFT_GRANTED = 0.5
 # A forecast holds for so many steps: to begin and leave off costs more than either.
 _PROMISED_STEPS = 32
 
@@ -109,8 +109,10 @@ class DraftGate:
     travel_ms: Callable[[], float] = lambda: 0.0
     _accounts: dict[int, _Account] = field(default_factory=dict)
     _overheads: dict[int, _Overhead] = field(default_factory=dict)
+    # What drafters were given leave to take to catch up with texts and have not taken yet.
+    _granted_ms: float = 0.0
     # What drafts bring a token of a text, and what a missed one costs, at the load asked for.
-    _prospect: tuple[float, float] = (_FAIR_GAINS[1], _CATCHING_UP)
+    _prospect: tuple[float, float] = (_FAIR_GAINS[1], 0.0)
 
     def is_open(self, load: int) -> bool:
         """Return whether to draft while so many sessions run."""
@@ -133,28 +135,60 @@ class DraftGate:
 
     def step_finished(self, step: FinishedStep) -> None:
         """Enter a step into the books."""
+        if not step.num_sessions:
+            return  # of prompts alone
         overhead = self._overhead(step.load)
-        if not step.drafted:
-            overhead.observe(step.elapsed_ms - step.pass_ms)
         plain_ms = self.costs.estimate(step.num_sessions, step.num_sessions) + overhead.mean_ms
         # One hiccup of the machine must not close it for long.
         num_steps = min(step.elapsed_ms / plain_ms, _MAX_STEPS)
         if not step.drafted:
+            if not step.num_prompt_rows:
+                overhead.observe(step.elapsed_ms - step.pass_ms)
             self._save(step.load, num_steps)
             return
+        added_ms = self._added_ms(step, overhead.mean_ms)
+        granted_ms = self._take_granted(step.num_missed, added_ms)
+        num_lost = min((added_ms - granted_ms) / plain_ms, _MAX_STEPS - 1.0)
         account = self._account(step.load)
         account.is_tried = True
-        account.enter(
-            (self.settings.allowance - 1.0) * num_steps + step.num_tokens / step.num_sessions
-        )
+        gained = (step.num_tokens - step.num_sessions) / step.num_sessions
+        account.enter(self.settings.allowance * num_steps + gained - num_lost)
         self.forecast.observe(
             num_sessions=step.num_sessions,
             num_nodes=sum(one.num_nodes for one in step.drafted),
             num_accepted=sum(one.num_accepted for one in step.drafted),
             draft_ms=step.elapsed_ms - step.pass_ms - overhead.mean_ms,
             travel_ms=self.travel_ms(),
+            num_missed=step.num_missed,
         )
-        self._share_out(step.drafted, step.num_sessions * max(0.0, num_steps - 1.0))
+        self._share_out(step.drafted, step.num_sessions * max(0.0, num_lost))
+
+    def _added_ms(self, step: FinishedStep, overhead_ms: float) -> float:
+        """Return what a step took longer than it would have without drafts.
+
+        A pass with prompts in it has no like without drafts to compare it with: there it is the
+        price of the nodes and what the step took beside the pass.
+        """
+        num_rows = step.num_sessions + step.num_prompt_rows
+        pass_ms = self.costs.estimate(num_rows, step.num_passing)
+        if step.num_prompt_rows:
+            num_nodes = sum(one.num_nodes for one in step.drafted)
+            nodes_ms = self.costs.estimate(num_rows + num_nodes, step.num_passing) - pass_ms
+            pass_ms = step.pass_ms - nodes_ms
+        return step.elapsed_ms - pass_ms - overhead_ms
+
+    def _take_granted(self, num_missed: int, added_ms: float) -> float:
+        """Return how much of what a step took longer was given leave for beforehand.
+
+        To catch up with a text takes a drafter what it takes once, for the rest of the text.
+        Whether that is worth it was weighed when it began (`wants`): only what it takes beyond
+        that is held against drafting at this load.
+        """
+        if self.forecast.takes_turns:  # else a step is not held up by it
+            self._granted_ms += num_missed * self.forecast.missed_token_ms
+        taken_ms = min(max(0.0, added_ms), self._granted_ms)
+        self._granted_ms = _LEFT_GRANTED * (self._granted_ms - taken_ms)
+        return taken_ms
 
     def _share_out(self, drafted: Sequence[DraftedRound], num_lost: float) -> None:
         """Enter a step that took as long as `num_lost` tokens more into its sessions' accounts."""
@@ -202,9 +236,9 @@ class DraftGate:
     def _look_ahead(self, load: int) -> tuple[float, float]:
         """Return the prospect: a drafter that catches up keeps the cores from all sessions."""
         least, most = _FAIR_GAINS
-        one_ms, all_ms = self.costs.estimate(1), self.costs.estimate(max(1, load), max(1, load))
+        all_ms = self.costs.estimate(max(1, load), max(1, load))
         gain = min(most, max(least, self._gain_steps(load)))
-        return gain, _CATCHING_UP * max(1, load) * one_ms / all_ms
+        return gain, self.forecast.missed_token_ms * max(1, load) / all_ms
 
     def _gain_steps(self, load: int) -> float:
         overhead_ms = self._overhead(load).mean_ms

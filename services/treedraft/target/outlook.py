@@ -84,15 +84,17 @@ class Goodput:
         self._sums.setdefault(self._size, prior)
 
     def step_finished(self, num_tokens: int, now_ns: int, *, counts: bool) -> float | None:
-        """Take in a step that ends now; one that `counts` not only starts the clock.
+        """Take in a step that ends now; one that `counts` not is left out of the mean.
 
         Returns:
-            What it took in milliseconds, None if it does not count.
+            What it took in milliseconds, None if it is not known when it began.
         """
         since_ns, self._since_ns = self._since_ns, now_ns
-        if not counts or since_ns is None:
+        if since_ns is None:
             return None
         elapsed_ms = (now_ns - since_ns) / 1e6
+        if not counts:
+            return elapsed_ms
         tokens, time_ms = self._sums.get(self._size, (0.0, 0.0))
         tokens, time_ms = tokens * _PACE_DECAY + num_tokens, time_ms * _PACE_DECAY + elapsed_ms
         self._sums[self._size] = tokens, time_ms

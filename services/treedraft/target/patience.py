@@ -94,6 +94,11 @@ class Patience:
         self._wait_since_ns: int | None = None
         self._waited_for: tuple[str, ...] = ()
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether drafters compute on the cores or the accelerator of the target."""
+        return self._settings.takes_turns
+
     def economics(self) -> Economics:
         """Return what drafts are worth at present."""
         # A tree that is waited for is grown to its limits.

@@ -123,11 +123,16 @@ class Scheduler:
             return []
         return self._in_order([*self._running, *self._waiting])[1]
 
-    def decoding(self) -> list[TargetSession]:
-        """Return the sessions of the next pass; none if it computes a part of a prompt."""
+    def decoding(self, *, beside_prompts: bool = False) -> list[TargetSession]:
+        """Return the sessions of the next pass that decode.
+
+        Args:
+            beside_prompts: whether those of a pass that computes a part of a prompt count too.
+        """
         self._admit_waiting()
         ready = [session for session in self._running if not self._is_paused(session)]
-        return ready if all(session.num_pending == 1 for session in ready) else []
+        decoding = [session for session in ready if session.num_pending == 1]
+        return decoding if beside_prompts or len(decoding) == len(ready) else []
 
     def plan(self) -> list[SessionPass]:
         """Return the parts of the next pass; empty if nothing can run."""

@@ -45,12 +45,20 @@ class Engine:
     def plain_ms(self, num_sessions):
         return self.costs.estimate(num_sessions, num_sessions) + self.overhead_ms
 
-    def step(self, num_sessions, *, tokens, draft_ms, load=None):
-        """Take a step; with drafts it emits so many tokens a session and takes longer."""
+    def step(self, num_sessions, *, tokens, draft_ms, load=None, prompt_rows=0, missed=(0, 0.0)):
+        """Take a step; with drafts it emits so many tokens a session and takes longer.
+
+        It may hold rows of a prompt, and its drafter may compute tokens that it `missed` before.
+        """
         load = num_sessions if load is None else load
         is_open = self.gate.is_open(load)
         num_tokens = num_sessions * (tokens if is_open else 1)
-        elapsed_ms = self.plain_ms(num_sessions) + draft_ms * is_open
+        num_missed, missed_ms = missed
+        prompt_ms = self.costs.estimate(num_sessions + prompt_rows) - self.costs.estimate(
+            num_sessions
+        )
+        pass_ms = self.plain_ms(num_sessions) - self.overhead_ms + prompt_ms
+        elapsed_ms = pass_ms + self.overhead_ms + (draft_ms + missed_ms) * is_open
         drafted = [DraftedRound(session(), NODES, tokens - 1) for _ in range(num_sessions)]
         self.gate.step_finished(
             FinishedStep(
@@ -58,8 +66,11 @@ class Engine:
                 num_sessions,
                 num_tokens,
                 elapsed_ms,
-                self.plain_ms(num_sessions) - self.overhead_ms,
+                pass_ms,
                 drafted if is_open else [],
+                num_prompt_rows=prompt_rows,
+                num_passing=num_sessions + (prompt_rows > 0),
+                num_missed=num_missed,
             )
         )
         self.elapsed_ms += elapsed_ms
@@ -192,6 +203,7 @@ def test_a_session_that_is_not_foreseen_is_left_alone_while_others_go_on():
 
 def test_the_end_of_a_text_is_not_worth_what_a_drafter_would_have_to_catch_up_with():
     gate = Engine().gate
+    assert gate.is_open(1)
     assert gate.wants(session(tokens_left=1000), 4000)
     assert not gate.wants(session(tokens_left=20), 4000)
     assert gate.wants(session(tokens_left=2), 0)
@@ -210,9 +222,46 @@ def test_under_load_all_sessions_bear_what_a_drafter_catches_up_with():
     assert engine.gate.wants(short, 20)
 
 
-def test_a_link_as_long_as_a_pass_begins_closed_and_trials_over_it_cost_less_than_a_hundredth():
-    engine = Engine(travel_ms=PLAIN_MS, row_ms=0.4)
-    opened = engine.steps(10_000, 1, tokens=1, draft_ms=2.0 * PLAIN_MS)
+def test_steps_that_carry_prompts_are_in_the_books():
+    engine = Engine()
+    # A prompt comes with every step: all that drafts cost falls on such steps.
+    opened = engine.steps(200, 4, tokens=1, draft_ms=10.0, prompt_rows=16)
+    assert opened[0]
+    assert not any(opened[20:])
+
+
+def test_what_a_prompt_takes_is_not_held_against_drafts():
+    engine = Engine(row_ms=1.5)
+    assert all(engine.steps(200, 1, tokens=2, draft_ms=5.0, prompt_rows=60))
+
+
+def test_a_step_of_prompts_alone_says_nothing():
+    engine = Engine()
+    before = engine.gate.is_open(1)
+    engine.gate.step_finished(FinishedStep(1, 0, 0, 500.0, 480.0, num_prompt_rows=256))
+    assert engine.gate.is_open(1) is before
+
+
+def test_texts_that_drafters_catch_up_with_do_not_close_a_load_that_pays():
+    engine = Engine()
+    for _ in range(20):  # eight long texts begin at once, and at first nothing comes of it
+        took_ms = 4000 * engine.gate.forecast.missed_token_ms
+        assert engine.step(8, tokens=1, draft_ms=0.0, missed=(4000, took_ms))
+        assert all(engine.steps(10, 8, tokens=2, draft_ms=5.0))
+
+
+def test_catching_up_that_takes_longer_than_it_should_is_in_the_books():
+    engine = Engine()
+    opened = [
+        engine.step(8, tokens=1, draft_ms=0.0, missed=(40, 3.0 * PLAIN_MS)) for _ in range(10)
+    ]
+    assert opened[0]
+    assert not opened[-1]
+
+
+def test_a_link_of_two_passes_begins_closed_and_trials_over_it_cost_less_than_a_hundredth():
+    engine = Engine(travel_ms=2.0 * PLAIN_MS, row_ms=0.4)
+    opened = engine.steps(10_000, 1, tokens=1, draft_ms=3.0 * PLAIN_MS)
     assert not any(opened[:1000])
     assert any(opened)  # the forecast is doubted
     lost_ms = engine.elapsed_ms - engine.num_tokens * PLAIN_MS

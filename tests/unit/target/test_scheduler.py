@@ -95,6 +95,14 @@ def test_a_long_prompt_stalls_nobody_by_more_than_two_steps(decoding):
     assert num_passes < 4000 / 16  # and it gets on
 
 
+def test_who_decodes_is_known_beside_a_prompt_too(decoding):
+    scheduler, sessions = decoding
+    assert scheduler.decoding() == sessions
+    scheduler.add(make_session("long", 4000))
+    assert scheduler.decoding() == []
+    assert scheduler.decoding(beside_prompts=True) == sessions
+
+
 def test_a_prompt_alone_takes_whole_chunks():
     scheduler = make_scheduler()
     scheduler.add(make_session("long", 4000))
