@@ -1,94 +1,156 @@
 """Which cut of a product is quickest: other blocks, parts, warps and stages than planned.
 
 Weights rotate among copies that together are larger than the cache. The plan of
-`inference.fused.plans` is timed first, then its rivals; what wins clearly belongs there.
+`inference.fused.plans` is timed beside its rivals; what wins clearly belongs there.
 """
 
 import itertools
-from dataclasses import replace
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from treedraft.inference.fused.decoder import FusedDecoder
-from treedraft.inference.fused.plans import ProductPlan, plan_product
+from treedraft.inference.fused.kernels.product import gated_product, product
+from treedraft.inference.fused.plans import (
+    ProductPlan,
+    plan_gated_product,
+    plan_head,
+    plan_product,
+)
 
-SHAPES = {
-    "135m": [(960, 576), (576, 576), (576, 1536)],
-    "1.5b": [(2048, 1536), (1536, 1536), (1536, 8960)],
-    "8b": [(6144, 4096), (4096, 4096), (4096, 14336), (128_256, 4096)],
+Planner = Callable[[int, int], ProductPlan]
+
+# Outputs and inputs of products as the layers of models have them, and who plans each.
+SHAPES: dict[str, list[tuple[int, int, Planner]]] = {
+    "135m": [
+        (960, 576, plan_product),
+        (576, 576, plan_product),
+        (1536, 576, plan_gated_product),
+        (576, 1536, plan_product),
+        (49_152, 576, plan_head),
+    ],
+    "1.5b": [
+        (2048, 1536, plan_product),
+        (1536, 1536, plan_product),
+        (8960, 1536, plan_gated_product),
+        (1536, 8960, plan_product),
+    ],
+    "8b": [
+        (6144, 4096, plan_product),
+        (4096, 4096, plan_product),
+        (14_336, 4096, plan_gated_product),
+        (4096, 14_336, plan_product),
+        (128_256, 4096, plan_head),
+    ],
 }
+ROWS = (1, 17)
+_NUM_RIVALS = 24
 _CACHE_BYTES = 200 << 20
+_SHARED_BYTES = 220_000  # of a multiprocessor
+_MAX_ROWS = 64
 
 
-def search(device: torch.device, name: str, *, num_rows: int = 16) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Subject:
+    """A product with everything that it reads and writes."""
+
+    planner: Planner
+    inputs: torch.Tensor
+    weights: list[torch.Tensor]
+
+    def queue(self, plan: ProductPlan, num_rows: int, outputs: torch.Tensor) -> None:
+        """Queue the product with each copy of the weights."""
+        for weight in self.weights:
+            if self.planner is plan_gated_product:
+                gated_product[plan.grid(num_rows)[:2]](
+                    self.inputs, weight, outputs, num_rows, **plan.cut(_tile(num_rows))
+                )
+            else:
+                product[plan.grid(num_rows)](
+                    self.inputs,
+                    weight,
+                    outputs,
+                    _MAX_ROWS * plan.outputs,
+                    num_rows,
+                    SPLIT_INPUTS=plan.split_inputs,
+                    **plan.cut(_tile(num_rows)),
+                )
+
+
+def search(device: torch.device, name: str) -> list[dict[str, Any]]:
     """Return the planned time and the quickest cuts of each product of a model."""
     found = []
-    for outputs, inputs in SHAPES[name]:
-        planned = plan_product(outputs, inputs, may_split=outputs < 100_000)
-        copies = max(2, min(64, _CACHE_BYTES // (2 * outputs * inputs)))
-        weights = [
-            torch.randn((outputs, inputs), device=device, dtype=torch.bfloat16)
-            for _ in range(copies)
-        ]
-        rows = torch.randn((64, inputs), device=device, dtype=torch.bfloat16)
+    for outputs, inputs, planner in SHAPES[name]:
+        planned = planner(outputs, inputs)
+        subject = _subject(outputs, inputs, planner, device)
         timed = {}
-        for plan in dict.fromkeys([planned, *_rivals(planned)]):
+        for plan in dict.fromkeys([planned, *_rivals(planned, may_split=planner is plan_product)]):
             try:
-                timed[plan] = _microseconds(plan, rows, weights, num_rows)
+                timed[plan] = [_microseconds(subject, plan, count) for count in ROWS]
             except Exception as error:  # too much shared memory, for one
-                timed[plan] = float("inf")
                 print(f"{plan}: {type(error).__name__}")
-        best = sorted(timed, key=lambda plan: timed[plan])[:3]
-        floor = 2 * outputs * inputs / 4.0e6
+        best = sorted(timed, key=lambda plan: timed[plan][0] + 0.5 * timed[plan][1])[:4]
         found.append(
             {
                 "outputs": outputs,
                 "inputs": inputs,
-                "floor_us at 4 TB/s": round(floor, 2),
-                "planned_us": round(timed[planned], 2),
-                "planned": _cut(planned),
-                "best": [(round(timed[plan], 2), _cut(plan)) for plan in best],
+                "floor_us at 4.2 TB/s": round(subject.weights[0].nbytes / 4.2e6, 2),
+                "planned": _told(planned, timed),
+                "best": [_told(plan, timed) for plan in best],
             }
         )
     return found
 
 
-def _cut(plan: ProductPlan) -> str:
-    return (
-        f"n{plan.block_n} k{plan.block_k} parts{plan.num_splits} "
-        f"warps{plan.num_warps} stages{plan.num_stages}"
-    )
+def _subject(outputs: int, inputs: int, planner: Planner, device: torch.device) -> _Subject:
+    rows = outputs * (2 if planner is plan_gated_product else 1)
+    copies = max(2, min(48, _CACHE_BYTES // (2 * rows * inputs)))
+
+    def numbers(count: int) -> torch.Tensor:
+        return torch.randn((count, inputs), device=device, dtype=torch.bfloat16)
+
+    return _Subject(planner, numbers(_MAX_ROWS), [numbers(rows) for _ in range(copies)])
 
 
-def _rivals(planned: ProductPlan) -> list[ProductPlan]:
+def _told(plan: ProductPlan, timed: dict[ProductPlan, list[float]]) -> str:
+    cut = f"n{plan.block_n} k{plan.block_k} parts{plan.num_splits}"
+    times = " ".join(f"{one:.2f}" for one in timed[plan])
+    return f"{cut} warps{plan.num_warps} stages{plan.num_stages}: {times} us"
+
+
+def _rivals(planned: ProductPlan, *, may_split: bool) -> list[ProductPlan]:
+    """Return some of the cuts that fit, the same at every call."""
     rivals = []
-    steps = -(-planned.inputs // planned.block_k)
-    for block_n, num_splits, num_stages in itertools.product(
-        (16, 32), sorted({1, 2, 3, 4, 6, 8, planned.num_splits}), (3, 5)
+    for block_n, block_k, warps, stages in itertools.product(
+        (16, 32, 64), (64, 128), (1, 2, 4), (3, 4, 6)
     ):
-        if num_splits > steps or (num_splits > 1 and planned.outputs > 100_000):
-            continue
-        split = -(-steps // num_splits) * planned.block_k
-        rivals.append(replace(planned, block_n=block_n, split_inputs=split, num_stages=num_stages))
-    best_shape = [replace(planned, num_warps=warps) for warps in (2, 8)]
-    return [*rivals, *best_shape]
+        steps = -(-planned.inputs // block_k)
+        fits = 2 * (2 * block_n + 16) * block_k * stages <= _SHARED_BYTES
+        for parts in (1, 2, 3, 4, 6, 8) if may_split else (1,):
+            split = -(-steps // parts) * block_k
+            plan = ProductPlan(
+                planned.outputs, planned.inputs, block_n, block_k, split, warps, stages
+            )
+            if fits and parts <= steps and plan.num_splits == parts:
+                rivals.append(plan)
+    return random.Random(0).sample(rivals, min(_NUM_RIVALS, len(rivals)))
 
 
-def _microseconds(
-    plan: ProductPlan, rows: torch.Tensor, weights: list[torch.Tensor], num_rows: int
-) -> float:
-    parts = torch.zeros((plan.num_splits, 64, plan.outputs), device=rows.device)
+def _tile(num_rows: int) -> int:
+    return 16 if num_rows <= 16 else 32
 
-    def launch() -> None:
-        for weight in weights:
-            FusedDecoder._product(rows, weight, parts, parts.stride(0), plan, num_rows)
 
-    launch()
+def _microseconds(subject: _Subject, plan: ProductPlan, num_rows: int) -> float:
+    outputs = torch.zeros((plan.num_splits, _MAX_ROWS, plan.outputs), device=subject.inputs.device)
+    if subject.planner is plan_gated_product:
+        outputs = outputs[0].to(subject.inputs.dtype)
+    subject.queue(plan, num_rows, outputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        launch()
+        subject.queue(plan, num_rows, outputs)
     best = float("inf")
     for _ in range(5):
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -97,4 +159,4 @@ def _microseconds(
         after.record()
         torch.cuda.synchronize()
         best = min(best, before.elapsed_time(after))
-    return best * 1e3 / len(weights)
+    return best * 1e3 / len(subject.weights)

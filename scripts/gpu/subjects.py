@@ -49,6 +49,15 @@ _QWEN_1_5B = {
     "vocab_size": 151_936,
     "tie_word_embeddings": True,
 }
+_SMOL_135M = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49_152,
+    "tie_word_embeddings": True,
+}
 _TINY = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -60,6 +69,7 @@ _TINY = {
 CONFIGS = {
     "8b": (LlamaConfig, LlamaForCausalLM, _LLAMA_8B),
     "1.5b": (Qwen2Config, Qwen2ForCausalLM, _QWEN_1_5B),
+    "135m": (LlamaConfig, LlamaForCausalLM, _SMOL_135M),
     "tiny": (LlamaConfig, LlamaForCausalLM, _TINY),
 }
 

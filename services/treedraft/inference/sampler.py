@@ -9,7 +9,8 @@ id wins.
 The noise must never be used in a ratio test p/q as well: that changes the law.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,7 +21,11 @@ from treedraft.inference.law import LawRow, branch_of, processed_logits, target_
 from treedraft.inference.sampler_ties import tie_margin
 from treedraft.inference.token_history import SessionCounts, TokenHistory
 
+if TYPE_CHECKING:
+    from treedraft.inference.fused.draw import DeviceDraws
+
 __all__ = [
+    "CoupledDraws",
     "LawRow",
     "NoiseRows",
     "SessionCounts",
@@ -31,6 +36,38 @@ __all__ = [
     "target_probs",
     "tie_margin",
 ]
+
+
+class CoupledDraws:
+    """Draws of one model's passes, with what they have in common kept; used by one thread."""
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._noise_rows = NoiseRows()
+        self._on_device: DeviceDraws | None = None
+
+    def draw(
+        self,
+        target_logits: Tensor,
+        rows: Sequence[LawRow],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[int]:
+        """Return the token that the target draws at each row, as `coupled_draw` does.
+
+        `meanwhile` is called once, on an accelerator while it computes.
+        """
+        if target_logits.device.type == "cpu" or not rows:
+            meanwhile()
+            return coupled_draw(target_logits, rows, self._noise_rows)
+        if not _has_kernels(target_logits):
+            drawn = draw_on_device(target_logits, rows)
+            meanwhile()
+            return drawn.tolist()
+        if self._on_device is None:
+            from treedraft.inference.fused.draw import DeviceDraws  # needs Triton
+
+            self._on_device = DeviceDraws()
+        return self._on_device.draw(target_logits, rows, meanwhile)
 
 
 def coupled_draw(
@@ -54,10 +91,14 @@ def _drawn_on_device(target_logits: Tensor, rows: Sequence[LawRow]) -> list[int]
     """Draw where the logits are; to read the tokens is the one wait for the device in a step."""
     if not rows:
         return []
-    if is_available(target_logits.device, torch.bfloat16):
+    if _has_kernels(target_logits):
         from treedraft.inference.fused.draw import queue_draw  # needs Triton
 
         drawn: list[int] = queue_draw(target_logits, rows).tolist()
     else:
         drawn = draw_on_device(target_logits, rows).tolist()
     return drawn
+
+
+def _has_kernels(target_logits: Tensor) -> bool:
+    return is_available(target_logits.device, torch.bfloat16)

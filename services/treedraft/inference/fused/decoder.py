@@ -24,7 +24,6 @@ from treedraft.inference.fused.kernels.product import gated_product, product
 from treedraft.inference.fused.kernels.turn import turn_and_store
 from treedraft.inference.fused.layout import Column, PassLayout, lay_out
 from treedraft.inference.fused.plans import (
-    EARLY_ROWS,
     KEY_BLOCK,
     NUM_PARTS,
     ROW_BUCKETS,
@@ -32,13 +31,17 @@ from treedraft.inference.fused.plans import (
     row_tile,
 )
 from treedraft.inference.fused.support import can_come_early
-from treedraft.inference.fused.weights import LayerWeights, take_weights
+from treedraft.inference.fused.weights import DecoderWeights, LayerWeights, take_weights
 from treedraft.inference.fused.workspace import Capacity, PassView, Workspace
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.segment import Segment
 
 _LOG2_E = math.log2(math.e)
 _SMALLEST_DOT = 16
+# Kernels of a large layer have every multiprocessor full, and one that comes up beside them takes
+# room and bandwidth: 4.74 ms in place of 4.35 for 8B (436 MB a layer), but 0.66 in place of
+# 0.79 for 135M (7 MB) and about the same for 1.5B (94 MB; docs/results/h200-five-kernels.json).
+_EARLY_LAYER_BYTES = 200 << 20
 
 
 class FusedDecoder:
@@ -62,7 +65,7 @@ class FusedDecoder:
         self._padded_group = max(_SMALLEST_DOT, triton.next_power_of_2(shape.group))
         device = self.weights.head.device
         self._graphs = PassGraphs() if uses_graphs and device.type == "cuda" else None
-        self.comes_early = comes_early and can_come_early(device)
+        self.comes_early = comes_early and can_come_early(device) and _is_small(self.weights)
         self._workspace: Workspace | None = None
 
     @property
@@ -89,16 +92,16 @@ class FusedDecoder:
             float32 [output rows, vocab], in memory that the next pass writes to again.
         """
         layout, space = self.prepare(segments, pool)
-        view = space.view(layout.row_bucket, layout.output_bucket)
         key = (layout.row_bucket, layout.output_bucket)
-        self.replay(key, lambda: self.launch(space, view))
+        self.replay(key, lambda: self.launch(space, space.view(*key)))
         return space.logits[: layout.num_outputs]
 
     def prepare(self, segments: Sequence[Segment], pool: KVPool) -> tuple[PassLayout, Workspace]:
         """Queue what a pass reads; return how it lies there and where."""
-        layout = lay_out(segments, pool.num_slots)
+        before = self._workspace
+        layout = lay_out(segments, pool.num_slots, before.room() if before else None)
         space = self._fitting(layout, pool)
-        space.upload(layout)
+        space.upload(layout.numbers)
         return layout, space
 
     def replay(self, key: tuple[int, ...], launch: Callable[[], None]) -> None:
@@ -132,7 +135,7 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
-            **self._early(num_rows),
+            **self._early(),
         )
         for index, layer in enumerate(weights.layers):
             if index:
@@ -152,7 +155,7 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
-            **self._early(num_outputs),
+            **self._early(),
         )
         self._product(space.normed, weights.head, space.logits, 0, weights.plans.head, num_outputs)
 
@@ -185,7 +188,7 @@ class FusedDecoder:
             HEAD_DIM=shape.head_dim,
             HAS_BIAS=layer.bias.numel() > 0,
             num_warps=1,
-            **self._early(view.num_rows),
+            **self._early(),
         )
 
     def _attend(self, space: Workspace, view: PassView, index: int) -> None:
@@ -210,27 +213,22 @@ class FusedDecoder:
             **sizes,
             num_warps=4,
             num_stages=2,
-            **self._early(view.num_rows),
+            **self._early(),
         )
         lengths = view.columns[Column.LINE_LENGTH], view.columns[Column.PATH_LENGTH]
         combine[(view.num_rows, shape.num_heads)](
-            *parts, *lengths, space.attended, **sizes, num_warps=2, **self._early(view.num_rows)
+            *parts, *lengths, space.attended, **sizes, num_warps=2, **self._early()
         )
 
     def _mlp(self, space: Workspace, num_rows: int, layer: LayerWeights) -> None:
         plans, tile = self.weights.plans, row_tile(num_rows)
-        gated_product[(-(-num_rows // tile), plans.gate_up.num_column_programs)](
+        gated_product[plans.gate_up.grid(num_rows)[:2]](
             space.normed,
             layer.gate_up,
             space.activated,
-            OUTPUTS=plans.gate_up.outputs,
-            INPUTS=plans.gate_up.inputs,
-            BLOCK_M=tile,
-            BLOCK_N=plans.gate_up.block_n,
-            BLOCK_K=plans.gate_up.block_k,
-            num_warps=plans.gate_up.num_warps,
-            num_stages=plans.gate_up.num_stages,
-            **self._early_product(plans.gate_up, num_rows),
+            num_rows,
+            **plans.gate_up.cut(tile),
+            **self._early(plans.gate_up),
         )
         stride = space.capacity.rows * self.weights.shape.hidden
         self._product(space.activated, layer.down, space.parts, stride, plans.down, num_rows)
@@ -248,18 +246,15 @@ class FusedDecoder:
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
             num_warps=self._norm_warps,
-            **self._early(num_rows),
+            **self._early(),
         )
 
-    def _early(self, num_rows: int) -> dict[str, int | bool]:
-        """Return how a kernel over so many rows is launched if it is to come up early."""
-        # The interpreter knows no such way to launch.
-        is_early = self._comes_early and num_rows >= EARLY_ROWS
-        return {"IS_EARLY": True, "launch_pdl": True} if is_early else {}
-
-    def _early_product(self, plan: ProductPlan, num_rows: int) -> dict[str, int | bool]:
-        options = self._early(num_rows)
-        return {"EARLY_LINES": plan.early_lines, "launch_pdl": True} if options else {}
+    def _early(self, plan: ProductPlan | None = None) -> dict[str, int | bool]:
+        """Return how a kernel is launched if it is to come up early."""
+        if not self._comes_early:  # the interpreter knows no such way to launch
+            return {}
+        early: dict[str, int | bool] = {"IS_EARLY": True, "launch_pdl": True}
+        return early | ({"EARLY_LINES": plan.early_lines} if plan else {})
 
     def _product(
         self,
@@ -270,19 +265,19 @@ class FusedDecoder:
         plan: ProductPlan,
         num_rows: int,
     ) -> None:
-        tile = row_tile(num_rows)
-        product[(-(-num_rows // tile), plan.num_column_programs, plan.num_splits)](
+        product[plan.grid(num_rows)](
             inputs,
             weight,
             parts,
             part_stride,
-            OUTPUTS=plan.outputs,
-            INPUTS=plan.inputs,
+            num_rows,
             SPLIT_INPUTS=plan.split_inputs,
-            BLOCK_M=tile,
-            BLOCK_N=plan.block_n,
-            BLOCK_K=plan.block_k,
-            num_warps=plan.num_warps,
-            num_stages=plan.num_stages,
-            **self._early_product(plan, num_rows),
+            **plan.cut(row_tile(num_rows)),
+            **self._early(plan),
         )
+
+
+def _is_small(weights: DecoderWeights) -> bool:
+    layer = weights.layers[0]
+    size = sum(tensor.nbytes for tensor in (layer.qkv, layer.out, layer.gate_up, layer.down))
+    return size <= _EARLY_LAYER_BYTES

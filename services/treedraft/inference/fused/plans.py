@@ -19,15 +19,17 @@ ROW_TILE = 64  # buffers are padded to it
 KEY_BLOCK = 128
 NUM_PARTS = 16
 
-# Enough programs to keep all multiprocessors reading; an H100 has 132.
-_WANTED_PROGRAMS = 264
-_LEAST_STEPS = 2  # blocks of inputs that a program goes through at least
-# Kernels over fewer rows come up one after the other: with so few programs in each, many come
-# up at once, and a pass of one row took 0.91 ms in place of 0.81 on an H200, one of 17 rows
-# 0.71 in place of 0.86 (docs/results/h200-passes-135m-early.json).
-EARLY_ROWS = 16
-# Of each row of weights, in lines of 64 numbers, that a program fetches before its inputs
-# are there: with 32 rows a program and two programs a multiprocessor, 8 MB of 50 in the L2.
+# An H100 or H200 has so many multiprocessors. A product is cut into two programs for each or
+# a little fewer, since the slowest multiprocessor ends it: cut into 3.4 waves, the gated pair
+# of an 8B model took 74 us in place of 60 (docs/results/h200-cuts.json).
+_MULTIPROCESSORS = 132
+_WANTED_PROGRAMS = 240
+_WANTED_BALANCE = 0.9
+_MANY_OUTPUTS = 1024  # enough for blocks of 64
+_LEAST_STEPS = 3  # blocks of inputs that a program goes through at least
+# Up to this size a product's weights are fetched before its inputs are there: more would be
+# in the way of the product that runs meanwhile (1.45 ms for a pass of 1.5B in place of 1.37).
+_EARLY_BYTES = 4 << 20
 _MAX_EARLY_LINES = 8
 _NUMBERS_IN_LINE = 64
 
@@ -55,7 +57,9 @@ class ProductPlan:
 
     @property
     def early_lines(self) -> int:
-        """Cache lines that a program fetches of each of its rows: a power of two, none too many."""
+        """Cache lines that a program fetches of each of its rows: a power of two, or none."""
+        if 2 * self.outputs * self.inputs > _EARLY_BYTES:
+            return 0
         lines = min(_MAX_EARLY_LINES, self.split_inputs // _NUMBERS_IN_LINE)
         return 1 << max(0, lines.bit_length() - 1)
 
@@ -64,22 +68,61 @@ class ProductPlan:
         """Programs side by side over the outputs."""
         return -(-self.outputs // self.block_n)
 
+    def grid(self, num_rows: int) -> tuple[int, int, int]:
+        """Return programs over rows, outputs and parts."""
+        return -(-num_rows // row_tile(num_rows)), self.num_column_programs, self.num_splits
 
-def plan_product(outputs: int, inputs: int, *, may_split: bool = True) -> ProductPlan:
-    """Return how to cut a product with `outputs` rows of `inputs` weights.
+    def cut(self, tile: int) -> dict[str, int]:
+        """Return what a kernel is told of the cut, for tiles of so many rows."""
+        return {
+            "OUTPUTS": self.outputs,
+            "INPUTS": self.inputs,
+            "BLOCK_M": tile,
+            "BLOCK_N": self.block_n,
+            "BLOCK_K": self.block_k,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
 
-    Args:
-        outputs: of the layer; of a gated pair, those of one of the two.
-        inputs: of the layer.
-        may_split: whether whoever reads the product can add up parts.
-    """
-    block_n = 32 if outputs >= 32 * _WANTED_PROGRAMS // 2 else 16
-    block_k = next((size for size in (128, 64, 32) if inputs % size == 0), 32)
-    steps = -(-inputs // block_k)
-    wanted = -(-_WANTED_PROGRAMS // -(-outputs // block_n))
-    num_splits = max(1, min(wanted, steps // _LEAST_STEPS)) if may_split else 1
-    split_steps = -(-steps // num_splits)
-    return ProductPlan(outputs, inputs, block_n, block_k, split_steps * block_k)
+
+def plan_product(outputs: int, inputs: int) -> ProductPlan:
+    """Return how to cut a product with `outputs` rows of `inputs` weights into parts."""
+    block_n, num_warps = (64, 4) if outputs >= _MANY_OUTPUTS else (16, 2)
+    block_k = _block_of_inputs(inputs, most=128 if outputs >= _MANY_OUTPUTS else 64)
+    steps, columns = -(-inputs // block_k), -(-outputs // block_n)
+    most = max(1, steps // _LEAST_STEPS)
+    split_steps = -(-steps // most)
+    for num_splits in range(1, most):
+        own_steps = -(-steps // num_splits)
+        programs = columns * -(-steps // own_steps)
+        if programs >= _WANTED_PROGRAMS and _balance(programs) >= _WANTED_BALANCE:
+            split_steps = own_steps
+            break
+    return ProductPlan(outputs, inputs, block_n, block_k, split_steps * block_k, num_warps)
+
+
+def plan_gated_product(outputs: int, inputs: int) -> ProductPlan:
+    """Return how to cut a gated pair of `outputs` rows each; it has no parts."""
+    block_k = _block_of_inputs(inputs, most=64)
+    is_small = -(-outputs // 16) < 2 * _MULTIPROCESSORS
+    num_warps, num_stages = (4, 8) if is_small else (2, 4)
+    return ProductPlan(outputs, inputs, 16, block_k, inputs, num_warps, num_stages)
+
+
+def plan_head(outputs: int, inputs: int) -> ProductPlan:
+    """Return how to cut the head, which has outputs enough for all multiprocessors."""
+    block_n = 32 if outputs >= 32 * _MULTIPROCESSORS else 16
+    return ProductPlan(outputs, inputs, block_n, _block_of_inputs(inputs, most=128), inputs)
+
+
+def _block_of_inputs(inputs: int, *, most: int) -> int:
+    return next((size for size in (128, 64, 32) if size <= most and inputs % size == 0), 32)
+
+
+def _balance(programs: int) -> float:
+    """Return which share of multiprocessors is at work, on average until the last is done."""
+    waves = programs / _MULTIPROCESSORS
+    return waves / -(-programs // _MULTIPROCESSORS)
 
 
 def row_bucket(num_rows: int) -> int:

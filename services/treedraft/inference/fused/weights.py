@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from treedraft.inference.decoder_shape import DecoderShape, shape_of
-from treedraft.inference.fused.plans import ProductPlan, plan_product
+from treedraft.inference.fused.plans import (
+    ProductPlan,
+    plan_gated_product,
+    plan_head,
+    plan_product,
+)
 from treedraft.inference.native.turn_table import TurnTable
 
 
@@ -97,9 +102,9 @@ def _plan(shape: DecoderShape) -> DecoderPlans:
     return DecoderPlans(
         qkv=plan_product(shape.qkv, shape.hidden),
         out=plan_product(shape.hidden, shape.num_heads * shape.head_dim),
-        gate_up=plan_product(shape.intermediate, shape.hidden, may_split=False),
+        gate_up=plan_gated_product(shape.intermediate, shape.hidden),
         down=plan_product(shape.hidden, shape.intermediate),
-        head=plan_product(shape.vocab_size, shape.hidden, may_split=False),
+        head=plan_head(shape.vocab_size, shape.hidden),
     )
 
 

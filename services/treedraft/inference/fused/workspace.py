@@ -6,6 +6,8 @@ away as a whole, and with it the graphs that were captured on it.
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -97,10 +99,13 @@ class Workspace:
         self.logits = floats(capacity.outputs, shape.vocab_size)
         self._staging = _Staging(capacity.numbers, device)
 
-    def upload(self, layout: PassLayout) -> None:
+    def room(self) -> npt.NDArray[np.int32]:
+        """Return memory of the host for the next pass's integers, to be given to `upload`."""
+        return self._staging.room()
+
+    def upload(self, numbers: npt.NDArray[np.int32]) -> None:
         """Queue the copy of a pass's integers to the device."""
-        count = len(layout.numbers)
-        self._staging.copy(layout, self.numbers[:count])
+        self._staging.copy(numbers, self.numbers)
 
     def view(self, row_bucket: int, output_bucket: int) -> "PassView":
         """Return where a pass of this size finds what was uploaded for it."""
@@ -121,24 +126,32 @@ class _Staging:
     """Page-locked memory, from which a copy does not wait for the device."""
 
     def __init__(self, capacity: int, device: torch.device) -> None:
-        self._is_on_cuda = device.type == "cuda"
+        is_on_cuda = device.type == "cuda"
         self._turn = 0
         self._buffers = [
-            torch.zeros(capacity, dtype=torch.int32, pin_memory=True)
-            for _ in range(_NUM_STAGED if self._is_on_cuda else 0)
+            torch.zeros(capacity, dtype=torch.int32, pin_memory=is_on_cuda)
+            for _ in range(_NUM_STAGED if is_on_cuda else 1)
         ]
-        self._events: list[torch.cuda.Event | None] = [None] * len(self._buffers)
+        self._rooms = [buffer.numpy() for buffer in self._buffers]
+        self._events: list[torch.cuda.Event | None] = [
+            torch.cuda.Event() if is_on_cuda else None  # type: ignore[no-untyped-call]
+            for _ in self._buffers
+        ]
 
-    def copy(self, layout: PassLayout, destination: Tensor) -> None:
-        source = torch.from_numpy(layout.numbers)
-        if not self._is_on_cuda:
-            destination.copy_(source)
-            return
-        turn = self._turn = (self._turn + 1) % len(self._buffers)
-        event = self._events[turn] or torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.synchronize()  # long past, unless several passes went by without a look
-        staged = self._buffers[turn][: len(destination)]
-        staged.copy_(source)
-        destination.copy_(staged, non_blocking=True)
-        event.record()
-        self._events[turn] = event
+    def room(self) -> npt.NDArray[np.int32]:
+        """Return the buffer whose turn it is, once the copy out of it is over."""
+        self._turn = (self._turn + 1) % len(self._buffers)
+        event = self._events[self._turn]
+        if event is not None and not event.query():  # type: ignore[no-untyped-call]
+            event.synchronize()
+        return self._rooms[self._turn]
+
+    def copy(self, numbers: npt.NDArray[np.int32], destination: Tensor) -> None:
+        room = self._rooms[self._turn]
+        if numbers.base is not room:
+            room = self.room()
+            room[: len(numbers)] = numbers
+        event, staged = self._events[self._turn], self._buffers[self._turn]
+        destination[: len(numbers)].copy_(staged[: len(numbers)], non_blocking=True)
+        if event is not None:
+            event.record()

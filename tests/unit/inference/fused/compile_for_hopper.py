@@ -18,12 +18,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from treedraft.inference.fused.kernels import attention, children, draw, levels, norm, product, turn
-from treedraft.inference.fused.plans import KEY_BLOCK, NUM_PARTS, plan_product
+from treedraft.inference.fused.plans import (
+    KEY_BLOCK,
+    NUM_PARTS,
+    plan_gated_product,
+    plan_head,
+    plan_product,
+)
 
 TARGET = GPUTarget("cuda", 90, 32)
 OBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TYPES = {
-    **dict.fromkeys(("part_stride", "row_stride"), "i32"),
+    **dict.fromkeys(("part_stride", "row_stride", "num_rows"), "i32"),
     **dict.fromkeys(("epsilon", "scaling"), "fp32"),
     **dict.fromkeys(("token_ids", "positions", "write_slots", "output_rows"), "*i32"),
     **dict.fromkeys(("key_slots", "line_starts", "line_lengths"), "*i32"),
@@ -33,7 +39,7 @@ TYPES = {
     "column_ids": "*i32",
     "score_temperature": "fp32",
     "best_scores": "*fp64",
-    **dict.fromkeys(("keys", "tokens"), "*i64"),
+    **dict.fromkeys(("keys", "tokens", "laws"), "*i64"),
 }
 
 
@@ -74,20 +80,19 @@ def compiled(kernel, constants, *, num_warps=4, num_stages=3, types=None):
 
 def products(hidden, qkv, attended, intermediate, vocab):
     """Compile the products of a model, in the smallest and the largest tile."""
-    shapes = [(qkv, hidden), (hidden, attended), (hidden, intermediate), (vocab, hidden)]
+    shapes = [(qkv, hidden), (hidden, attended), (hidden, intermediate)]
     for tile in (16, 64):
-        for outputs, inputs in shapes:
-            plan = plan_product(outputs, inputs, may_split=outputs != vocab)
-            sizes = {"OUTPUTS": outputs, "INPUTS": inputs, "SPLIT_INPUTS": plan.split_inputs}
-            yield compiled(product.product, sizes | _blocks(plan, tile), num_stages=4)
-        plan = plan_product(intermediate, hidden, may_split=False)
-        sizes = {"OUTPUTS": intermediate, "INPUTS": hidden}
-        yield compiled(product.gated_product, sizes | _blocks(plan, tile), num_stages=4)
+        for plan in (*(plan_product(*shape) for shape in shapes), plan_head(vocab, hidden)):
+            split = {"SPLIT_INPUTS": plan.split_inputs}
+            yield _product(product.product, plan, tile, split)
+        yield _product(product.gated_product, plan_gated_product(intermediate, hidden), tile, {})
 
 
-def _blocks(plan, tile):
-    blocks = {"BLOCK_M": tile, "BLOCK_N": plan.block_n, "BLOCK_K": plan.block_k}
-    return blocks | {"EARLY_LINES": plan.early_lines}
+def _product(kernel, plan, tile, constants):
+    cut = plan.cut(tile)
+    options = {name: cut.pop(name) for name in ("num_warps", "num_stages")}
+    early = {"EARLY_LINES": plan.early_lines, "IS_EARLY": True}
+    return compiled(kernel, constants | cut | early, **options)
 
 
 def others(hidden, num_heads, num_kv_heads, head_dim, vocab):

@@ -1,5 +1,7 @@
 """Every row of a pass is told the slots that its segment's mask names, in their order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.inference.tiny_segments import chunk, tokens, tree_of, tree_pass
 
 from treedraft.core.growth import ROOT
+from treedraft.inference.fused import layout as layout_module
 from treedraft.inference.fused.layout import Column, column_stride, lay_out
 from treedraft.inference.native.rows import rows_of
 from treedraft.inference.segment import Segment
@@ -79,3 +82,37 @@ def test_a_row_that_sees_nothing_is_a_bug():
     segment = Segment([1, 2], [0, 1], [0, 1], np.zeros(0, np.int64), [0, 1], np.eye(2) > 1, [1])
     with pytest.raises(AssertionError, match="sees nothing"):
         lay_out([segment], NUM_SLOTS)
+
+
+def plain_step(index, num_context):
+    slots = SCATTERED[20 * index : 20 * index + num_context + 1]
+    return chunk(tokens(num_context + 1), slots, num_context, num_context + 1)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 19), min_size=1, max_size=9),
+    room=st.sampled_from([None, 10, 4096]),
+)
+def test_plain_steps_are_laid_out_as_any_others(lengths, room):
+    segments = [plain_step(*one) for one in enumerate(lengths)]
+    memory = None if room is None else np.full(room, 7, dtype=np.int32)
+    found = lay_out(segments, NUM_SLOTS, memory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout_module, "_is_plain", lambda segments: False)
+        expected = lay_out(segments, NUM_SLOTS)
+        again = lay_out(segments, NUM_SLOTS, memory)
+    assert found.numbers.tolist() == expected.numbers.tolist() == again.numbers.tolist()
+    assert (memory is not None and found.numbers.base is memory) == (room == 4096)
+    for one in ("num_rows", "num_outputs", "row_bucket", "output_bucket"):
+        assert getattr(found, one) == getattr(expected, one)
+
+
+def test_plain_steps_into_one_slot_or_outside_the_pool_are_refused():
+    one = plain_step(0, 3)
+    with pytest.raises(AssertionError, match="one slot"):
+        lay_out([one, one], NUM_SLOTS)
+    with pytest.raises(AssertionError, match="outside"):
+        lay_out([plain_step(0, 3)], int(max(one.tree_slots)))
+    below = replace(one, context_slots=np.array([-1, 0, 1]))
+    with pytest.raises(AssertionError, match="outside"):
+        lay_out([below], NUM_SLOTS)

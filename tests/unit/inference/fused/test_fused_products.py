@@ -8,7 +8,7 @@ from torch.nn.functional import silu
 
 from treedraft.inference.fused.kernels.norm import add_norm
 from treedraft.inference.fused.kernels.product import gated_product, product
-from treedraft.inference.fused.plans import plan_product
+from treedraft.inference.fused.plans import plan_gated_product, plan_product
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -25,12 +25,9 @@ def run_product(inputs, weight, plan, tile, num_rows):
         weight,
         parts,
         parts.stride(0),
-        OUTPUTS=plan.outputs,
-        INPUTS=plan.inputs,
+        num_rows,
         SPLIT_INPUTS=plan.split_inputs,
-        BLOCK_M=tile,
-        BLOCK_N=plan.block_n,
-        BLOCK_K=plan.block_k,
+        **plan.cut(tile),
     )
     return parts
 
@@ -56,18 +53,15 @@ def test_parts_of_a_product_add_up_to_it_and_rows_do_not_depend_on_the_tile(
 @settings(deadline=None, max_examples=8)
 @given(outputs=st.integers(1, 50), inputs=st.integers(1, 200))
 def test_gates_are_applied(outputs, inputs):
-    plan = plan_product(outputs, inputs, may_split=False)
+    plan = plan_gated_product(outputs, inputs)
     rows, weight = random(16, inputs), random(2 * outputs, inputs, seed=2)
     found = torch.full((16, outputs), torch.nan, device=DEVICE)
     gated_product[(1, plan.num_column_programs)](
         rows,
         weight,
         found,
-        OUTPUTS=outputs,
-        INPUTS=inputs,
-        BLOCK_M=16,
-        BLOCK_N=plan.block_n,
-        BLOCK_K=plan.block_k,
+        16,
+        **plan.cut(16),
     )
     gates, gated = (rows.double() @ weight.double().T).chunk(2, 1)
     expected = silu(gates) * gated

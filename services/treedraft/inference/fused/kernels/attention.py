@@ -16,7 +16,7 @@ are the rows of one small matrix product.
 import triton
 import triton.language as tl
 
-from treedraft.inference.fused.kernels.early import await_last, release_next
+from treedraft.inference.fused.kernels.early import await_last
 
 
 @triton.jit
@@ -42,7 +42,6 @@ def attend(
     IS_EARLY: tl.constexpr = False,
 ):
     """Attend to every NUM_PARTS-th block of a row's keys, for the heads of one key head."""
-    release_next(IS_EARLY)
     await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -71,12 +70,12 @@ def attend(
             places = (slots * NUM_KV_HEADS + head) * HEAD_DIM
             mask = is_seen[:, None]
             key = tl.load(keys + places[:, None] + dims[None, :], mask=mask, other=0.0)
+            value = tl.load(values + places[:, None] + dims[None, :], mask=mask, other=0.0)
             scores = tl.dot(asked, tl.trans(key), input_precision="ieee") * scaling
             scores = tl.where(is_seen[None, :], scores, float("-inf"))
             higher = tl.maximum(peak, tl.max(scores, 1))
             weights = tl.exp2(scores - higher[:, None])
             shrink = tl.exp2(peak - higher)
-            value = tl.load(values + places[:, None] + dims[None, :], mask=mask, other=0.0)
             added = tl.dot(weights.to(value.dtype), value, input_precision="ieee")
             total = total * shrink[:, None] + added
             mass = mass * shrink + tl.sum(weights, 1)
@@ -103,7 +102,6 @@ def combine(
     IS_EARLY: tl.constexpr = False,
 ):
     """Join the parts of one head of one row; a row that sees nothing gets zeros."""
-    release_next(IS_EARLY)
     await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)

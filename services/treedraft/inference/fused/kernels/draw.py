@@ -46,8 +46,8 @@ def _noise_of_pairs(pairs, seed_low, seed_high, position, choice):
 def draw_parts(
     logits,  # float32 [rows, VOCAB]
     row_stride,
-    keys,  # int64 [rows, 4]: low and high word of the seed, position, choice
-    temperatures,  # float32 [rows]; 0 takes the best logit
+    laws,  # int64 [rows, 5]: low and high word of the seed, position, choice, and the
+    # bits of a float32 that logits are divided by; 0 takes the best logit
     best_scores,  # float64 [rows, NUM_PARTS]
     best_tokens,  # int32 [rows, NUM_PARTS]
     VOCAB: tl.constexpr,
@@ -60,7 +60,8 @@ def draw_parts(
     pairs = part * BLOCK + tl.arange(0, BLOCK)
     even = 2 * pairs
     odd = even + 1
-    temperature = tl.load(temperatures + row)
+    law = laws + row * 5
+    temperature = tl.load(law + 4).to(tl.int32).to(tl.float32, bitcast=True)
     own = logits + row * row_stride
     lowest = float("-inf")
     even_logits = tl.load(own + even, mask=even < VOCAB, other=lowest)
@@ -68,10 +69,10 @@ def draw_parts(
     if temperature > 0:
         even_noise, odd_noise = _noise_of_pairs(
             pairs.to(tl.int64),
-            tl.load(keys + row * 4),
-            tl.load(keys + row * 4 + 1),
-            tl.load(keys + row * 4 + 2),
-            tl.load(keys + row * 4 + 3),
+            tl.load(law),
+            tl.load(law + 1),
+            tl.load(law + 2),
+            tl.load(law + 3),
         )
         divisors = tl.zeros([BLOCK], tl.float32) + temperature
         even_scores = tl.div_rn(even_logits, divisors).to(tl.float64)

@@ -2,12 +2,14 @@
 
 A kernel of a few microseconds spends much of them on getting started. Launched as a
 dependent one (programmatic dependent launch, Hopper and later) its programs take their
-places as soon as those of the kernel before have theirs, fetch weights, which no kernel
+places while those of the kernel before are at work, fetch weights, which no kernel
 writes, and wait with everything else until that kernel is over.
 
 Invariants: every kernel of a pass waits, so that one that is over has all before it
-behind it; and none touches anything but weights before it has waited. So it sees what
-it would see without any of this.
+behind it; none touches anything but weights before it has waited; and none lets the next
+come up before. So it sees what it would see without any of this, and no more than one
+kernel waits at a time: where whole rows of them did, they took the places and the memory
+of the one at work (0.76 ms for a pass that takes 0.68 without and 0.59 so).
 """
 
 import triton
@@ -18,17 +20,11 @@ _LINE_BYTES: tl.constexpr = tl.constexpr(128)
 
 
 @triton.jit
-def release_next(IS_EARLY: tl.constexpr):
-    """Let the next kernel come up once all programs of this one have."""
-    if IS_EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-
-
-@triton.jit
 def await_last(IS_EARLY: tl.constexpr):
-    """Wait until the kernel before is over and what it wrote can be seen."""
+    """Wait until the kernel before is over and what it wrote can be seen; let the next come up."""
     if IS_EARLY:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit

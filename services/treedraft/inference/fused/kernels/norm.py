@@ -7,7 +7,7 @@ One program a row. The residual stream is float32, whatever the weights are.
 import triton
 import triton.language as tl
 
-from treedraft.inference.fused.kernels.early import await_last, release_next
+from treedraft.inference.fused.kernels.early import await_last
 
 
 @triton.jit
@@ -31,7 +31,6 @@ def embed_norm(
     IS_EARLY: tl.constexpr = False,
 ):
     """Begin a pass: the embedding of every row, and its norm."""
-    release_next(IS_EARLY)
     await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -56,7 +55,6 @@ def add_norm(
     IS_EARLY: tl.constexpr = False,
 ):
     """Add a product to the residual stream and norm what comes out."""
-    release_next(IS_EARLY)
     await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -83,7 +81,6 @@ def final_norm(
     IS_EARLY: tl.constexpr = False,
 ):
     """Norm the last states of the rows whose logits are wanted."""
-    release_next(IS_EARLY)
     await_last(IS_EARLY)
     place = tl.program_id(0).to(tl.int64)
     row = tl.load(output_rows + place).to(tl.int64)

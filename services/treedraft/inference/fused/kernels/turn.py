@@ -8,7 +8,7 @@ it. A row without a slot, such as padding, writes nothing to the pool.
 import triton
 import triton.language as tl
 
-from treedraft.inference.fused.kernels.early import await_last, release_next
+from treedraft.inference.fused.kernels.early import await_last
 
 
 @triton.jit
@@ -41,7 +41,6 @@ def turn_and_store(
     IS_EARLY: tl.constexpr = False,
 ):
     """Take one head of one row where it belongs."""
-    release_next(IS_EARLY)
     await_last(IS_EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
