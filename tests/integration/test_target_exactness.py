@@ -11,7 +11,9 @@ from tests.integration.toy_targets import LAWS, compare, drafter_for, plain, pro
 from treedraft.core.growth import TokenSource
 from treedraft.core.sampling import SamplingParameters, Verification
 from treedraft.core.session import FinishReason
+from treedraft.inference.sampler import CoupledDraws
 from treedraft.target.settings import BudgetSettings, KVSettings
+from treedraft.target.step import PassRunner
 
 
 def test_greedy_without_drafts_is_what_transformers_says(model):
@@ -203,3 +205,26 @@ def test_sixty_four_sessions_share_passes(llama):
         results = harness.run(*specs)
         book = compare(llama, specs, texts, results, harness)
     assert book.num_tokens >= 64 * 16 - 16
+
+
+def test_what_is_told_beside_the_next_pass_is_all_told_and_the_same(llama, monkeypatch):
+    specs = [spec(prompt(1, llama), max_tokens=40)]
+    texts = plain(llama, *specs)
+    drafter = drafter_for(llama, specs, texts, depth=4, width=2)
+    monkeypatch.setattr(PassRunner, "waits_for_device", True)
+    order = []
+    draw = CoupledDraws.draw
+
+    def drawn(self, logits, rows, meanwhile):
+        return draw(self, logits, rows, lambda: (order.append("pass"), meanwhile()))
+
+    monkeypatch.setattr(CoupledDraws, "draw", drawn)
+    with EngineHarness(llama, target_settings(), drafter, is_lockstep=True) as harness:
+        harness.on_published = lambda _, length: order.append(length)
+        results = harness.run(*specs)
+        compare(llama, specs, texts, results, harness)
+    lengths = [one for one in order if one != "pass"]
+    # The first tokens are told while the second pass runs, the last ones without another.
+    assert order[:3] == ["pass", "pass", lengths[0]]
+    assert order[-1] == len(specs[0].token_ids) + 40
+    assert order.count("pass") == len(lengths)

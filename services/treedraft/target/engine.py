@@ -40,12 +40,12 @@ from treedraft.target.scheduler import Scheduler, SessionPass
 from treedraft.target.session import TargetSession
 from treedraft.target.session_roster import SessionRoster
 from treedraft.target.step import PassRunner
+from treedraft.target.teller import Teller
 from treedraft.telemetry.metrics import Metrics
 
 _REPORT_INTERVAL_NS = 250_000_000
 # How long to sleep when sessions exist but none may run: a log is behind.
 _PAUSE_SECONDS = 0.02
-
 # After so many failed passes in a row the process ends, to be started afresh.
 _MAX_FAILED_PASSES = 5
 
@@ -88,7 +88,7 @@ class Engine:
         self._patience = patience
         self._gate = gate
         self._metrics = metrics
-        self._publish = publish
+        self._teller = Teller(roster, book, patience, publish)
         self._make_report = report
         self.clock = StepClock()
         self._inbox: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
@@ -127,14 +127,14 @@ class Engine:
             while not self._is_stopped:
                 self._step()
             self._roster.end_all()
-            self._tell()
+            self._teller.tell_all()
         except Exception:
             _log.exception("the engine broke down")
         finally:
             self._on_end()
 
     def _step(self) -> None:
-        """Take in what has arrived, run a pass if there is one to run, tell."""
+        """Take in what has arrived, run a pass, tell."""
         self._take_events()
         with self.clock.step():
             self._do_step()
@@ -152,7 +152,9 @@ class Engine:
         if passes:
             drafted = self._book.drafted_among(p.session for p in passes)
             try:
-                outcomes = self._runner.run(passes, self._take_draft_events, self._announce_commits)
+                outcomes = self._runner.run(
+                    passes, self._take_draft_events, self._teller.tell_commits, self._tell_beside
+                )
                 for outcome in outcomes:
                     self._roster.settle(outcome)
                 self._measure_goodput(load, num_missed, passes, outcomes, drafted)
@@ -164,7 +166,8 @@ class Engine:
                     self._roster.fail(session_pass.session, "PASS_FAILED", "the pass failed")
             else:
                 self._num_failed = 0
-        self._tell()
+        if not passes or self._num_failed or not self._runner.waits_for_device:
+            self._teller.tell_all()
         if self._num_failed >= _MAX_FAILED_PASSES:
             raise RuntimeError("passes keep failing; the device may be gone")
 
@@ -201,9 +204,11 @@ class Engine:
         drafted = sessions if self._book.is_at_work else ()
         drafting = [DraftingSession(one, self._book.endpoint_of(one)) for one in drafted]
         self._patience.begin_step(drafting, num_sessions=len(sessions))
-        self._announce_commits()  # drafters begin with new sessions
+        self._teller.tell_commits()  # drafters begin with new sessions
         has_waited, started_ns = False, time.monotonic_ns()
         while not self._is_stopped and (until_ns := self._patience.wait_until_ns(len(sessions))):
+            if not has_waited:
+                self._teller.tell_all()
             has_waited = True
             try:
                 timeout = max(0.0, (until_ns - time.monotonic_ns()) / 1e9)
@@ -279,19 +284,14 @@ class Engine:
                 self._roster.is_draining = True
                 self._is_stopped = not drain
 
-    def _announce_commits(self) -> None:
-        frames = self._book.take_frames(self._patience.economics())
-        if frames:
-            self._publish(EngineNews(frames=frames))
-            opened = {endpoint for endpoint, frame in frames.items() if frame.opens}
-            committed = {endpoint for endpoint, frame in frames.items() if frame.commits}
-            self._patience.commits_announced(opened | committed, opened)
+    def _tell_beside(self) -> None:
+        """Tell of the step before while a device is busy with this one.
 
-    def _tell(self) -> None:
-        outputs = self._roster.take_outputs()
-        frames, refused_links = self._book.take_frames(), self._book.take_refused_links()
-        if outputs or frames or refused_links:
-            self._publish(EngineNews(outputs, frames, refused_links))
+        To say it takes the event loop a good part of a small model's pass, and takes it
+        from this thread: between two passes the device would stand still meanwhile.
+        """
+        if self._runner.waits_for_device:
+            self._teller.tell_all()
 
     def _refresh_report(self, *, force: bool = False) -> None:
         now_ns = time.monotonic_ns()

@@ -16,7 +16,7 @@ from treedraft.core.session import RoundTimes
 from treedraft.inference.kv_pool import KVPool
 from treedraft.inference.logprobs import token_logprobs
 from treedraft.inference.runner import Runner
-from treedraft.inference.sampler import LawRow, NoiseRows, coupled_draw, target_probs
+from treedraft.inference.sampler import CoupledDraws, LawRow, target_probs
 from treedraft.target.budget import SurvivalCalibrator
 from treedraft.target.drafting import DraftBook
 from treedraft.target.round import (
@@ -65,14 +65,20 @@ class PassRunner:
         self._costs = costs
         self._calibrator = calibrator
         self._trace = trace
-        self._noise_rows = NoiseRows()
+        self._draws = CoupledDraws()
         self.last_pass_ms = 0.0
+
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether a pass is only queued here, so that there is time while it runs."""
+        return self._kv.keys.device.type != "cpu"
 
     def run(
         self,
         passes: Sequence[SessionPass],
         take_draft_events: Callable[[], None],
         announce_commits: Callable[[], None],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> list[RoundOutcome]:
         """Run one pass and return what it made final.
 
@@ -81,6 +87,8 @@ class PassRunner:
             take_draft_events: called after the model has run, so that nodes
                 which arrived meanwhile count.
             announce_commits: called as soon as the book knows the commits.
+            meanwhile: called once everything is queued, where the pass runs on a device
+                that is waited for.
         """
         clock = StepClock()
         is_disturbed = self._book.is_at_work and any(map(self._is_drafted_for, passes))
@@ -90,8 +98,8 @@ class PassRunner:
         # On an accelerator the pass has only been queued, and this goes on beside it.
         drawing = [session_pass for session_pass in passes if session_pass.reaches_end]
         laws = [law_rows(session_pass.session, session_pass.tree) for session_pass in drawing]
-        drawn = self._draw(drawing, laws, target_logits)
-        if target_logits.device.type != "cpu":
+        drawn = self._draw(drawing, laws, target_logits, meanwhile)
+        if self.waits_for_device:
             clock.forwarded = time.monotonic_ns()  # now the tokens are here
         walks = self._walk(drawing, laws, drawn, target_logits)
         logprobs = _logprobs(drawing, laws, walks, target_logits)
@@ -112,6 +120,7 @@ class PassRunner:
         drawing: Sequence[SessionPass],
         laws: Sequence[list[LawRow]],
         target_logits: torch.Tensor,
+        meanwhile: Callable[[], None],
     ) -> list[int]:
         """Draw at every row of the sessions under the coupled rule."""
         is_coupled = [not p.session.is_rejection for p in drawing]
@@ -119,7 +128,7 @@ class PassRunner:
         if not all(is_coupled):
             own = compress(_rows_of(laws), is_coupled)
             target_logits = target_logits[list(chain.from_iterable(own))]
-        return coupled_draw(target_logits, rows, self._noise_rows)
+        return self._draws.draw(target_logits, rows, meanwhile)
 
     def _walk(
         self,
