@@ -32,6 +32,7 @@ class BenchPlan:
     dtype: str = "float32"
     weights: str = ""
     device: str = ""
+    draft_device: str = ""
     num_threads: int = 0
     concurrencies: tuple[int, ...] = (1, 8, 32)
     num_tokens: int = 64

@@ -168,6 +168,7 @@ def plan_cluster(plan: BenchPlan, folder: Path) -> ClusterPlan:
         dtype=plan.dtype,
         weights=plan.weights,
         device=plan.device,
+        draft_device=plan.draft_device,
         target_threads=plan.num_threads,
         settings=plan.settings,
     )

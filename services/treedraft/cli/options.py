@@ -64,6 +64,14 @@ Device = Annotated[
         rich_help_panel="Own cluster",
     ),
 ]
+DraftDevice = Annotated[
+    str,
+    typer.Option(
+        help="What the drafter runs on, where that is not what the target does.",
+        callback=check_device,
+        rich_help_panel="Own cluster",
+    ),
+]
 Endpoint = Annotated[
     str,
     typer.Option(

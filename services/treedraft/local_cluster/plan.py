@@ -29,11 +29,12 @@ class ClusterPlan:
 
     `target` and `draft` are hub ids, folders or .gguf files; an empty `draft`
     leaves the drafters to lookup. `dtype` is the target's: what a drafter
-    computes in changes no token; `weights` are the target's too. Empty `dtype`,
-    `weights` and `device`, and 0 threads, leave it to the services or to
-    `share_threads`. With a `metrics_port` the coordinator serves metrics there, and
-    each worker on one of the ports that follow. `settings` are environment variables
-    for all processes. `tls` is for all of them and for who asks the cluster; `api_key` is
+    computes in changes no token; `weights` are the target's too. An empty `draft_device`
+    is the target's `device`. Empty `dtype`, `weights` and `device`, and 0 threads, leave it
+    to the services or to `share_threads`. With a `metrics_port` the coordinator serves
+    metrics there, and each worker on one of the ports that follow. `settings` are
+    environment variables for all processes. `tls` is for all of them and for who asks the
+    cluster; `api_key` is
     what such a one says to a coordinator that demands one.
     """
 
@@ -45,6 +46,7 @@ class ClusterPlan:
     dtype: str = ""
     weights: str = ""
     device: str = ""
+    draft_device: str = ""
     target_threads: int = 0
     draft_threads: int = 0
     # Port of the drafter, where there is one and others must know it beforehand.
@@ -89,6 +91,7 @@ def takes_turns(num_cores: int, plan: ClusterPlan) -> bool:
     they hardly ever compute at once (ADR 0009).
     """
     is_alone = plan.num_targets == plan.num_drafters == 1
+    is_alone = is_alone and plan.draft_device in ("", plan.device)
     is_free = not plan.target_threads and not plan.draft_threads
     return bool(plan.draft) and is_alone and is_free and num_cores <= _MAX_CORES_IN_TURNS
 
@@ -169,7 +172,7 @@ def plan_workers(
     """Return the plans of all targets and drafters, which announce themselves."""
     target_threads, draft_threads = share_threads(num_cores, plan)
     held = {"GRPC__PORT": "0", "WORKER__COORDINATORS": coordinator}
-    held |= {"DEVICE": plan.device} if plan.device else {}
+    draft_device = plan.draft_device or plan.device
     numbers = {"DTYPE": plan.dtype} if plan.dtype else {}
     numbers |= {"WEIGHTS": plan.weights} if plan.weights else {}
     # Whoever starts a cluster like this is its only tenant.
@@ -189,6 +192,7 @@ def plan_workers(
             {
                 **held,
                 **numbers,
+                **({"DEVICE": plan.device} if plan.device else {}),
                 "MODEL": plan.target,
                 "WORKER__WORKER_ID": worker_id(f"{TARGET}-{index}", folder),
                 **_metrics(plan, 1 + index),
@@ -205,6 +209,7 @@ def plan_workers(
             f"{DRAFT}-{index}",
             {
                 **held,
+                **({"DEVICE": draft_device} if draft_device else {}),
                 "GRPC__PORT": str(plan.draft_port),
                 "MODEL": plan.draft,
                 "WORKER__WORKER_ID": worker_id(f"{DRAFT}-{index}", folder),
