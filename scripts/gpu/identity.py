@@ -14,7 +14,7 @@ import torch
 from scripts.gpu.subjects import prefill, rows, runner_of
 
 from treedraft.core.sampling import SamplingParameters
-from treedraft.inference.sampler import LawRow, coupled_draw
+from treedraft.inference.sampler import CoupledDraws, LawRow
 
 GREEDY = SamplingParameters(temperature=0.0)
 HOT = SamplingParameters(temperature=0.8, seed=11)
@@ -84,7 +84,7 @@ def _decode(
 ) -> list[int]:
     """Continue a text by chains of drafts beside a sibling of each; return the new tokens."""
     prefill(runner, text[:-1], slots)
-    whole = list(text)
+    whole, draws = list(text), CoupledDraws()
     while len(whole) < len(text) + num_tokens:
         root = len(whole) - 1
         chain = drafts_after(whole)
@@ -105,7 +105,7 @@ def _decode(
             [*whole[:-1], *tokens], root, root + len(tokens), slots, None, mask, positions
         )
         laws = [LawRow(sampling, position=place + 1) for place in positions]
-        drawn = coupled_draw(runner.forward([segment]), laws)
+        drawn = draws.draw(runner.forward([segment]), laws)
         moves, row = [], 0
         whole.append(drawn[0])
         while True:

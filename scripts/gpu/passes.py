@@ -10,7 +10,7 @@ import torch
 from scripts.gpu.subjects import NUM_SLOTS, prefill, rows, runner_of
 
 from treedraft.core.sampling import SamplingParameters
-from treedraft.inference.sampler import LawRow, coupled_draw
+from treedraft.inference.sampler import CoupledDraws, LawRow
 
 ROWS = (1, 2, 4, 8, 16, 17, 32, 33, 64)
 SESSIONS = (4, 16, 64, 256)
@@ -50,7 +50,7 @@ def measure(
     runner = runner_of(model)
     device = model.device
     text = np.random.default_rng(1).integers(3, model.vocab_size - 1, num_context + 600).tolist()
-    slots = np.arange(NUM_SLOTS)
+    slots, draws = np.arange(NUM_SLOTS), CoupledDraws()
     prefill(runner, text[:num_context], slots)
     gigabytes = _read_bytes(model) / 1e9
     floor = gigabytes * 1e12 / bandwidth
@@ -76,13 +76,13 @@ def measure(
             segment = [chain(count)]
             laws = [LawRow(sampling, position=num_context + 1 + i) for i in range(count)]
             found[f"step_ms {name}, {count} rows"] = _wall_ms(
-                lambda s=segment, w=laws: coupled_draw(runner.forward(s), w), repeats
+                lambda s=segment, w=laws: draws.draw(runner.forward(s), w), repeats
             )
     for count in sessions:
         segments = [rows(text, 150, 151, slots[160 * i : 160 * (i + 1)]) for i in range(count)]
         laws = [LawRow(HOT, position=151)] * count
         found[f"step_ms of {count} sessions"] = _wall_ms(
-            lambda s=segments, w=laws: coupled_draw(runner.forward(s), w), repeats
+            lambda s=segments, w=laws: draws.draw(runner.forward(s), w), repeats
         )
     prompt = [rows(text, 0, 512, slots[20_000:], [511])]
     found["prefill of 512, ms"] = _device_ms(lambda: runner.forward(prompt), device, 5)

@@ -23,7 +23,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -104,66 +103,23 @@ def cuts(_options: argparse.Namespace, device: torch.device) -> Any:
     return {name: search(device, name) for name in SHAPES} if device.type == "cuda" else {}
 
 
-@dataclass(frozen=True)
-class _Load:
-    """One run of the bench: requests at once, length of answers, and settings of services."""
-
-    name: str
-    at_once: tuple[int, ...]
-    tokens: int
-    repeats: int
-    settings: dict[str, str] = field(default_factory=dict)
-
-
-_IN_TURNS = {
-    "TREEDRAFT_DRAFT__GROWTH__SHARES_DEVICE": "true",
-    "TREEDRAFT_TARGET__PATIENCE__TAKES_TURNS": "true",
-}
-_LOADS = (
-    _Load("one stream, in turns", (1,), 128, 3, _IN_TURNS),
-    _Load("one stream, at will", (1,), 128, 3),
-    _Load(
-        "one stream, always drafting",
-        (1,),
-        128,
-        2,
-        {**_IN_TURNS, "TREEDRAFT_TARGET__GATE__ENABLED": "false"},
-    ),
-    _Load("sweep", (4, 16, 64, 256), 64, 2, _IN_TURNS),
-)
-_TINY_LOADS = (_Load("tiny", (1,), 8, 1),)
-
-
 def exchange(options: argparse.Namespace, device: torch.device) -> Any:
-    """Measure target and drafter as processes of their own, over gRPC."""
-    found = {}
-    for load in _TINY_LOADS if options.tiny else _LOADS:
-        if options.loads and load.name not in options.loads:
-            continue
-        file = Path(options.out) / f"bench-{load.name}.json"
-        command = [sys.executable, "-m", "treedraft.cli", "bench", "--without-transformers"]
-        command += ["--target", options.weights, "--device", device.type, "--json", str(file)]
-        command += ["--dtype", "bfloat16" if device.type == "cuda" else "float32"]
-        command += ["--draft", options.draft, "--tokens", str(load.tokens)]
-        command += ["--repeats", str(load.repeats)]
-        for count in load.at_once:
-            command += ["--at-once", str(count)]
-        settings = {
-            "TREEDRAFT_TARGET__KV__TOKENS": "131072",
-            "TREEDRAFT_TARGET__MAX_SESSIONS": "256",
-            "TREEDRAFT_DRAFT__KV_TOKENS": "131072",
-        }
-        done = subprocess.run(
-            command,
-            env={**os.environ, **({} if options.tiny else settings), **load.settings},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=options.limit,
-        )
-        print(done.stdout[-6000:], done.stderr[-4000:])
-        found[load.name] = done.stdout[-3000:] if done.returncode == 0 else done.stderr[-1500:]
-    return found
+    """Measure target and drafter over gRPC, placed in several ways."""
+    from scripts.gpu.exchange import exchange as measure
+
+    return measure(options, device)
+
+
+def host(options: argparse.Namespace, device: torch.device) -> Any:
+    """Say what each part of a step takes the host, and the device."""
+    from scripts.gpu.host import measure
+    from scripts.gpu.subjects import load
+
+    names = ["tiny"] if options.tiny else [options.weights, "1.5b", "8b"]
+    sizes = (20, 3) if options.tiny else (564, 200)
+    return {
+        name: measure(load(name, device), num_context=sizes[0], repeats=sizes[1]) for name in names
+    }
 
 
 SECTIONS: dict[str, tuple[Section, int]] = {
@@ -173,7 +129,8 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "passes-8b": (_passes("8b"), 120),
     "passes-1.5b": (_passes("1.5b"), 90),
     "transformers": (transformers, 150),
-    "exchange": (exchange, 240),
+    "host": (host, 90),
+    "exchange": (exchange, 300),
     "cuts": (cuts, 150),
 }
 
