@@ -72,6 +72,8 @@ def plain_text(
 class SlotMemory:
     """Stands in for the KV pool."""
 
+    device = torch.device("cpu")
+
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self.cells: list[tuple[int, int, int]] = [(-1, -1, 0)] * num_slots

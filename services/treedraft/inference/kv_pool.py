@@ -50,6 +50,11 @@ class KVPool:
         self.value_layers: tuple[torch.Tensor, ...] = self.values.unbind(0)
 
     @property
+    def device(self) -> torch.device:
+        """Where keys and values lie."""
+        return self.keys.device
+
+    @property
     def num_layers(self) -> int:
         """Layers of the model."""
         return self.keys.shape[0]

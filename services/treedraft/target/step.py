@@ -71,7 +71,7 @@ class PassRunner:
     @property
     def waits_for_device(self) -> bool:
         """Whether a pass is only queued here, so that there is time while it runs."""
-        return self._kv.keys.device.type != "cpu"
+        return self._kv.device.type != "cpu"
 
     def run(
         self,
