@@ -53,7 +53,7 @@ def test_what_a_plain_step_takes_beside_its_pass_dilutes_the_price_of_drafts():
 def test_any_number_of_nodes_can_be_learned_from(num_nodes):
     forecast = Forecast(costs(row_ms=0.1))
     forecast.observe(num_sessions=2, num_nodes=num_nodes, num_accepted=0, draft_ms=-1.0)
-    assert 0.0 < forecast.gain_steps(1) < 2.5
+    assert 0.0 < forecast.gain_steps(1) < 2.65  # what 16 nodes bring where rows are free
 
 
 def test_a_drafter_that_takes_turns_is_worth_a_short_way_and_not_one_of_two_passes():
