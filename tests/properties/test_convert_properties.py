@@ -114,3 +114,18 @@ def test_rounding_of_scores_keeps_their_order(growth, scores):
         math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-30)
         for a, b in zip(received.scores, scores, strict=True)
     )
+
+
+@given(growths, st.lists(st.floats(-1e12, 0), max_size=8).map(tuple))
+def test_steps_of_scores_keep_their_order_and_a_survival_within_two_percent(growth, scores):
+    scores = tuple(sorted(scores, reverse=True))
+    told = replace(growth, scores=scores, rescored_scores=scores)
+    message = convert.growth_to_proto(told, protocol_version=2)
+    assert not message.scores
+    assert not message.rescored_scores
+    received = convert.growth_from_proto(crossed(message))
+    assert received.rescored_scores == received.scores
+    assert list(received.scores) == sorted(received.scores, reverse=True)
+    for found, score in zip(received.scores, scores, strict=True):
+        assert found <= 0.0
+        assert found == pytest.approx(score, abs=1 / 64) or score < -1e8

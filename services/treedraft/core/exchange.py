@@ -12,7 +12,8 @@ from treedraft.core.errors import IncompatiblePeerError
 from treedraft.core.growth import Growth
 from treedraft.core.session import DraftSpec, SessionSpec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""Since 2, drafters send scores as whole steps."""
 MIN_PROTOCOL_VERSION = 1
 
 

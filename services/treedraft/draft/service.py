@@ -73,7 +73,7 @@ class DraftServicer(pb_grpc.DraftServiceServicer):
         try:
             yield convert.draft_frame_to_proto(DraftFrame(hello=hello))
             while (frame := await frames.get()) is not None:
-                yield convert.draft_frame_to_proto(frame)
+                yield convert.draft_frame_to_proto(frame, protocol_version=peer.protocol_version)
             if reader.done():
                 reader.result()  # raises what ended the reading
         finally:

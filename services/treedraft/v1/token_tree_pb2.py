@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtreedraft/v1/token_tree.proto\x12\x0ctreedraft.v1\"N\n\x0fTokenSourceRuns\x12*\n\x07sources\x18\x01 \x03(\x0e\x32\x19.treedraft.v1.TokenSource\x12\x0f\n\x07lengths\x18\x02 \x03(\r\"\xb9\x02\n\x06Growth\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\x15\n\rfirst_node_id\x18\x03 \x01(\r\x12\x16\n\x0eparent_offsets\x18\x04 \x03(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x0e\n\x06scores\x18\x06 \x03(\x02\x12.\n\x07sources\x18\x07 \x01(\x0b\x32\x1d.treedraft.v1.TokenSourceRuns\x12.\n\x0csibling_laws\x18\x08 \x03(\x0b\x32\x18.treedraft.v1.SiblingLaw\x12\x10\n\x08\x64raft_us\x18\t \x01(\r\x12\x0f\n\x07held_us\x18\n \x01(\r\x12\x14\n\x0crescored_ids\x18\x0b \x03(\r\x12\x17\n\x0frescored_scores\x18\x0c \x03(\x02\"d\n\nSiblingLaw\x12\x16\n\x0e\x66irst_child_id\x18\x01 \x01(\r\x12\x14\n\x0cnum_children\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x15\n\rprobabilities\x18\x04 \x03(\x02*{\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TOKEN_SOURCE_DRAFT_MODEL\x10\x01\x12\x17\n\x13TOKEN_SOURCE_LOOKUP\x10\x02\x12\x17\n\x13TOKEN_SOURCE_TARGET\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtreedraft/v1/token_tree.proto\x12\x0ctreedraft.v1\"N\n\x0fTokenSourceRuns\x12*\n\x07sources\x18\x01 \x03(\x0e\x32\x19.treedraft.v1.TokenSource\x12\x0f\n\x07lengths\x18\x02 \x03(\r\"\xe6\x02\n\x06Growth\x12\x16\n\x0esession_number\x18\x01 \x01(\r\x12\x13\n\x0b\x62\x61se_length\x18\x02 \x01(\r\x12\x15\n\rfirst_node_id\x18\x03 \x01(\r\x12\x16\n\x0eparent_offsets\x18\x04 \x03(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x0e\n\x06scores\x18\x06 \x03(\x02\x12.\n\x07sources\x18\x07 \x01(\x0b\x32\x1d.treedraft.v1.TokenSourceRuns\x12.\n\x0csibling_laws\x18\x08 \x03(\x0b\x32\x18.treedraft.v1.SiblingLaw\x12\x10\n\x08\x64raft_us\x18\t \x01(\r\x12\x0f\n\x07held_us\x18\n \x01(\r\x12\x14\n\x0crescored_ids\x18\x0b \x03(\r\x12\x17\n\x0frescored_scores\x18\x0c \x03(\x02\x12\x13\n\x0bscore_steps\x18\r \x03(\r\x12\x16\n\x0erescored_steps\x18\x0e \x03(\r\"d\n\nSiblingLaw\x12\x16\n\x0e\x66irst_child_id\x18\x01 \x01(\r\x12\x14\n\x0cnum_children\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x15\n\rprobabilities\x18\x04 \x03(\x02*{\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TOKEN_SOURCE_DRAFT_MODEL\x10\x01\x12\x17\n\x13TOKEN_SOURCE_LOOKUP\x10\x02\x12\x17\n\x13TOKEN_SOURCE_TARGET\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'treedraft.v1.token_tree_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOKENSOURCE']._serialized_start=545
-  _globals['_TOKENSOURCE']._serialized_end=668
+  _globals['_TOKENSOURCE']._serialized_start=590
+  _globals['_TOKENSOURCE']._serialized_end=713
   _globals['_TOKENSOURCERUNS']._serialized_start=47
   _globals['_TOKENSOURCERUNS']._serialized_end=125
   _globals['_GROWTH']._serialized_start=128
-  _globals['_GROWTH']._serialized_end=441
-  _globals['_SIBLINGLAW']._serialized_start=443
-  _globals['_SIBLINGLAW']._serialized_end=543
+  _globals['_GROWTH']._serialized_end=486
+  _globals['_SIBLINGLAW']._serialized_start=488
+  _globals['_SIBLINGLAW']._serialized_end=588
 # @@protoc_insertion_point(module_scope)

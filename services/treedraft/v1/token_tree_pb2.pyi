@@ -104,6 +104,8 @@ class Growth(_message.Message):
     HELD_US_FIELD_NUMBER: _builtins.int
     RESCORED_IDS_FIELD_NUMBER: _builtins.int
     RESCORED_SCORES_FIELD_NUMBER: _builtins.int
+    SCORE_STEPS_FIELD_NUMBER: _builtins.int
+    RESCORED_STEPS_FIELD_NUMBER: _builtins.int
     session_number: _builtins.int
     """The session, by the number that SessionOpen gave it on this stream."""
     base_length: _builtins.int
@@ -152,6 +154,16 @@ class Growth(_message.Message):
     def rescored_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The new score of each of them, as in `scores`."""
 
+    @_builtins.property
+    def score_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """From protocol 2 on in place of `scores`: how far each score is below 0, in
+        32nds of a nat, rounded. A byte or two instead of four.
+        """
+
+    @_builtins.property
+    def rescored_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Likewise in place of `rescored_scores`."""
+
     def __init__(
         self,
         *,
@@ -167,10 +179,12 @@ class Growth(_message.Message):
         held_us: _builtins.int = ...,
         rescored_ids: _abc.Iterable[_builtins.int] | None = ...,
         rescored_scores: _abc.Iterable[_builtins.float] | None = ...,
+        score_steps: _abc.Iterable[_builtins.int] | None = ...,
+        rescored_steps: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "draft_us", b"draft_us", "first_node_id", b"first_node_id", "held_us", b"held_us", "parent_offsets", b"parent_offsets", "rescored_ids", b"rescored_ids", "rescored_scores", b"rescored_scores", "scores", b"scores", "session_number", b"session_number", "sibling_laws", b"sibling_laws", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_length", b"base_length", "draft_us", b"draft_us", "first_node_id", b"first_node_id", "held_us", b"held_us", "parent_offsets", b"parent_offsets", "rescored_ids", b"rescored_ids", "rescored_scores", b"rescored_scores", "rescored_steps", b"rescored_steps", "score_steps", b"score_steps", "scores", b"scores", "session_number", b"session_number", "sibling_laws", b"sibling_laws", "sources", b"sources", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

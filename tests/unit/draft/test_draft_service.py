@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -21,6 +22,7 @@ from treedraft.draft.__main__ import serve
 from treedraft.draft.links import Stop
 from treedraft.draft.service import SERVICE_NAME, DraftServicer
 from treedraft.draft.settings import DraftSettings
+from treedraft.rpc.convert import target_frame_to_proto
 from treedraft.rpc.draft_client import TreeExchange
 from treedraft.rpc.server import RpcServer
 from treedraft.settings import GrpcSettings, TelemetrySettings
@@ -76,6 +78,20 @@ async def test_trees_are_exchanged(tmp_path):
         await until(lambda: drafter.report.num_sessions == 1)
         await exchange.close()
         await until(lambda: drafter.report.num_sessions == 0)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_target_gets_scores_as_its_protocol_has_them(tmp_path, version):
+    async with served(tmp_path) as (endpoint, _, _), grpc.aio.insecure_channel(endpoint) as c:
+        call = draft_service_pb2_grpc.DraftServiceStub(c).ExchangeTrees()
+        hello = replace(TARGET, protocol_version=version)
+        await call.write(target_frame_to_proto(TargetFrame(hello=hello)))
+        await call.read()
+        await call.write(target_frame_to_proto(opening()))
+        growth = (await call.read()).growths[0]
+        assert (len(growth.scores) > 0) is (version == 1)
+        assert len(growth.token_ids) == len(growth.scores) + len(growth.score_steps)
+        call.cancel()
 
 
 async def test_another_tokenizer_is_refused_and_none_fits_all(tmp_path):

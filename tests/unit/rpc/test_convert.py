@@ -3,8 +3,9 @@
 import pytest
 
 from treedraft.core.errors import InvalidGrowthError, InvalidRequestError
+from treedraft.core.exchange import DraftFrame, Rest
 from treedraft.core.generation import GenerateQuery
-from treedraft.core.growth import TokenSource
+from treedraft.core.growth import Growth, TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions, StoppingCriteria
 from treedraft.core.worker import LoadSignals
 from treedraft.rpc import convert
@@ -198,3 +199,25 @@ def test_rounds_that_were_none_are_refused(wrong):
     message = target_service_pb2.RoundReport(**{**TREE, **wrong}, sources=TWO_LOOKUPS)
     with pytest.raises(InvalidRequestError):
         convert.round_report_from_proto(message)
+
+
+@pytest.mark.parametrize(("num_nodes", "most"), [(12, 8.5), (64, 6.0), (400, 6.0)])
+def test_a_node_takes_few_bytes(num_nodes, most):
+    growth = Growth(
+        session_number=3,
+        base_length=1200,
+        first_node_id=9000,
+        parent_offsets=tuple(1 + i % 200 for i in range(num_nodes)),
+        token_ids=tuple((i * 7919) % 49152 for i in range(num_nodes)),
+        scores=tuple(-8.0 * i / num_nodes for i in range(num_nodes)),
+        sources=(TokenSource.DRAFT_MODEL,) * num_nodes,
+        draft_us=9000,
+        held_us=15000,
+    )
+    frame = DraftFrame(growths=(growth,), rests=(Rest(3, 1200),))
+    now, before = (
+        convert.draft_frame_to_proto(frame, protocol_version=version).ByteSize() / num_nodes
+        for version in (2, 1)
+    )
+    assert now <= most
+    assert now < before - 2.0

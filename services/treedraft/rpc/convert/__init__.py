@@ -1,9 +1,9 @@
 """The border between wire messages and the values of `treedraft.core`.
 
 One pair of functions per value, `x_to_proto` and `x_from_proto`. Both
-directions are lossless as far as the wire goes: scores and probabilities of a
-growth travel as 32-bit floats, durations in whole nanoseconds, and a logit bias
-comes back sorted by token with each token once.
+directions are lossless as far as the wire goes: scores of a growth travel as 32nds of a
+nat, to older peers and like probabilities as 32-bit floats, durations in whole
+nanoseconds, and a logit bias comes back sorted by token with each token once.
 
 What comes from the wire is not trusted. An absent optional field takes the
 default of the dataclass; a value that the domain does not know raises

@@ -153,11 +153,15 @@ def target_frame_from_proto(message: draft_service_pb2.ExchangeTreesRequest) -> 
     )
 
 
-def draft_frame_to_proto(frame: DraftFrame) -> draft_service_pb2.ExchangeTreesResponse:
-    """Return the wire form of a drafter's frame."""
+def draft_frame_to_proto(
+    frame: DraftFrame, *, protocol_version: int = 1
+) -> draft_service_pb2.ExchangeTreesResponse:
+    """Return the wire form of a drafter's frame, for a target that speaks this version."""
     return draft_service_pb2.ExchangeTreesResponse(
         hello=hello_to_proto(frame.hello) if frame.hello else None,
-        growths=[growth_to_proto(growth) for growth in frame.growths],
+        growths=[
+            growth_to_proto(growth, protocol_version=protocol_version) for growth in frame.growths
+        ],
         reopens=[
             draft_service_pb2.ReopenRequest(
                 session_number=reopen.session_number, known_length=reopen.known_length
