@@ -87,9 +87,9 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
         column_ids=None if reduced is None else np.array(reduced, dtype=np.int64),
     )
     pool = SlotPool(settings.kv_tokens)
-    levels = _level_steps(model, kv, pool, limits, settings.growth)
+    levels, pass_ms = _level_steps(model, kv, pool, limits, settings.growth)
     grower = ModelGrower(runner, pool, limits, settings.growth, levels)
-    grower.calibrate(step_ms)
+    grower.calibrate(step_ms | pass_ms)
     return DraftModel(
         grower, model.name, model.fingerprint, model.tokenizer_hash, limits.vocab_size
     )
@@ -101,10 +101,11 @@ def _level_steps(
     pool: SlotPool,
     limits: DraftLimits,
     settings: GrowthSettings,
-) -> LevelSteps | None:
-    """Return what grows several levels at once, if the model's passes can."""
+) -> tuple[LevelSteps | None, dict[int, float]]:
+    """Return what grows several levels at once, if the model's passes can, and what these take."""
+    pass_ms: dict[int, float] = {}
     if settings.levels == 1:
-        return None
+        return None, pass_ms
     how: dict[str, Any] = {
         "column_ids": limits.column_ids,
         "barren": sorted(limits.eos_token_ids),
@@ -117,8 +118,8 @@ def _level_steps(
         grower = _fused_level_grower(model.native, kv, how)
         if grower:
             sessions = range(1, grower.max_sessions + 1)
-            warm_up_levels(grower, pool, limits, settings, num_sessions=sessions)
-    return LevelSteps(grower, pool, limits, settings) if grower else None
+            pass_ms = warm_up_levels(grower, pool, limits, settings, num_sessions=sessions)
+    return LevelSteps(grower, pool, limits, settings) if grower else None, pass_ms
 
 
 def _fused_level_grower(decoder: object, kv: KVPool, how: dict[str, Any]) -> LevelGrower | None:

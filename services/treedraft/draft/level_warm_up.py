@@ -4,6 +4,7 @@ Where levels are a graph, a size is launched when it comes first and recorded wh
 comes again; either takes ten times as long as to replay it.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 
@@ -27,12 +28,16 @@ def warm_up_levels(
     settings: GrowthSettings,
     *,
     num_sessions: Iterable[int],
-) -> None:
+) -> dict[int, float]:
     """Grow trees that nobody asked for, of so many sessions at once.
 
     Their keys and values go into slots of `pool` that are given back; what does not fit
     is left out.
+
+    Returns:
+        The shortest time of a pass over so many rows, in milliseconds.
     """
+    pass_ms: dict[int, float] = {}
     missing = [(num_rows, 1) for num_rows in range(1, _MAX_MISSING + 1)]
     nodes = [(count, count) for count in range(2, settings.max_rows_per_session + 1)]
     for count, (num_rows, num_places) in product(num_sessions, [*missing, *nodes]):
@@ -42,7 +47,7 @@ def warm_up_levels(
         slots = pool.allocate(count * each)
         shares = [slots[at : at + each] for at in range(0, len(slots), each)]
         try:
-            for _ in range(PASSES_UNTIL_RECORDED):
+            for _ in range(PASSES_UNTIL_RECORDED + 1):  # the last is like those to come
                 grower.grow(
                     [_seed(own, num_rows, num_places, limits, settings) for own in shares],
                     levels=settings.levels,
@@ -54,6 +59,10 @@ def warm_up_levels(
                 )
         finally:
             pool.release(slots)
+        elapsed_ms = min(grower.level_ms, default=math.inf)
+        for size in (count * num_rows, count * settings.max_rows_per_session):
+            pass_ms[size] = min(elapsed_ms, pass_ms.get(size, math.inf))
+    return {size: elapsed_ms for size, elapsed_ms in pass_ms.items() if elapsed_ms < math.inf}
 
 
 def _seed(

@@ -148,7 +148,7 @@ class ModelGrower:
             max_rows=self._settings.max_rows_per_step,
             max_rows_per_session=self._settings.max_rows_per_session,
             prefill_chunk=self._settings.prefill_chunk,
-            num_worth_it=self._thrift.num_worth_it,
+            num_worth_it=self._num_worth_it,
         )
         idle = [s for s, w in zip(ordered, wishes, strict=True) if not (w.num_missing or w.nodes)]
         works = share_slots(
@@ -161,6 +161,18 @@ class ModelGrower:
         return StepReport(
             {w.session: len(w.slots) for w in works}, starved, tuple(idle if shares else ordered)
         )
+
+    def _num_worth_it(self, scores: Sequence[float]) -> int:
+        """Return how many of the nodes that could be run are worth a step."""
+        levels, width = self._levels, self._settings.max_rows_per_session
+        # A pass of one session has no more nodes, so these are of so many sessions at least.
+        num_sessions = -(-len(scores) // width)
+        if not levels or not levels.is_whole or num_sessions > levels.max_sessions:
+            return self._thrift.num_worth_it(scores)
+        is_worth_it = self._thrift.is_worth_levels(
+            scores, levels=self._settings.levels, width=num_sessions * width
+        )
+        return len(scores) if is_worth_it else 0
 
     def target_says(self, economics: Economics) -> None:
         """Note what drafts are worth to the target."""
@@ -175,14 +187,11 @@ class ModelGrower:
         # Passes that compute more of a text than its root are no measure of others.
         is_measure = all(len(p) == len(w.slots) for p, w in zip(places_of, works, strict=True))
         if self._levels and self._levels.can_run(works):
-            worth = self._thrift.worth(self._settings.max_rows_per_step)
-            reports = self._levels.run(works, worth)
-            for report in reports[0 if is_measure else 1 :]:
-                self._thrift.step_finished(report.elapsed_ms, report.expanded)
+            self._run_levels(self._levels, works, started, 0 if is_measure else 1)
             return
         self._run(works)
         elapsed_ms = (time.perf_counter() - started) * 1e3
-        if is_measure:
+        if is_measure and self._thrift.is_sharing:
             trees = (work.session.tree for work in works)
             self._thrift.step_finished(
                 elapsed_ms,
@@ -192,6 +201,17 @@ class ModelGrower:
                     for place in places
                 ],
             )
+
+    def _run_levels(
+        self, levels: LevelSteps, works: Sequence[Work], started: float, first_measure: int
+    ) -> None:
+        worth = self._thrift.worth(self._settings.max_rows_per_step)
+        reports = levels.run(works, worth, is_measured=self._thrift.is_sharing)
+        elapsed_ms = (time.perf_counter() - started) * 1e3
+        for report in reports[first_measure:]:
+            # Passes that are not told apart take what the step took, planning and all.
+            pass_ms = elapsed_ms / len(reports) if levels.is_whole else report.elapsed_ms
+            self._thrift.step_finished(pass_ms, report.expanded)
 
     def _wish(self, session: DraftSession) -> Wish:
         state = self._sessions[session]

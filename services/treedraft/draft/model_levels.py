@@ -47,6 +47,16 @@ class LevelSteps:
         """Nodes that a step runs for one session beyond those of a single pass."""
         return self._settings.levels * self._settings.max_rows_per_session
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a step always runs all of its passes."""
+        return not self._grower.minds_room
+
+    @property
+    def max_sessions(self) -> int:
+        """Sessions of a step."""
+        return self._grower.max_sessions
+
     def can_run(self, works: Sequence[Work]) -> bool:
         """Return whether a step can be run like this."""
         first, needed = works[0], len(works) * self.max_new_rows
@@ -69,10 +79,13 @@ class LevelSteps:
             and is_plain(law_row(session, work.state, places[0]))
         )
 
-    def run(self, works: Sequence[Work], worth: Worth | None) -> list[LevelReport]:
+    def run(
+        self, works: Sequence[Work], worth: Worth | None, *, is_measured: bool = True
+    ) -> list[LevelReport]:
         """Run a step and put what it grew into the trees; return what is known of its passes.
 
-        `worth` says when a pass after the first is run at all; None for always.
+        `worth` says when a pass after the first is run at all; None for always. Unless it
+        `is_measured`, nothing is told of them.
         """
         slots = self._pool.allocate(len(works) * self.max_new_rows)
         shares = [
@@ -94,7 +107,8 @@ class LevelSteps:
             for work in works:
                 self._pool.release(work.slots)
             raise
-        reports = [LevelReport(elapsed_ms) for elapsed_ms in self._grower.level_ms]
+        times = self._grower.level_ms if is_measured else ()
+        reports = [LevelReport(elapsed_ms) for elapsed_ms in times]
         for work, own, others, rows in zip(works, shares, waiting, grown, strict=True):
             self._settle(work, own, others, rows, reports)
         return reports

@@ -42,6 +42,11 @@ class Thrift:
         self._first_ms: dict[int, float] = {}
         self._profile = list(_PRIOR_PROFILE)
 
+    @property
+    def is_sharing(self) -> bool:
+        """Whether steps hold up the target, so that what they take has to be learned."""
+        return self._is_sharing
+
     def calibrate(self, step_ms: Mapping[int, float]) -> None:
         """Take what steps of so many rows took before anybody was drafted for."""
         for num_rows, elapsed_ms in step_ms.items():
@@ -52,7 +57,7 @@ class Thrift:
         self._economics = economics
 
     def num_worth_it(self, scores: Iterable[float]) -> int:
-        """Return how many nodes to expand in one step, the best of these scores; 0 for none."""
+        """Return how many nodes to expand in one pass, the best of these scores; 0 for none."""
         survivals = sorted(map(math.exp, scores), reverse=True)
         token_us = self._economics.token_us
         if not self._is_sharing or not token_us or not self._step_ms:
@@ -64,6 +69,28 @@ class Thrift:
             if net >= best_net:
                 best_count, best_net = count, net
         return best_count
+
+    def is_worth_levels(self, scores: Iterable[float], *, levels: int, width: int) -> bool:
+        """Return whether a step is worth it that runs `levels` more passes come what may.
+
+        Args:
+            scores: of the nodes that its first pass runs, at least one.
+            levels: passes after the first.
+            width: rows of each of them.
+        """
+        survivals = list(map(math.exp, scores))
+        token_us = self._economics.token_us
+        if not self._is_sharing or not token_us or not self._step_ms:
+            return True
+        cost_ms = self._estimate_ms(len(survivals)) + levels * self._estimate_ms(width)
+        waiting: list[float] = []
+        fresh, gain = survivals, sum(map(self._gain, survivals))
+        for _ in range(levels):
+            waiting += [survival * share for survival in fresh for share in self._profile]
+            waiting.sort(reverse=True)
+            fresh, waiting = waiting[:width], waiting[width:]
+            gain += sum(map(self._gain, fresh))
+        return gain >= cost_ms * 1e3 / token_us
 
     def worth(self, max_rows: int) -> Worth | None:
         """Return the rule of `num_worth_it` for passes of so many rows; None where all are."""
@@ -83,6 +110,8 @@ class Thrift:
             expanded: the score of each node that it ran, a root's being 0, and those of
                 the children that it made.
         """
+        if not self._is_sharing or not expanded:
+            return  # whatever steps cost, nobody waits for them
         self._learn_time(_size(len(expanded)), elapsed_ms)
         for score, children in expanded:
             shares = sorted((math.exp(child - score) for child in children), reverse=True)

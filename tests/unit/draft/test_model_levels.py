@@ -11,6 +11,7 @@ from draft_support import GREEDY, REJECTION, SAMPLED
 from level_support import CUT, GROWTH, assert_grows_by_levels, open_session
 from tests.unit.inference.fused.fused_models import NUM_SLOTS, fused_runner, small_model
 
+from treedraft.core.exchange import Economics
 from treedraft.core.growth import ROOT
 from treedraft.draft.model_children import DraftLimits
 from treedraft.draft.model_grower import ModelGrower
@@ -19,15 +20,15 @@ from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.fused.levels import LevelGrower
 
 
-def make_grower(model):
+def make_grower(model, growth=GROWTH):
     runner = fused_runner(model)
     pool = SlotPool(NUM_SLOTS)
     limits = DraftLimits(model.vocab_size, model.vocab_size, 512, frozenset({2}))
     levels = LevelGrower(
         runner.model.native, runner.pool, column_ids=None, barren=[2], score_temperature=1.0
     )
-    steps = LevelSteps(levels, pool, limits, GROWTH)
-    return ModelGrower(runner, pool, limits, GROWTH, steps), pool
+    steps = LevelSteps(levels, pool, limits, growth)
+    return ModelGrower(runner, pool, limits, growth, steps), pool
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -49,3 +50,21 @@ def test_what_kernels_do_not_know_grows_by_single_passes(sampling):
 def test_credit_covers_all_levels():
     grower, _ = make_grower(small_model("llama"))
     assert grower.max_new_nodes == (2 + 2 * 2) * 2
+
+
+def test_on_a_shared_device_a_step_pays_for_all_its_passes_or_is_not_run():
+    growth = GROWTH.model_copy(update={"shares_device": True})
+    grower, _ = make_grower(small_model("llama"), growth)
+    grower.calibrate({1: 1.0, 2: 1.0})
+    session = open_session(grower, [5, 9, 3], GREEDY, growth)
+    grower.step([session])  # the target asked for these, whatever they cost
+    run = set(session.model.node_slots)
+    assert run
+    # What passes take in the interpreter, which was learned: a token takes less than three.
+    pass_ms = grower._thrift._estimate_ms(2)
+    assert pass_ms > 1.0
+    grower.target_says(Economics(token_us=int(1000 * pass_ms), row_us=0))
+    assert not grower.step([session]).num_rows
+    grower.target_says(Economics(token_us=int(1e6 * pass_ms), row_us=0))
+    assert grower.step([session]).num_rows
+    assert set(session.model.node_slots) > run

@@ -61,6 +61,35 @@ def test_as_many_nodes_are_expanded_as_pay_for_their_rows():
     assert thrift.num_worth_it(log(0.9, 0.9, 0.9, 0.9)) == 4
 
 
+def test_a_step_of_several_levels_has_to_pay_for_all_of_them():
+    thrift = learned(step_ms=5.0, share=0.5)
+    thrift.target_says(Economics(token_us=20_000))
+    # 1/2 + 1/4 + 1/8 + 1/16 for four passes of a quarter each; one alone would pay.
+    assert thrift.num_worth_it(log(1.0)) == 1
+    assert not thrift.is_worth_levels(log(1.0), levels=3, width=1)
+    assert thrift.is_worth_levels(log(1.0), levels=1, width=1)
+    thrift.target_says(Economics(token_us=22_000))
+    assert thrift.is_worth_levels(log(1.0), levels=3, width=1)
+    assert not thrift.is_worth_levels(log(0.9), levels=3, width=1)
+
+
+def test_levels_run_the_best_of_all_children_so_far():
+    thrift = learned(step_ms=5.0, share=0.5)
+    for _ in range(200):
+        thrift.step_finished(5.0, [(0.0, log(0.5, 0.25))])
+    thrift.target_says(Economics(token_us=10_000))
+    # Two roots bring 3/4 each, two children of theirs 3/8 each, two grandchildren 3/16 each.
+    for survivals, pays in [((1.0, 1.0), True), ((0.5, 0.5), False)]:
+        assert thrift.is_worth_levels(log(*survivals), levels=2, width=2) is pays
+
+
+def test_levels_are_always_worth_it_where_nobody_waits():
+    thrift = Thrift(is_sharing=False)
+    thrift.calibrate({1: 100.0})
+    thrift.target_says(Economics(token_us=1))
+    assert thrift.is_worth_levels([-5.0], levels=3, width=4)
+
+
 def test_one_hiccup_does_not_end_all_growth():
     thrift = learned(step_ms=5.0, share=0.8, count=20)
     thrift.target_says(Economics(token_us=20_000))

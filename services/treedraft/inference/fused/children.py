@@ -41,10 +41,10 @@ def choose_children(
     count = min(num_children, num_columns)
     kernels = ChildKernels(len(rows), num_columns, count, column_ids, device)
     kernels.queue(logits, keys, temperatures, score_temperature)
-    found = torch.stack((kernels.tokens, kernels.gains.view(torch.int32))).cpu()
-    told = found[0].tolist(), found[1].view(torch.float32).tolist()
+    tokens, gains = kernels.found.cpu().numpy()
+    told = tokens.tolist(), np.minimum(gains.view(np.float32), 0.0).tolist()
     return [
-        [(token, min(gain, 0.0)) for token, gain in zip(*row, strict=True) if gain > -1e30]
+        [pair for pair in zip(*row, strict=True) if pair[1] > -1e30]
         for row in zip(*told, strict=True)
     ]
 
@@ -53,7 +53,7 @@ class ChildKernels:
     """The two kernels over so many rows, and the memory in between.
 
     `tokens` (int32) and `gains` (float32) are [rows, children], best first; a gain of -inf
-    says that there is no such child.
+    says that there is no such child. They are the two halves of `found`.
     """
 
     def __init__(
@@ -63,8 +63,13 @@ class ChildKernels:
         num_children: int,
         column_ids: npt.NDArray[np.int64] | None,
         device: torch.device,
+        *,
+        found: Tensor | None = None,
     ) -> None:
-        """Allocate for a head of `num_columns` columns, whose tokens are `column_ids`."""
+        """Allocate for a head of `num_columns` columns, whose tokens are `column_ids`.
+
+        `found` is memory for what is chosen, int32 [2, rows, children].
+        """
         ids = np.arange(num_columns) if column_ids is None else column_ids[:num_columns]
         self._column_ids = _columns(ids.astype(np.int32).tobytes(), device)
         self._num_columns = num_columns
@@ -77,8 +82,10 @@ class ChildKernels:
             torch.empty(best[:2], dtype=torch.float32, device=device),
             torch.empty(best[:2], dtype=torch.float32, device=device),
         )
-        self.tokens = torch.zeros((num_rows, num_children), dtype=torch.int32, device=device)
-        self.gains = torch.full((num_rows, num_children), float("-inf"), device=device)
+        size = (2, num_rows, num_children)
+        self.found = torch.zeros(size, dtype=torch.int32, device=device) if found is None else found
+        self.tokens, self.gains = self.found[0], self.found[1].view(torch.float32)
+        self.gains.fill_(float("-inf"))
 
     def queue(
         self,

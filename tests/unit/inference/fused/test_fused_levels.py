@@ -17,6 +17,11 @@ HOT = SamplingParameters(temperature=0.9, seed=12345678901234)
 CHOOSE = partial(choose_children, score_temperature=1.0, column_ids=None)
 
 
+def lowest_level(rows, row):
+    """Return the first level at which a row could have been run."""
+    return 0 if row.parent is None else 1 + rows[row.parent].level
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, HOT])
 def test_levels_grow_the_tree_of_single_steps(sampling):
     model = small_model("llama")
@@ -54,7 +59,30 @@ def test_levels_grow_the_tree_of_single_steps(sampling):
         )
         for rows, wanted in zip(grown, expected, strict=True):
             assert [(row.parent, row.token_id) for row in rows] == [w[:2] for w in wanted]
+            assert len(grower.level_ms) == 3
+            assert min(grower.level_ms) > 0.0
             for row, (_, _, children) in zip(rows, wanted, strict=True):
                 assert [t for t, _ in row.children] == [t for t, _ in children]
+                assert lowest_level(rows, row) <= row.level <= 2
                 gains = [gain for _, gain in row.children]
                 assert gains == pytest.approx([gain for _, gain in children], abs=1e-3)
+
+
+def test_a_step_that_reads_a_prompt_is_no_measure_of_passes():
+    model = small_model("llama")
+    runner = fused_runner(model)
+    grower = LevelGrower(
+        runner.model.native, runner.pool, column_ids=None, barren=(), score_temperature=1.0
+    )
+    text = tokens(17, seed=1)
+    seed = Seed(
+        chunk(text, SCATTERED, 0, 17, [16]),
+        [0.0],
+        law(GREEDY, 17),
+        SCATTERED[17:18].tolist(),
+        40,
+        -50.0,
+    )
+    shape = {"levels": 1, "width": 1, "num_children": 2, "num_columns": model.vocab_size}
+    assert len(grower.grow([seed], **shape)[0]) == 2
+    assert not grower.level_ms
