@@ -36,12 +36,14 @@ class FlatTree:
 
         The row of a node is the row of its parent plus itself.
         """
-        mask = np.zeros((self.num_nodes + 1, self.num_nodes + 1), dtype=np.bool_)
-        mask[0, 0] = True
+        size = self.num_nodes + 1
+        rows = [1]  # numbers whose bits are the columns
         for index, parent in enumerate(self.parents):
-            mask[index + 1] = mask[parent + 1]
-            mask[index + 1, index + 1] = True
-        return mask
+            rows.append(rows[parent + 1] | 2 << index)
+        width = (size + 7) // 8
+        packed = b"".join([row.to_bytes(width, "little") for row in rows])
+        bits = np.frombuffer(packed, dtype=np.uint8).reshape(size, width)
+        return np.unpackbits(bits, axis=1, count=size, bitorder="little").view(np.bool_)
 
     def children(self) -> list[list[int]]:
         """Return for each row the node indices of its children, in row order."""

@@ -144,6 +144,8 @@ def build_segment(session_pass: SessionPass, block_size: int) -> Segment:
 def _row_mask(num_new: int, tree: FlatTree) -> npt.NDArray[np.bool_]:
     # Committed rows see what came before them; a node sees all of those, its
     # ancestors and itself. The last committed row is the root of the tree.
+    if num_new == 1:
+        return tree.ancestor_mask()
     num_rows = num_new + tree.num_nodes
     mask = np.zeros((num_rows, num_rows), dtype=np.bool_)
     mask[:num_new, :num_new] = np.tril(np.ones((num_new, num_new), dtype=np.bool_))
@@ -156,13 +158,27 @@ def law_rows(session: TargetSession, tree: FlatTree) -> list[LawRow]:
     """Return the law of the token drawn at the root and at each node."""
     if not tree.num_nodes:
         return [_law_row(session, 0, ())]
+    if session.grammar is None and session.token_counts is None:
+        return _law_rows_by_depth(session, tree)
     return [
         _law_row(session, 0, ()),
-        *(
-            _law_row(session, depth, tuple(tree.token_ids[i] for i in tree.path(index)))
-            for index, depth in enumerate(tree.depths)
-        ),
+        *(_law_row(session, depth, _path(tree, index)) for index, depth in enumerate(tree.depths)),
     ]
+
+
+def _law_rows_by_depth(session: TargetSession, tree: FlatTree) -> list[LawRow]:
+    """Return the laws of a text of which they only ask how long it is."""
+    known = {0: _law_row(session, 0, ())}
+    rows = [known[0]]
+    for index, depth in enumerate(tree.depths):
+        if depth not in known:
+            known[depth] = _law_row(session, depth, _path(tree, index))
+        rows.append(known[depth])
+    return rows
+
+
+def _path(tree: FlatTree, index: int) -> tuple[int, ...]:
+    return tuple(tree.token_ids[node] for node in tree.path(index))
 
 
 def cut_nodes(session: TargetSession, tree: FlatTree) -> frozenset[int]:
@@ -170,7 +186,7 @@ def cut_nodes(session: TargetSession, tree: FlatTree) -> frozenset[int]:
     grammar = session.grammar
     if grammar is None:
         return frozenset()
-    paths = (tuple(tree.token_ids[i] for i in tree.path(index)) for index in range(tree.num_nodes))
+    paths = (_path(tree, index) for index in range(tree.num_nodes))
     return frozenset(index for index, path in enumerate(paths) if grammar.is_cut(path))
 
 

@@ -8,13 +8,14 @@ a prompt have a line each and no path; of a tree, the root and the first branch 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import accumulate
+from itertools import accumulate, chain
+from operator import add
 
 import numpy as np
 import numpy.typing as npt
 
 from treedraft.inference.fused.plans import row_bucket
-from treedraft.inference.segment import Segment, checked_slots, concatenate, written_slots
+from treedraft.inference.segment import Segment
 
 _ALIGNMENT = 4  # numbers in 16 bytes
 
@@ -73,24 +74,36 @@ def lay_out(
     """
     if _is_plain(segments):
         return _lay_out_plain(segments, num_slots, room)
-    num_rows = sum(s.num_rows for s in segments)
-    starts = [0, *accumulate(s.num_rows for s in segments)]
+    counts = [s.num_rows for s in segments]
+    starts = list(accumulate(counts, initial=0))
+    num_rows = starts.pop()
     outputs = [
-        start + row for start, s in zip(starts, segments, strict=False) for row in s.output_rows
+        start + row for start, s in zip(starts, segments, strict=True) for row in s.output_rows
     ]
     own_rows, own_outputs = row_bucket(num_rows), row_bucket(max(1, len(outputs)))
-    slots, seen = _seen(segments, num_slots)
-    num_fixed = fixed_length(own_rows, own_outputs)
-    numbers = _room_for(num_fixed + len(slots), num_fixed, room)
+    num_fixed, num_keys = fixed_length(own_rows, own_outputs), sum([s.num_keys for s in segments])
+    line_lengths, path_lengths, branch_rows, branch = _lines_and_paths(segments, starts, num_rows)
+    numbers = _room_for(num_fixed + num_keys + len(branch), num_fixed, room)
     end = len(Column) * column_stride(own_rows)
     columns = numbers[:end].reshape(len(Column), -1)
-    columns[Column.WRITE_SLOT] = -1
-    columns[Column.TOKEN, :num_rows] = concatenate([s.token_ids for s in segments])
-    columns[Column.POSITION, :num_rows] = concatenate([s.positions for s in segments])
-    columns[Column.WRITE_SLOT, :num_rows] = written_slots(segments, num_slots)
-    columns[Column.LINE_START :, :num_rows] = seen
+    line_starts = [*accumulate((s.num_keys for s in segments[:-1]), initial=0)]
+    contexts = [len(s.context_slots) for s in segments]
+    columns[Column.WRITE_SLOT, num_rows:] = -1
+    columns[Column.TOKEN, :num_rows] = list(chain(*[s.token_ids for s in segments]))
+    columns[Column.POSITION, :num_rows] = list(chain(*[s.positions for s in segments]))
+    own = columns[Column.WRITE_SLOT, :num_rows]
+    np.concatenate([s.write_slots for s in segments], out=own, casting="same_kind")
+    _check_written(own.tolist(), num_slots)
+    columns[Column.LINE_START, :num_rows] = _by_row(line_starts, counts)
+    columns[Column.LINE_LENGTH, :num_rows] = line_lengths + _by_row(contexts, counts)
+    columns[Column.PATH_LENGTH, :num_rows] = path_lengths
+    columns[Column.PATH_START, :num_rows] = path_lengths.cumsum() - path_lengths + num_keys
     numbers[end : end + len(outputs)] = outputs
-    numbers[num_fixed:] = slots
+    lines = numbers[num_fixed : num_fixed + num_keys]
+    _write_slots(segments, lines, num_slots)
+    tree_starts = _by_row([*map(add, line_starts, contexts)], counts)
+    places = branch + (tree_starts if isinstance(tree_starts, int) else tree_starts[branch_rows])
+    numbers[num_fixed + num_keys :] = lines[places]
     return PassLayout(numbers, num_rows, len(outputs), own_rows, own_outputs)
 
 
@@ -119,12 +132,9 @@ def _lay_out_plain(
     columns[Column.LINE_LENGTH, :count] = lengths
     ends = list(accumulate(lengths))
     columns[Column.LINE_START, 1:count] = ends[:-1]
-    columns[Column.PATH_START, :count] = ends
+    columns[Column.PATH_START, :count] = ends[-1]
     numbers[len(Column) * stride : len(Column) * stride + count] = range(count)
-    parts = [part for s in segments for part in (s.context_slots, s.tree_slots)]
-    slots = np.concatenate(parts, out=numbers[num_fixed:], casting="same_kind")
-    # One below zero is a huge one to this view.
-    assert slots.view(np.uint32).max() < num_slots, "a slot outside the pool"
+    _write_slots(segments, numbers[num_fixed:], num_slots)
     assert count == 1 or len(set(own)) == count, "two rows write to one slot"
     assert all(s.tree_mask[0, 0] for s in segments), "a row sees nothing"
     return PassLayout(numbers, count, count, bucket, bucket)
@@ -140,40 +150,43 @@ def _room_for(
     return room[:size]
 
 
-def _seen(segments: Sequence[Segment], num_slots: int) -> tuple[Integers, Integers]:
-    """Return the slots of all lines and paths, and [4, rows]: starts and lengths of both."""
-    parts: list[Integers] = []
-    described: list[Integers] = []
-    start = 0
-    for segment in segments:
-        tree_slots = np.asarray(segment.tree_slots, dtype=np.int64)
-        line_lengths, branch, path_lengths = _lines_and_paths(segment.tree_mask)
-        parts += [segment.context_slots, tree_slots, tree_slots[branch]]
-        path_start = start + segment.num_keys
-        path_ends = path_start + np.cumsum(path_lengths)
-        described.append(
-            np.stack(
-                [
-                    np.full(segment.num_rows, start),
-                    len(segment.context_slots) + line_lengths,
-                    path_ends - path_lengths,
-                    path_lengths,
-                ]
-            )
-        )
-        start = path_start + len(branch)
-    return checked_slots(parts, num_slots), np.concatenate(described, axis=1)
+def _write_slots(segments: Sequence[Segment], room: npt.NDArray[np.int32], num_slots: int) -> None:
+    """Write the slots of all lines, having checked that the pool has them."""
+    parts = [part for s in segments for part in (s.context_slots, s.tree_slots)]
+    slots = np.concatenate(parts, out=room, casting="same_kind")
+    # One below zero is a huge one to this view.
+    assert slots.view(np.uint32).max() < num_slots, "a slot outside the pool"
 
 
-def _lines_and_paths(tree_mask: npt.NDArray[np.bool_]) -> tuple[Integers, Integers, Integers]:
-    """Split what rows see of the tree: (line lengths, columns of all paths, path lengths)."""
-    if tree_mask.shape == (1, 1):  # plain decoding
-        assert tree_mask[0, 0], "a row sees nothing"
-        return np.ones(1, np.int64), np.zeros(0, np.int64), np.zeros(1, np.int64)
-    counts = tree_mask.sum(axis=1)
+def _by_row(numbers: Sequence[int], counts: Sequence[int]) -> Integers | int:
+    """Return a number of each session for each of its rows; just the number for one session."""
+    return numbers[0] if len(numbers) == 1 else np.repeat(numbers, counts)
+
+
+def _check_written(slots: Sequence[int], num_slots: int) -> None:
+    different = set(slots)
+    assert len(different) == len(slots), "two rows write to one slot"
+    assert min(different) >= 0, "a slot outside the pool"
+    assert max(different) < num_slots, "a slot outside the pool"
+
+
+def _lines_and_paths(
+    segments: Sequence[Segment], starts: Sequence[int], num_rows: int
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """Split what rows see of their trees.
+
+    Returns:
+        Line lengths, path lengths, then of all paths, one after the other, the rows and
+        their columns.
+    """
+    # The last column is nobody's: the first that is hidden, if there is no other.
+    width = 1 + max([len(s.tree_slots) for s in segments])
+    sees = np.zeros((num_rows, width), dtype=np.bool_)
+    for start, segment in zip(starts, segments, strict=True):
+        mask = segment.tree_mask
+        sees[start : start + mask.shape[0], : mask.shape[1]] = mask
+    counts = np.add.reduce(sees, axis=1, dtype=np.int64)
     assert counts.all(), "a row sees nothing"
-    # Up to the first column that is hidden: argmin finds it, unless there is none.
-    width = tree_mask.shape[1]
-    line_lengths = np.where(counts == width, width, tree_mask.argmin(axis=1))
-    is_path = tree_mask & (np.arange(width) >= line_lengths[:, None])
-    return line_lengths, np.nonzero(is_path)[1], counts - line_lengths
+    line_lengths = sees.argmin(axis=1)
+    sees &= np.arange(width) >= line_lengths[:, None]
+    return line_lengths, counts - line_lengths, *sees.nonzero()
