@@ -153,6 +153,7 @@ def _room_for(
 def _write_slots(segments: Sequence[Segment], room: npt.NDArray[np.int32], num_slots: int) -> None:
     """Write the slots of all lines, having checked that the pool has them."""
     parts = [part for s in segments for part in (s.context_slots, s.tree_slots)]
+    parts = [part for part in parts if len(part)]  # an empty range has no type
     slots = np.concatenate(parts, out=room, casting="same_kind")
     # One below zero is a huge one to this view.
     assert slots.view(np.uint32).max() < num_slots, "a slot outside the pool"
