@@ -26,6 +26,9 @@ def host(
     tokens: Annotated[
         int, typer.Option(min=8, help="Tokens of every session while all of them decode.")
     ] = 64,
+    nodes: Annotated[
+        int, typer.Option(min=0, max=64, help="Nodes of a drafted tree; 0 leaves drafts out.")
+    ] = 16,
 ) -> None:
     """Measure the engine's own time in a step, on the CPU, against a pass of the target."""
     with terminal.errors_shown():
@@ -38,7 +41,8 @@ def host(
         from treedraft.inference.weights import resolve
 
         files = resolve(target, progress)
-        result = run_host(files.name, files.folder, at_once or _LOADS, num_steps=tokens)
+        loads = at_once or _LOADS
+        result = run_host(files.name, files.folder, loads, num_steps=tokens, num_nodes=nodes)
         if json_file is not None:
             json_file.write_text(to_json(result) + "\n", encoding="utf-8")
         if picture is not None:

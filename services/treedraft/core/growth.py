@@ -31,6 +31,9 @@ class TokenSource(Enum):
     LOOKUP = "lookup"
     TARGET = "target"
 
+    # Members are compared by identity; Enum's own hash is a call of Python for each look-up.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class SiblingLaw:

@@ -294,20 +294,22 @@ class TokenTree:
         while pending:
             node_id, depth = pending.pop()
             order.append((node_id, depth))
-            pending.extend((child, depth + 1) for child in self._worst_first(node_id, chosen))
+            pending.extend([(child, depth + 1) for child in self._worst_first(node_id, chosen)])
         del order[0]
         if len(order) != len(chosen):
             raise ValueError("the admitted nodes are not closed under ancestors")
         index_of = {node_id: index for index, (node_id, _) in enumerate(order)}
         nodes = [self._nodes[node_id] for node_id, _ in order]
         return FlatTree(
-            node_ids=tuple(node.node_id for node in nodes),
-            token_ids=tuple(node.token_id for node in nodes),
-            parents=tuple(index_of.get(node.parent_id, ROOT) for node in nodes),
-            depths=tuple(depth for _, depth in order),
-            sources=tuple(node.source for node in nodes),
+            node_ids=tuple(index_of),
+            token_ids=tuple([node.token_id for node in nodes]),
+            parents=tuple([index_of.get(node.parent_id, ROOT) for node in nodes]),
+            depths=tuple([depth for _, depth in order]),
+            sources=tuple([node.source for node in nodes]),
         )
 
     def _worst_first(self, node_id: int, chosen: set[int]) -> list[int]:
-        children = (child for child in self.children(node_id).values() if child in chosen)
-        return sorted(children, key=lambda child: (self._nodes[child].score, -child))
+        children = [child for child in self.children(node_id).values() if child in chosen]
+        if len(children) > 1:
+            children.sort(key=lambda child: (self._nodes[child].score, -child))
+        return children

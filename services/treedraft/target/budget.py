@@ -18,6 +18,7 @@ References: TurboSpec (arXiv 2406.14066), Sequoia (2402.12374), EAGLE-2
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from treedraft.core.flat_tree import FlatTree
 from treedraft.core.growth import ROOT, SiblingLaw, TokenSource
@@ -64,7 +65,8 @@ class SurvivalCalibrator:
 
     def _bin(self, edge_score: float, source: TokenSource) -> _Bin:
         found = self._bins[source][min(int(-edge_score / _BIN_WIDTH), _NUM_BINS - 1)]
-        found.drift(self._num_walks)
+        if found.num_walks != self._num_walks:
+            found.drift(self._num_walks)
         return found
 
     def edge_survival(self, edge_score: float, source: TokenSource) -> float:
@@ -127,8 +129,7 @@ class BudgetRequest:
     sibling_laws: Mapping[int, SiblingLaw] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     survival: float
     session: int
     node_ids: tuple[int, ...]

@@ -84,7 +84,6 @@ class DrafterState:
             sent_ns
             for number, base_length in told
             if (session := self.sessions.get(number))
-            for length, sent_ns in session.commit_sent_ns
-            if length == base_length
+            and (sent_ns := session.sent_ns(base_length)) is not None
         ]
         return max(times, default=None)

@@ -251,14 +251,18 @@ class TargetSession:
             if all(child in self.tree for child in children):
                 self.sibling_laws[law.first_child_id] = law
 
+    def sent_ns(self, base_length: int) -> int | None:
+        """Return when its drafter was told that the text has this length; None if forgotten."""
+        # Mostly it is the last that is asked for.
+        told = reversed(self.commit_sent_ns)
+        return next((sent_ns for length, sent_ns in told if length == base_length), None)
+
     def _observe_wire(self, growth: Growth, arrived_ns: int) -> None:
         self.clock.draft_us += growth.draft_us
-        for base_length, sent_ns in self.commit_sent_ns:
-            if base_length == growth.base_length:
-                round_trip_us = (arrived_ns - sent_ns) // 1000
-                # Only the first answer to a commit measures the way.
-                if not self.clock.wire_us:
-                    self.clock.wire_us = max(0, round_trip_us - growth.held_us)
+        # Only the first answer to a commit measures the way.
+        if not self.clock.wire_us and (sent_ns := self.sent_ns(growth.base_length)) is not None:
+            round_trip_us = (arrived_ns - sent_ns) // 1000
+            self.clock.wire_us = max(0, round_trip_us - growth.held_us)
 
     def statistics(self) -> SessionStatistics:
         """Return the counts so far, with means over the rounds."""

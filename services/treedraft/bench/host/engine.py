@@ -9,11 +9,12 @@ sessions in them; when there were enough, the sessions are cancelled.
 import cProfile
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import fmean, median
 
+from treedraft.bench.host.drafter import ADDRESS, StandInDrafter
 from treedraft.core.errors import UnavailableError
 from treedraft.core.exchange import LogAcknowledgement
 from treedraft.core.session import RoundTimes, SessionOutput, SessionSpec
@@ -23,10 +24,18 @@ from treedraft.target.events import (
     AcknowledgeLog,
     CancelSession,
     EngineNews,
+    FrameArrived,
+    LinkUp,
     StartSession,
     Stop,
 )
-from treedraft.target.settings import KVSettings, TargetSettings
+from treedraft.target.settings import (
+    BudgetSettings,
+    GateSettings,
+    KVSettings,
+    PatienceSettings,
+    TargetSettings,
+)
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import Tracing
 
@@ -39,15 +48,27 @@ _MAX_HEAD_START = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Drafts:
+    """What sessions are drafted: texts by session, nodes of a tree, and those that come true."""
+
+    texts: Mapping[str, Sequence[int]]
+    num_nodes: int
+    num_hits: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSteps:
     """What a step with all sessions takes, in milliseconds: by the clock, and by the thread's.
 
-    `parts` are the means of one session's rounds in these steps.
+    `parts` are the means of one session's rounds in these steps, `texts` what each session
+    came to say, its prompt included, `num_tokens` those of a session and step.
     """
 
     step_ms: float
     engine_ms: float
     parts: RoundTimes
+    texts: Mapping[str, Sequence[int]]
+    num_tokens: float
 
 
 def run_sessions(
@@ -56,6 +77,7 @@ def run_sessions(
     tracing: Tracing,
     *,
     num_steps: int,
+    drafts: Drafts | None = None,
     profile: cProfile.Profile | None = None,
     limit_seconds: float = _LIMIT_SECONDS,
 ) -> EngineSteps:
@@ -66,26 +88,31 @@ def run_sessions(
         specs: the sessions; none of them may end by itself.
         tracing: where spans go.
         num_steps: to measure, at least one.
+        drafts: what a drafter that takes no time sends for every step; none without.
         profile: enabled on the engine's thread during these steps, if given.
         limit_seconds: for anything to happen, and for all steps together.
 
     Raises:
         UnavailableError: reason TOO_FEW_STEPS if the steps did not come about in time.
     """
-    watch = _Watch(len(specs), num_steps, profile)
+    watch = _Watch(specs, num_steps, profile)
+    if drafts:
+        specs = [replace(spec, drafters=(ADDRESS,)) for spec in specs]
     first, *others = specs
     parts = assemble(
         model,
-        _settings(specs, num_steps),
+        _settings(specs, num_steps, drafts),
         tracing=tracing,
         metrics=Metrics("target"),
         publish=watch.see,
     )
+    if drafts:
+        parts.engine.post(LinkUp(ADDRESS.endpoint))
     for spec in (replace(first, watch_rounds=True), *others):
         parts.engine.post(StartSession(_STREAM, spec))
     parts.engine.start()
     try:
-        _acknowledge_until_over(parts, watch, limit_seconds)
+        _acknowledge_until_over(parts, watch, drafts, limit_seconds)
         for spec in specs:
             parts.engine.post(CancelSession(_STREAM, spec.session_id))
     finally:
@@ -94,28 +121,44 @@ def run_sessions(
     return watch.found()
 
 
-def _settings(specs: Sequence[SessionSpec], num_steps: int) -> TargetSettings:
-    longest = max(len(spec.token_ids) for spec in specs) + num_steps
+def _settings(
+    specs: Sequence[SessionSpec], num_steps: int, drafts: Drafts | None
+) -> TargetSettings:
+    nodes, hits = (drafts.num_nodes, drafts.num_hits) if drafts else (0, 0)
+    longest = max(len(spec.token_ids) for spec in specs) + num_steps * (1 + hits) + nodes
     return TargetSettings(
-        kv=KVSettings(tokens=len(specs) * (longest + _MAX_HEAD_START)),
+        kv=KVSettings(tokens=len(specs) * (longest + _MAX_HEAD_START * (1 + hits))),
+        # Each step has all of its trees, whole.
+        budget=BudgetSettings(mode="fixed", max_nodes=nodes, max_step_nodes=nodes * len(specs)),
+        gate=GateSettings(enabled=False),
+        patience=PatienceSettings(is_synchronous=True),
         max_sessions=len(specs),
         max_waiting=len(specs),
     )
 
 
-def _acknowledge_until_over(parts: TargetParts, watch: "_Watch", limit_seconds: float) -> None:
-    """Play the coordinator: one acknowledgement a frame, until enough steps were seen."""
+def _acknowledge_until_over(
+    parts: TargetParts, watch: "_Watch", drafts: Drafts | None, limit_seconds: float
+) -> None:
+    """Play coordinator and drafter: one answer a frame, until enough steps were seen."""
     limit = time.monotonic() + limit_seconds
+    drafter = drafts and StandInDrafter(
+        drafts.texts, num_nodes=drafts.num_nodes, num_hits=drafts.num_hits
+    )
     try:
         while True:
-            outputs = watch.told.get(timeout=max(0.0, limit - time.monotonic()))
-            if outputs is None:
+            news = watch.told.get(timeout=max(0.0, limit - time.monotonic()))
+            if news is None:
                 return
+            frame = news.frames.get(ADDRESS.endpoint)
+            if frame and drafter:
+                answer = drafter.answer(frame)
+                parts.engine.post(FrameArrived(ADDRESS.endpoint, answer, time.monotonic_ns()))
             parts.engine.post(
                 AcknowledgeLog(
                     [
                         LogAcknowledgement(one.session_id, one.base_length + len(one.token_ids))
-                        for one in outputs
+                        for one in news.outputs.get(_STREAM, ())
                     ]
                 )
             )
@@ -130,13 +173,17 @@ def _acknowledge_until_over(parts: TargetParts, watch: "_Watch", limit_seconds: 
 class _Watch:
     """Sees each step on the engine's thread, as it is told of."""
 
-    def __init__(self, num_sessions: int, num_steps: int, profile: cProfile.Profile | None) -> None:
-        self.num_sessions = num_sessions
+    def __init__(
+        self, specs: Sequence[SessionSpec], num_steps: int, profile: cProfile.Profile | None
+    ) -> None:
+        self.num_sessions = len(specs)
         self.num_steps = num_steps
-        self.told: queue.SimpleQueue[Sequence[SessionOutput] | None] = queue.SimpleQueue()
+        self.told: queue.SimpleQueue[EngineNews | None] = queue.SimpleQueue()
+        self._texts = {spec.session_id: list(spec.token_ids) for spec in specs}
         self._profile = profile
         self._moments: list[tuple[float, float]] = []  # by the clock, by the thread's
         self._rounds: list[RoundTimes] = []
+        self._num_tokens: list[int] = []
 
     @property
     def num_whole(self) -> int:
@@ -148,9 +195,12 @@ class _Watch:
         outputs = news.outputs.get(_STREAM, ())
         if self.num_whole < self.num_steps and len(outputs) == self.num_sessions:
             self._count(outputs)
-        self.told.put(None if self.num_whole == self.num_steps else outputs)
+        for output in outputs:
+            self._texts[output.session_id].extend(output.token_ids)
+        self.told.put(None if self.num_whole == self.num_steps else news)
 
     def _count(self, outputs: Sequence[SessionOutput]) -> None:
+        self._num_tokens.append(sum(len(output.token_ids) for output in outputs))
         self._moments.append((time.perf_counter(), time.thread_time()))
         self._rounds += [output.round.times for output in outputs if output.round]
         if self._profile and self.num_whole == 0:
@@ -170,4 +220,6 @@ class _Watch:
                     for part in asdict(RoundTimes())
                 }
             ),
+            texts=self._texts,
+            num_tokens=fmean(self._num_tokens[1:]) / self.num_sessions,
         )

@@ -17,7 +17,8 @@ class HostPoint:
     target over as many rows. `engine_ms` is processor time of the engine's thread for a
     step, the toy's share of that thread included. `falls` says where the time of that thread
     beside the pass falls, by what is done: a profile's shares of `thread_ms`, since a profile
-    makes all that it looks at slower.
+    makes all that it looks at slower. With drafts, `num_nodes` are those of a session in the
+    step and `num_tokens` what it makes of them.
     """
 
     num_sessions: int
@@ -27,6 +28,8 @@ class HostPoint:
     pass_ms: float
     engine_ms: float = 0.0
     falls: Mapping[str, float] = field(default_factory=dict)
+    num_nodes: int = 0
+    num_tokens: float = 1.0
 
     @property
     def host_ms(self) -> float:
@@ -67,6 +70,7 @@ class HostResult:
     num_steps: int
     points: tuple[HostPoint, ...]
     frames: tuple[FramePoint, ...] = ()
+    drafted: tuple[HostPoint, ...] = ()
 
 
 def markdown(result: HostResult) -> str:
@@ -77,7 +81,9 @@ def markdown(result: HostResult) -> str:
         f"time, the toy's pass on it included. The pass is one of {result.target} in float32 over "
         f"as many rows. {result.stamp.machine}; commit {result.stamp.commit}."
     )
-    tables = (_engine_table(result.points), _falls_table(result.points), _frames(result.frames))
+    tables = [_engine_table(result.points), _falls_table(result.points), _frames(result.frames)]
+    if result.drafted:
+        tables[2:2] = [_drafted_table(result.drafted), _falls_table(result.drafted)]
     return "\n\n".join([*filter(None, tables), conditions])
 
 
@@ -95,6 +101,21 @@ def _engine_table(points: Sequence[HostPoint]) -> str:
     ]
     heads = ("sessions", "host ms a step", "plan and tell", "walk", "commit")
     return _table((*heads, "pass ms", "share", "engine's thread"), rows)
+
+
+def _drafted_table(points: Sequence[HostPoint]) -> str:
+    rows = [
+        [
+            f"{p.num_sessions}",
+            f"{p.num_nodes}",
+            f"{p.num_tokens:.2f}",
+            *(f"{part:.3f}" for part in (p.parts.walk, p.parts.commit)),
+            f"{p.thread_ms:.3f}",
+        ]
+        for p in points
+    ]
+    heads = ("sessions", "nodes each", "tokens each", "walk", "commit", "thread beside the pass")
+    return _table(heads, rows)
 
 
 def _falls_table(points: Sequence[HostPoint]) -> str:
