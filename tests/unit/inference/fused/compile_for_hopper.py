@@ -49,7 +49,7 @@ def compiled(kernel, constants, *, num_warps=4, num_stages=3, types=None):
     signature, attributes = {}, {}
     for place, name in enumerate(kernel.arg_names):
         signature[name] = "constexpr" if name in constants else kinds.get(name, "*bf16")
-        if signature[name].startswith("*") or name.endswith("_stride"):
+        if signature[name].startswith("*") or name in ("part_stride", "row_stride"):
             attributes[(place,)] = [["tt.divisibility", 16]]
     values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     result = triton.compile(
@@ -128,16 +128,15 @@ def drafters(columns):
 
 
 def growth():
-    """Compile the choice of rows, of the first level and of the third."""
+    """Compile the choice of rows, one kernel for all levels and shapes of a drafter."""
     int32 = dict.fromkeys(("table", "slots", "last_positions", "barren", "chosen"), "*i32")
     floats = dict.fromkeys(("scores", "min_scores", "candidates"), "*fp32")
-    types = {**int32, **floats, "tokens": "*i32", "path_region": "i32"}
-    sizes = {"TOTAL": 52, "FIRST_ROWS": 1, "WIDTH": 4, "NUM_SLOTS": 12, "NUM_CHILDREN": 4}
-    sizes |= {"FIRST_STRIDE": 4, "LEVEL_STRIDE": 16, "NUM_CANDIDATES": 64}
-    sizes |= {"NUM_BARREN": 8, "MAX_PATH": 64}
-    for level in (1, 3):
-        constants = {**sizes, "LEVEL": level}
-        yield compiled(levels.choose_rows, constants, num_warps=1, types=types)
+    numbers = ("path_region", "total", "level", "first_rows", "num_slots", "first_stride")
+    counts = dict.fromkeys((*numbers, "level_stride"), "i32")
+    constants = {"WIDTH": 4, "NUM_CHILDREN": 4, "NUM_CANDIDATES": 64}
+    constants |= {"NUM_BARREN": 8, "MAX_PATH": 64}
+    types = {**int32, **floats, **counts, "tokens": "*i32"}
+    yield compiled(levels.choose_rows, constants, num_warps=1, types=types)
 
 
 def main() -> None:

@@ -18,29 +18,36 @@ _PATH_START: tl.constexpr = tl.constexpr(5)
 _PATH_LENGTH: tl.constexpr = tl.constexpr(6)
 
 
-@triton.jit
+# Numbers that differ between shapes and levels are no constants: there are some forty pairs of
+# them, and to compile a kernel for each took most of a drafter's start.
+@triton.jit(
+    do_not_specialize=(
+        *("path_region", "total", "level", "first_rows", "num_slots"),
+        *("first_stride", "level_stride"),
+    )
+)
 def choose_rows(
-    table,  # int32 [7, TOTAL]: the columns of all rows, first rows first, then level by level
+    table,  # int32 [7, total]: the columns of all rows, first rows first, then level by level
     slots,  # int32 [sessions, slots of a session]
     last_positions,  # int32 [sessions]: of nodes that may be run
     barren,  # int32 [NUM_BARREN]: tokens that nothing follows
-    scores,  # float32 [TOTAL]: of the rows' nodes
+    scores,  # float32 [total]: of the rows' nodes
     min_scores,  # float32 [sessions]
-    keys,  # int64 [TOTAL, 4], as of `draw_parts`
-    tokens,  # int32 [TOTAL, NUM_CHILDREN]
-    gains,  # float32 [TOTAL, NUM_CHILDREN]
+    keys,  # int64 [total, 4], as of `draw_parts`
+    tokens,  # int32 [total, NUM_CHILDREN]
+    gains,  # float32 [total, NUM_CHILDREN]
     candidates,  # float32 [sessions, NUM_CANDIDATES]
-    chosen,  # int32 [levels * LEVEL_STRIDE]: which child, row * NUM_CHILDREN + rank, or -1
+    chosen,  # int32 [levels * level_stride]: which child, row * NUM_CHILDREN + rank, or -1
     key_slots,
     path_region,  # where in `key_slots` paths may be written, MAX_PATH for each row
-    TOTAL: tl.constexpr,
-    LEVEL: tl.constexpr,  # from 1 on
-    FIRST_ROWS: tl.constexpr,
+    total,  # rows of all levels
+    level,  # from 1 on
+    first_rows,
+    num_slots,  # of a session
+    first_stride,
+    level_stride,
     WIDTH: tl.constexpr,
-    NUM_SLOTS: tl.constexpr,
     NUM_CHILDREN: tl.constexpr,
-    FIRST_STRIDE: tl.constexpr,
-    LEVEL_STRIDE: tl.constexpr,
     NUM_CANDIDATES: tl.constexpr,
     NUM_BARREN: tl.constexpr,
     MAX_PATH: tl.constexpr,
@@ -49,28 +56,23 @@ def choose_rows(
     session = tl.program_id(0)
     at = tl.arange(0, NUM_CANDIDATES)
     own = at // NUM_CHILDREN
-    later = own - FIRST_ROWS
-    level_rows = FIRST_STRIDE + (later // WIDTH) * LEVEL_STRIDE + session * WIDTH + later % WIDTH
-    rows = tl.where(own < FIRST_ROWS, session * FIRST_ROWS + own, level_rows)
-    if LEVEL == 1:
-        is_new = own < FIRST_ROWS
-    else:
-        is_new = (later >= (LEVEL - 2) * WIDTH) & (later < (LEVEL - 1) * WIDTH)
+    later = own - first_rows
+    level_rows = first_stride + (later // WIDTH) * level_stride + session * WIDTH + later % WIDTH
+    rows = tl.where(own < first_rows, session * first_rows + own, level_rows)
+    is_new = (later < (level - 1) * WIDTH) & ((later >= (level - 2) * WIDTH) | (level == 1))
     children = rows * NUM_CHILDREN + at % NUM_CHILDREN
     lowest = float("-inf")
     found = tl.load(scores + rows, mask=is_new, other=lowest)
     found += tl.load(gains + children, mask=is_new, other=lowest)
-    position = tl.load(table + _POSITION * TOTAL + rows, mask=is_new, other=0) + 1
+    position = tl.load(table + _POSITION * total + rows, mask=is_new, other=0) + 1
     is_fit = is_new & (position <= tl.load(last_positions + session))
     is_fit = is_fit & (found >= tl.load(min_scores + session)) & (found > -1e30)
     token = tl.load(tokens + children, mask=is_new, other=-1)
     for index in tl.static_range(NUM_BARREN):
         is_fit = is_fit & (token != tl.load(barren + index))
     held = candidates + session * NUM_CANDIDATES + at
-    if LEVEL == 1:
-        pool = tl.where(is_fit, found, lowest)
-    else:
-        pool = tl.where(is_fit, found, tl.load(held, mask=is_new == 0, other=lowest))
+    is_kept = (is_new == 0) & (level > 1)
+    pool = tl.where(is_fit, found, tl.load(held, mask=is_kept, other=lowest))
     steps = tl.arange(0, MAX_PATH)
     for turn in tl.static_range(WIDTH):
         best = tl.max(pool, 0)
@@ -79,26 +81,26 @@ def choose_rows(
         pool = tl.where(at == index, lowest, pool)
         parent = tl.max(tl.where(at == index, rows, 0), 0)
         child = tl.max(tl.where(at == index, children, 0), 0)
-        row = FIRST_STRIDE + (LEVEL - 1) * LEVEL_STRIDE + session * WIDTH + turn
-        slot = tl.load(slots + session * NUM_SLOTS + (LEVEL - 1) * WIDTH + turn)
-        place = tl.load(table + _POSITION * TOTAL + parent, mask=is_there, other=-1) + 1
-        line_length = tl.load(table + _LINE_LENGTH * TOTAL + parent, mask=is_there, other=0)
-        depth = tl.load(table + _PATH_LENGTH * TOTAL + parent, mask=is_there, other=-1)
-        begin = tl.load(table + _PATH_START * TOTAL + parent, mask=is_there, other=0)
+        row = first_stride + (level - 1) * level_stride + session * WIDTH + turn
+        slot = tl.load(slots + session * num_slots + (level - 1) * WIDTH + turn)
+        place = tl.load(table + _POSITION * total + parent, mask=is_there, other=-1) + 1
+        line_length = tl.load(table + _LINE_LENGTH * total + parent, mask=is_there, other=0)
+        depth = tl.load(table + _PATH_LENGTH * total + parent, mask=is_there, other=-1)
+        begin = tl.load(table + _PATH_START * total + parent, mask=is_there, other=0)
         path = path_region + row * MAX_PATH
-        tl.store(table + _TOKEN * TOTAL + row, tl.load(tokens + child, mask=is_there, other=0))
-        tl.store(table + _POSITION * TOTAL + row, place)
-        tl.store(table + _WRITE_SLOT * TOTAL + row, tl.where(is_there, slot, -1))
-        line_start = tl.load(table + _LINE_START * TOTAL + parent, mask=is_there, other=0)
-        tl.store(table + _LINE_START * TOTAL + row, line_start)
-        tl.store(table + _LINE_LENGTH * TOTAL + row, line_length)
-        tl.store(table + _PATH_START * TOTAL + row, path)
-        tl.store(table + _PATH_LENGTH * TOTAL + row, depth + 1)
+        tl.store(table + _TOKEN * total + row, tl.load(tokens + child, mask=is_there, other=0))
+        tl.store(table + _POSITION * total + row, place)
+        tl.store(table + _WRITE_SLOT * total + row, tl.where(is_there, slot, -1))
+        line_start = tl.load(table + _LINE_START * total + parent, mask=is_there, other=0)
+        tl.store(table + _LINE_START * total + row, line_start)
+        tl.store(table + _LINE_LENGTH * total + row, line_length)
+        tl.store(table + _PATH_START * total + row, path)
+        tl.store(table + _PATH_LENGTH * total + row, depth + 1)
         seen = tl.load(key_slots + begin + steps, mask=steps < depth, other=0)
         seen = tl.where(steps == depth, slot, seen)
         tl.store(key_slots + path + steps, seen, mask=steps <= depth)
         tl.store(scores + row, tl.where(is_there, best, lowest))
         tl.store(keys + row * 4 + 2, (place + 1).to(tl.int64))
-        where = (LEVEL - 1) * LEVEL_STRIDE + session * WIDTH + turn
+        where = (level - 1) * level_stride + session * WIDTH + turn
         tl.store(chosen + where, tl.where(is_there, child, -1))
     tl.store(held, pool)

@@ -16,8 +16,12 @@ import triton.language as tl
 
 from treedraft.inference.fused.kernels.early import await_last, fetch
 
+# A number of rows is no address: one that 16 divides needs no kernel of its own, which would have
+# to be compiled for each tile of each product.
+_NUM_ROWS = ("num_rows",)
 
-@triton.jit
+
+@triton.jit(do_not_specialize_on_alignment=_NUM_ROWS)
 def product(
     inputs,  # [rows, INPUTS]
     weight,  # [OUTPUTS, INPUTS]
@@ -63,7 +67,7 @@ def product(
     tl.store(parts + places + columns[:, None], sums, mask=is_real[:, None] & is_row[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_NUM_ROWS)
 def gated_product(
     inputs,  # [rows, INPUTS]
     weight,  # [2 * OUTPUTS, INPUTS]: gates, then what they gate
