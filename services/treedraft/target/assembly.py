@@ -156,6 +156,7 @@ def assemble(
             costs,
             Forecast(costs, takes_turns=settings.patience.takes_turns),
             travel_ms=patience.shortest_travel_ms,
+            has_prompts=lambda: scheduler.has_prompts,
         ),
         metrics=metrics,
         publish=publish,

@@ -8,8 +8,10 @@ survival keeps the set closed under ancestors, and scanning that order finds
 its best prefix. Budget zero is always among the candidates.
 
 Prompt chunks in the pass are work that gets done too: a token is worth what it
-takes in a plain step, a prompt's rows what they add to one. So nodes that hold up
-a prompt for longer than they bring tokens are left out.
+takes in a plain step of all sessions, those with a prompt to come included, a
+prompt's rows what they add to one. So nodes that hold up a prompt for longer than
+they bring tokens are left out; to the one session that decodes while seven wait, a
+token is not worth a pass.
 
 References: TurboSpec (arXiv 2406.14066), Sequoia (2402.12374), EAGLE-2
 (2406.16858).
@@ -159,6 +161,7 @@ class Budget:
         num_plain_rows: int,
         num_sessions: int,
         num_passing: int = 0,
+        load: int = 0,
     ) -> list[FlatTree]:
         """Return the admitted tree of each session, in the order given.
 
@@ -168,6 +171,7 @@ class Budget:
             num_sessions: sessions that get a token from this pass, with a tree or without.
             num_passing: sessions in the pass, those with a mere part of their prompt
                 included; 0 if there are no such.
+            load: sessions that could get a token from one once no prompt is waited for.
         """
         candidates = [
             candidate
@@ -178,7 +182,11 @@ class Budget:
         # parent never after its child.
         candidates.sort(key=lambda candidate: -candidate.survival)
         count = self._best_prefix(
-            candidates, num_sessions, num_plain_rows, max(num_sessions, num_passing)
+            candidates,
+            num_sessions,
+            num_plain_rows,
+            max(num_sessions, num_passing),
+            max(num_sessions, load),
         )
         admitted: list[list[int]] = [[] for _ in requests]
         for candidate in candidates[:count]:
@@ -250,10 +258,11 @@ class Budget:
         num_sessions: int,
         num_plain_rows: int,
         num_passing: int,
+        load: int,
     ) -> int:
         """Return how many candidates make the pass that gets most done in its time."""
         estimate = self._costs.estimate
-        token_ms = estimate(num_sessions, num_sessions) / max(1, num_sessions)
+        token_ms = estimate(load, load) / max(1, load)
         pass_ms = estimate(num_plain_rows, num_passing)
         # What the pass does anyway: a plain step, and the prompts beside it.
         worth_ms = max(pass_ms, num_sessions * token_ms)

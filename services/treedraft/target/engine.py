@@ -145,7 +145,7 @@ class Engine:
         load = self._scheduler.num_sessions
         self._book.set_open(self._gate.is_open(load), self._gate.wants)
         num_missed = self._book.take_num_missed()
-        self._wait_for_drafts()
+        self._wait_for_drafts(load)
         self._is_idle = not (passes := self._scheduler.plan())
         if self._is_idle:
             self._patience.goodput.pause()
@@ -198,15 +198,15 @@ class Engine:
             )
             self._gate.step_finished(step)
 
-    def _wait_for_drafts(self) -> None:
-        """Take in events for as long as the drafts to come are worth the wait."""
+    def _wait_for_drafts(self, load: int) -> None:
+        """Take in events for as long as the drafts to come are worth it at this load."""
         sessions = self._scheduler.decoding(beside_prompts=self._patience.takes_turns)
         drafted = sessions if self._book.is_at_work else ()
         drafting = [DraftingSession(one, self._book.endpoint_of(one)) for one in drafted]
-        self._patience.begin_step(drafting, num_sessions=len(sessions))
+        self._patience.begin_step(drafting, num_sessions=load if sessions else 0)
         self._teller.tell_commits()  # drafters begin with new sessions
         has_waited, started_ns = False, time.monotonic_ns()
-        while not self._is_stopped and (until_ns := self._patience.wait_until_ns(len(sessions))):
+        while not self._is_stopped and (until_ns := self._patience.wait_until_ns(load)):
             if not has_waited:
                 self._teller.tell_all()
             has_waited = True

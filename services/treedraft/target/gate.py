@@ -17,6 +17,10 @@ their number. Where the forecast is a loss, what is set aside for trials is a fr
 they are a doubt about the forecast, not about the load.
 
 Within a load that is open each session has an account of its own (`session_account`).
+
+Prompts come in bursts, and until the last of one is done passes are as large as they
+may be: drafts gain little in them, and what a drafter computes on the target's cores
+holds up first tokens. So there it catches up with texts once no prompt waits.
 """
 
 import math
@@ -43,6 +47,9 @@ _LEAST_TELLING_SIZE = 2
 _FAIR_GAINS = (0.1, 0.3)
 # Of what a drafter may take to catch up with texts, what is left for the step after one.
 _LEFT_GRANTED = 0.5
+# Tokens of a text after which it is drafted for although others' prompts still wait: where
+# there is always another, it does not wait for ever.
+_PATIENT_TOKENS = 16
 # A forecast holds for so many steps: to begin and leave off costs more than either.
 _PROMISED_STEPS = 32
 
@@ -107,6 +114,8 @@ class DraftGate:
     forecast: Forecast
     # Asked for the round trip to the nearest drafter.
     travel_ms: Callable[[], float] = lambda: 0.0
+    # Whether prompts are still to be computed.
+    has_prompts: Callable[[], bool] = lambda: False
     _accounts: dict[int, _Account] = field(default_factory=dict)
     _overheads: dict[int, _Overhead] = field(default_factory=dict)
     # What drafters were given leave to take to catch up with texts and have not taken yet.
@@ -131,7 +140,14 @@ class DraftGate:
         return not self.settings.enabled or (
             session.draft_account.is_open(session.num_tokens)
             and is_worth_catching_up(num_missed, tokens_left, gain=gain, cost=cost)
+            and not (num_missed and self._is_in_the_way(session))
         )
+
+    def _is_in_the_way(self, session: TargetSession) -> bool:
+        """Return whether to catch up with a text would hold up others' first tokens."""
+        num_emitted = session.num_tokens - session.spec.prompt_length
+        is_new = num_emitted < _PATIENT_TOKENS
+        return self.forecast.takes_turns and is_new and self.has_prompts()
 
     def step_finished(self, step: FinishedStep) -> None:
         """Enter a step into the books."""

@@ -99,6 +99,11 @@ class Scheduler:
         pending = sum(one.num_pending - 1 for one in (*self._running, *self._waiting))
         return -(-pending // self._pool.block_size)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether a prompt is still to be computed, of waiting sessions too."""
+        return any(one.num_pending > 1 for one in (*self._running, *self._waiting))
+
     def add(self, session: TargetSession) -> None:
         """Queue a new session.
 
@@ -222,6 +227,7 @@ class Scheduler:
             num_plain_rows=num_plain_rows,
             num_sessions=num_sessions,
             num_passing=len(passes),
+            load=self.num_sessions,
         )
         for session_pass, tree in zip(speculating, trees, strict=True):
             session_pass.tree = tree

@@ -227,12 +227,15 @@ class PassRunner:
         self, passes: Sequence[SessionPass], clock: StepClock, *, is_disturbed: bool
     ) -> None:
         self.last_pass_ms = (clock.walked - clock.started) / 1e6
-        # Passes with prompt chunks would teach the budget a wrong price.
-        if all(p.num_new == 1 for p in passes):
-            num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
-            self._costs.observe(
-                num_rows, self.last_pass_ms, num_sessions=len(passes), is_disturbed=is_disturbed
-            )
+        num_rows = sum(p.num_new + p.tree.num_nodes for p in passes)
+        num_drawn = sum(1 + p.tree.num_nodes for p in passes if p.reaches_end)
+        self._costs.observe(
+            num_rows,
+            self.last_pass_ms,
+            num_sessions=len(passes),
+            num_undrawn=num_rows - num_drawn,
+            is_disturbed=is_disturbed,
+        )
 
 
 def _rows_of(laws: Sequence[list[LawRow]]) -> list[range]:

@@ -209,3 +209,17 @@ def test_a_pass_that_mostly_computes_prompts_does_not_take_in_any_node():
         [request(tree)], num_plain_rows=64, num_sessions=1, num_passing=2
     )
     assert flat.num_nodes == 0
+
+
+def test_a_token_is_worth_its_part_of_a_step_of_all_who_wait_for_one():
+    # Alone it is worth a pass; while the prompts of seven others wait, an eighth of one.
+    measured = costs(r1=20.0, r8=22.0, r16=34.0, r64=106.0)
+
+    def admitted(load):
+        [flat] = budget(measured).choose(
+            [request(chain(0.4))], num_plain_rows=32, num_sessions=1, num_passing=2, load=load
+        )
+        return flat.num_nodes
+
+    assert admitted(1) == 1
+    assert admitted(8) == 0

@@ -18,6 +18,7 @@ NODES = 4
 def session(*, num_tokens=100, tokens_left=1000):
     """Return as much of a session as the gate looks at."""
     return SimpleNamespace(
+        spec=SimpleNamespace(prompt_length=100),
         draft_account=SessionAccount(),
         num_tokens=num_tokens,
         stop_checker=SimpleNamespace(tokens_left=tokens_left),
@@ -283,3 +284,16 @@ def test_a_trial_over_a_long_way_is_shorter():
 
     assert lost_steps(0.0) > 6.0
     assert 0.0 < lost_steps(2.0 * PLAIN_MS) < 4.0
+
+
+@pytest.mark.parametrize("takes_turns", [True, False])
+def test_a_text_is_caught_up_with_once_no_prompt_waits(takes_turns):
+    gate, has_prompts = Engine(takes_turns=takes_turns).gate, True
+    gate.has_prompts = lambda: has_prompts
+    assert gate.is_open(8)
+    new, old = session(num_tokens=101), session(num_tokens=116)
+    assert gate.wants(new, 101) is not takes_turns
+    assert gate.wants(new, 0)  # it is drafted for already
+    assert gate.wants(old, 116)  # there is always another prompt
+    has_prompts = False
+    assert gate.wants(new, 101)

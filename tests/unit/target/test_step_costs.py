@@ -116,3 +116,34 @@ def test_passes_of_many_sessions_show_that_rows_were_thought_too_dear():
         costs.observe(16, 36.0, num_sessions=16)
     assert costs.estimate(16) == pytest.approx(36.0, rel=0.1)
     assert costs.estimate(32) < 100.0
+
+
+def test_sizes_that_are_not_run_follow_those_that_are():
+    # A warm-up beside other work: all sizes seem to take twice what they do, and passes of
+    # many rows are thought too dear to be tried.
+    costs = known(r1=38.0, r8=43.0, r16=54.0, r32=98.0)
+    for _ in range(150):
+        costs.observe(8, 21.5, num_sessions=8)
+    assert costs.estimate(8) == pytest.approx(21.5, rel=0.05)
+    assert costs.estimate(16) == pytest.approx(27.0, rel=0.15)
+    assert costs.estimate(32) == pytest.approx(49.0, rel=0.3)
+
+
+def test_passes_with_prompts_show_what_many_rows_cost():
+    costs = known(r1=20.0, r8=22.0, r32=98.0)
+    costs.calibrate_undrawn(32, 82.4)  # four fifths
+    for _ in range(60):
+        # 8 rows of 8 texts, and 30 of a prompt in place of 24 drafted ones.
+        costs.observe(38, 49.0, num_sessions=9, num_undrawn=30)
+    assert costs.estimate(32) == pytest.approx(49.0, rel=0.1)
+    assert costs.session_ms == 0.0
+
+
+def test_rows_without_logits_cost_a_part_of_one_and_no_more_than_one():
+    costs = known(r1=20.0, r32=50.0, r64=80.0)
+    costs.calibrate_undrawn(64, 200.0)
+    costs.observe(64, 80.0, num_undrawn=63)
+    assert costs.estimate(64) == pytest.approx(80.0)
+    costs = known(r1=20.0)  # nothing to compare with
+    costs.calibrate_undrawn(1, 20.0)
+    assert costs.estimate(1) == pytest.approx(20.0)
