@@ -163,6 +163,20 @@ def test_a_copy_grows_into_a_chain_and_ahead_of_the_root():
     assert path_of(session) == list(range(15, 24))
 
 
+def test_beside_a_model_places_that_hardly_come_true_are_not_looked_at():
+    session = make_session([7, 8, 9, 7, 8, 3], lookup=True)
+    for token_id, probability in ((40, 0.6), (41, 0.1)):
+        session.add(ROOT, token_id, math.log(probability), TokenSource.DRAFT_MODEL)
+    likely, unlikely = (session.tree.children(ROOT)[token_id] for token_id in (40, 41))
+    session.model = object()
+    grow_by_lookup(session, max_nodes=100)
+    assert likely in session.looked_up
+    assert unlikely not in session.looked_up
+    session.model = None  # nobody else will look
+    grow_by_lookup(session, max_nodes=100)
+    assert unlikely in session.looked_up
+
+
 def test_scores_never_rise_and_growth_stops_at_its_limits():
     settings = DraftSettings(growth=GrowthSettings(max_live_nodes=5, max_depth=3, min_score=-2.0))
     text = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3]
