@@ -47,6 +47,21 @@ def test_what_kernels_do_not_know_grows_by_single_passes(sampling):
     assert not session.model.node_slots
 
 
+def test_a_tree_with_any_room_grows_by_levels():
+    growth = GROWTH.model_copy(update={"max_live_nodes": 13})  # a step adds up to twelve
+    grower, _ = make_grower(small_model("llama"), growth)
+    session = open_session(grower, [5, 9, 3], GREEDY, growth)
+    grower.step([session])
+    run = set(session.model.node_slots)
+    assert session.num_free_nodes < grower.max_new_nodes
+    grower.step([session])
+    depths = [session.tree.depth(node) for node in set(session.model.node_slots) - run]
+    assert max(depths) > min(depths)  # more than one level in one step
+    grower.step([session])
+    assert not session.num_free_nodes
+    assert len(session.tree) <= session.tree.max_nodes
+
+
 def test_credit_covers_all_levels():
     grower, _ = make_grower(small_model("llama"))
     assert grower.max_new_nodes == (2 + 2 * 2) * 2

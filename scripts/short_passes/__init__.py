@@ -1,0 +1,1 @@
+"""The exchange where a pass takes a millisecond, on a machine without a GPU."""
