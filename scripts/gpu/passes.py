@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from scripts.gpu.subjects import NUM_SLOTS, prefill, rows, runner_of
 
 from treedraft.core.sampling import SamplingParameters
+from treedraft.inference.fused.ways import Early, PassWays
 from treedraft.inference.sampler import CoupledDraws, LawRow
 
 ROWS = (1, 2, 4, 8, 16, 17, 32, 33, 64)
@@ -67,10 +69,11 @@ def measure(
         return times
 
     found["pass_ms"] = pass_times(ROWS)
-    if getattr(model.native, "comes_early", False):
-        model.native.comes_early = False
+    usual = getattr(model.native, "ways", PassWays())
+    if usual.early is not Early.NEVER:
+        model.native.ways = replace(usual, early=Early.NEVER)
         found["one kernel after the other"] = pass_times((1, 17))
-        model.native.comes_early = True
+        model.native.ways = usual
     for name, sampling in (("greedy", GREEDY), ("sampled", HOT)):
         for count in (1, 17):
             segment = [chain(count)]

@@ -11,6 +11,7 @@ pass, whichever slots they use and however large the pass is padded.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import triton
@@ -21,7 +22,6 @@ from treedraft.inference.fused.graphs import PassGraphs
 from treedraft.inference.fused.kernels.attention import attend, combine
 from treedraft.inference.fused.kernels.norm import add_norm, embed_norm, final_norm
 from treedraft.inference.fused.kernels.product import gated_product, product
-from treedraft.inference.fused.kernels.turn import turn_and_store
 from treedraft.inference.fused.layout import Column, PassLayout, lay_out
 from treedraft.inference.fused.plans import (
     KEY_BLOCK,
@@ -31,6 +31,12 @@ from treedraft.inference.fused.plans import (
     row_tile,
 )
 from treedraft.inference.fused.support import can_come_early
+from treedraft.inference.fused.turns import (
+    can_turn_in_product,
+    queue_turn,
+    queue_turned_product,
+)
+from treedraft.inference.fused.ways import Early, PassWays
 from treedraft.inference.fused.weights import DecoderWeights, LayerWeights, take_weights
 from treedraft.inference.fused.workspace import Capacity, PassView, Workspace
 from treedraft.inference.kv_pool import KVPool
@@ -47,37 +53,41 @@ _EARLY_LAYER_BYTES = 200 << 20
 class FusedDecoder:
     """A Llama-like decoder whose passes are kernels of ours. Used by one thread."""
 
-    def __init__(
-        self, module: PreTrainedModel, *, uses_graphs: bool = True, comes_early: bool = True
-    ) -> None:
+    def __init__(self, module: PreTrainedModel, *, uses_graphs: bool = True) -> None:
         """Take the weights of `module`, of a kind that `support.can_fuse` knows.
 
         Args:
             module: on its device; it keeps no linear layer of its own.
             uses_graphs: whether passes are replayed where there is CUDA.
-            comes_early: whether kernels come up before the last is over where they can.
         """
         self.weights = take_weights(module)
         self.vocab_size = self.weights.shape.vocab_size
         shape = self.weights.shape
         self._hidden_block = triton.next_power_of_2(shape.hidden)
-        self._norm_warps = 4 if self._hidden_block <= 2048 else 8
         self._padded_group = max(_SMALLEST_DOT, triton.next_power_of_2(shape.group))
         device = self.weights.head.device
         self._graphs = PassGraphs() if uses_graphs and device.type == "cuda" else None
-        self.comes_early = comes_early and can_come_early(device) and _is_small(self.weights)
+        self._can_come_early = can_come_early(device)
+        self.ways = PassWays(
+            early=Early.ALWAYS if _is_small(self.weights) else Early.NEVER,
+            norm_warps=4 if self._hidden_block <= 2048 else 8,
+        )
         self._workspace: Workspace | None = None
 
     @property
-    def comes_early(self) -> bool:
-        """Whether kernels come up before the last is over; what was recorded goes if it changes."""
-        return self._comes_early
+    def ways(self) -> PassWays:
+        """How passes are queued; what was recorded goes if that changes."""
+        return self._ways
 
-    @comes_early.setter
-    def comes_early(self, is_early: bool) -> None:
+    @ways.setter
+    def ways(self, ways: PassWays) -> None:
         if self._graphs is not None:
             self._graphs.clear()
-        self._comes_early = is_early
+        if not self._can_come_early:  # the interpreter knows no such way to launch
+            ways = replace(ways, early=Early.NEVER)
+        if not can_turn_in_product(self.weights):
+            ways = replace(ways, turns_in_product=False)
+        self._ways = ways
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -134,7 +144,7 @@ class FusedDecoder:
             shape.epsilon,
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
-            num_warps=self._norm_warps,
+            num_warps=self._ways.norm_warps,
             **self._early(),
         )
         for index, layer in enumerate(weights.layers):
@@ -154,7 +164,7 @@ class FusedDecoder:
             NUM_SPLITS=weights.plans.down.num_splits,
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
-            num_warps=self._norm_warps,
+            num_warps=self._ways.norm_warps,
             **self._early(),
         )
         self._product(space.normed, weights.head, space.logits, 0, weights.plans.head, num_outputs)
@@ -162,33 +172,15 @@ class FusedDecoder:
     def _attention(self, space: Workspace, view: PassView, index: int) -> None:
         plans, shape, layer = self.weights.plans, self.weights.shape, self.weights.layers[index]
         num_rows, rows = view.num_rows, space.capacity.rows
-        self._product(space.normed, layer.qkv, space.parts, rows * shape.qkv, plans.qkv, num_rows)
-        self._turn(space, view, index)
+        if self._ways.turns_in_product:
+            queue_turned_product(self.weights, space, view, index, self._early(plans.turned))
+        else:
+            stride = rows * shape.qkv
+            self._product(space.normed, layer.qkv, space.parts, stride, plans.qkv, num_rows)
+            queue_turn(self.weights, space, view, index, self._early())
         self._attend(space, view, index)
         self._product(
             space.attended, layer.out, space.parts, rows * shape.hidden, plans.out, num_rows
-        )
-
-    def _turn(self, space: Workspace, view: PassView, index: int) -> None:
-        weights, shape, layer = self.weights, self.weights.shape, self.weights.layers[index]
-        turn_and_store[(view.num_rows, shape.num_heads + 2 * shape.num_kv_heads)](
-            space.parts,
-            space.capacity.rows * shape.qkv,
-            layer.bias,
-            weights.cosines,
-            weights.sines,
-            view.columns[Column.POSITION],
-            view.columns[Column.WRITE_SLOT],
-            space.queries,
-            space.pool.key_layers[index],
-            space.pool.value_layers[index],
-            NUM_SPLITS=weights.plans.qkv.num_splits,
-            NUM_HEADS=shape.num_heads,
-            NUM_KV_HEADS=shape.num_kv_heads,
-            HEAD_DIM=shape.head_dim,
-            HAS_BIAS=layer.bias.numel() > 0,
-            num_warps=1,
-            **self._early(),
         )
 
     def _attend(self, space: Workspace, view: PassView, index: int) -> None:
@@ -245,16 +237,20 @@ class FusedDecoder:
             NUM_SPLITS=before.num_splits,
             HIDDEN=shape.hidden,
             BLOCK=self._hidden_block,
-            num_warps=self._norm_warps,
+            num_warps=self._ways.norm_warps,
             **self._early(),
         )
 
     def _early(self, plan: ProductPlan | None = None) -> dict[str, int | bool]:
-        """Return how a kernel is launched if it is to come up early."""
-        if not self._comes_early:  # the interpreter knows no such way to launch
+        """Return how a kernel is launched, a product with its plan, if any is to come up early."""
+        if self._ways.early is Early.NEVER:
             return {}
         early: dict[str, int | bool] = {"IS_EARLY": True, "launch_pdl": True}
-        return early | ({"EARLY_LINES": plan.early_lines} if plan else {})
+        if plan is None:
+            return early
+        if self._ways.early is Early.BETWEEN:  # it lets the next come up, and comes after the last
+            return {"IS_EARLY": True}
+        return early | {"EARLY_LINES": plan.early_lines}
 
     def _product(
         self,

@@ -109,6 +109,14 @@ def plan_gated_product(outputs: int, inputs: int) -> ProductPlan:
     return ProductPlan(outputs, inputs, 16, block_k, inputs, num_warps, num_stages)
 
 
+def plan_turned_product(outputs: int, inputs: int) -> ProductPlan:
+    """Return how to cut a product of queries, keys and values that turns what it makes."""
+    plan = plan_gated_product(outputs // 2, inputs)
+    return ProductPlan(
+        outputs, inputs, plan.block_n, plan.block_k, inputs, plan.num_warps, plan.num_stages
+    )
+
+
 def plan_head(outputs: int, inputs: int) -> ProductPlan:
     """Return how to cut the head, which has outputs enough for all multiprocessors."""
     block_n = 32 if outputs >= 32 * _MULTIPROCESSORS else 16

@@ -13,6 +13,7 @@ from treedraft.inference.fused.plans import (
     plan_gated_product,
     plan_head,
     plan_product,
+    plan_turned_product,
 )
 from treedraft.inference.native.turn_table import TurnTable
 
@@ -22,6 +23,7 @@ class DecoderPlans:
     """How each product of a layer, and the head, is cut."""
 
     qkv: ProductPlan
+    turned: ProductPlan  # likewise, where the product turns what it makes
     out: ProductPlan
     gate_up: ProductPlan
     down: ProductPlan
@@ -101,6 +103,7 @@ def take_weights(module: PreTrainedModel) -> DecoderWeights:
 def _plan(shape: DecoderShape) -> DecoderPlans:
     return DecoderPlans(
         qkv=plan_product(shape.qkv, shape.hidden),
+        turned=plan_turned_product(shape.qkv, shape.hidden),
         out=plan_product(shape.hidden, shape.num_heads * shape.head_dim),
         gate_up=plan_gated_product(shape.intermediate, shape.hidden),
         down=plan_product(shape.hidden, shape.intermediate),

@@ -17,13 +17,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from treedraft.inference.fused.kernels import attention, children, draw, levels, norm, product, turn
+from treedraft.inference.fused.kernels import (
+    attention,
+    children,
+    draw,
+    levels,
+    norm,
+    product,
+    turn,
+    turned,
+)
 from treedraft.inference.fused.plans import (
     KEY_BLOCK,
     NUM_PARTS,
     plan_gated_product,
     plan_head,
     plan_product,
+    plan_turned_product,
 )
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -95,6 +105,19 @@ def _product(kernel, plan, tile, constants):
     return compiled(kernel, constants | cut | early, **options)
 
 
+def turned_products(hidden, num_heads, num_kv_heads, head_dim):
+    """Compile the product that turns what it makes, in the smallest and the largest tile."""
+    plan = plan_turned_product((num_heads + 2 * num_kv_heads) * head_dim, hidden)
+    heads = {"NUM_HEADS": num_heads, "NUM_KV_HEADS": num_kv_heads, "HEAD_DIM": head_dim}
+    for tile in (16, 64):
+        cut = plan.cut(tile)
+        del cut["OUTPUTS"]
+        options = {name: cut.pop(name) for name in ("num_warps", "num_stages")}
+        early = {"EARLY_LINES": plan.early_lines, "IS_EARLY": True}
+        constants = heads | cut | early | {"HAS_BIAS": True}
+        yield compiled(turned.turned_product, constants, types={"keys": "*bf16"}, **options)
+
+
 def others(hidden, num_heads, num_kv_heads, head_dim, vocab):
     """Compile everything else of a model."""
     early = {"IS_EARLY": True}
@@ -144,6 +167,8 @@ def main() -> None:
     for found in [
         *products(576, 960, 576, 1536, 49152),
         *products(4096, 6144, 4096, 14336, 128256),
+        *turned_products(576, 9, 3, 64),
+        *turned_products(4096, 32, 8, 128),
         *others(576, 9, 3, 64, 49152),
         *others(4096, 32, 8, 128, 128256),
         *drafters(8192),

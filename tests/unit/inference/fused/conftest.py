@@ -13,6 +13,7 @@ except ImportError:
         "test_fused_draw.py",
         "test_fused_children.py",
         "test_fused_levels.py",
+        "test_fused_ways.py",
     ]
 
 
