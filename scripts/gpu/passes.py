@@ -65,7 +65,7 @@ def measure(
         times = {}
         for count in counts:
             segment = [chain(count)]
-            times[count] = _device_ms(lambda s=segment: runner.forward(s), device, repeats)
+            times[count] = device_ms(lambda s=segment: runner.forward(s), device, repeats)
         return times
 
     found["pass_ms"] = pass_times(ROWS)
@@ -78,17 +78,17 @@ def measure(
         for count in (1, 17):
             segment = [chain(count)]
             laws = [LawRow(sampling, position=num_context + 1 + i) for i in range(count)]
-            found[f"step_ms {name}, {count} rows"] = _wall_ms(
+            found[f"step_ms {name}, {count} rows"] = wall_ms(
                 lambda s=segment, w=laws: draws.draw(runner.forward(s), w), repeats
             )
     for count in sessions:
         segments = [rows(text, 150, 151, slots[160 * i : 160 * (i + 1)]) for i in range(count)]
         laws = [LawRow(HOT, position=151)] * count
-        found[f"step_ms of {count} sessions"] = _wall_ms(
+        found[f"step_ms of {count} sessions"] = wall_ms(
             lambda s=segments, w=laws: draws.draw(runner.forward(s), w), repeats
         )
     prompt = [rows(text, 0, 512, slots[20_000:], [511])]
-    found["prefill of 512, ms"] = _device_ms(lambda: runner.forward(prompt), device, 5)
+    found["prefill of 512, ms"] = device_ms(lambda: runner.forward(prompt), device, 5)
     found["step over floor"] = found["step_ms greedy, 1 rows"] / floor
     found["16 nodes over 1"] = found["pass_ms"][17] / found["pass_ms"][1]
     found["step with 16 nodes over plain"] = (
@@ -104,7 +104,8 @@ def _read_bytes(model: Any) -> int:
     return sum(p.nbytes for p in model.module.parameters())
 
 
-def _wall_ms(run: Callable[[], Any], repeats: int) -> float:
+def wall_ms(run: Callable[[], Any], repeats: int) -> float:
+    """Return what a run takes by the host's clock, as a median after some to warm up."""
     for _ in range(3):
         run()
     times = []
@@ -115,9 +116,10 @@ def _wall_ms(run: Callable[[], Any], repeats: int) -> float:
     return median(times) * 1e3
 
 
-def _device_ms(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
+def device_ms(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """Return what a run takes the device, all of it queued before it begins."""
     if device.type != "cuda":
-        return _wall_ms(run, repeats)
+        return wall_ms(run, repeats)
     for _ in range(3):
         run()
     times = []

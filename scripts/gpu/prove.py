@@ -28,6 +28,8 @@ from typing import Any
 
 import torch
 
+MODELS = ("8b", "1.5b", "135m")
+
 Section = Callable[[argparse.Namespace, torch.device], Any]
 
 
@@ -122,6 +124,15 @@ def host(options: argparse.Namespace, device: torch.device) -> Any:
     }
 
 
+def ways(options: argparse.Namespace, _device: torch.device) -> Any:
+    """Compare ways to queue a pass, model by model."""
+    from scripts.gpu.ways import compare
+
+    seconds = options.limit or SECTIONS["ways"][1]
+    out = Path(options.out)
+    return compare(options.models, out, is_tiny=options.tiny, limit=seconds - 10)
+
+
 SECTIONS: dict[str, tuple[Section, int]] = {
     "kernels": (kernels, 200),
     "identity": (identity, 120),
@@ -132,6 +143,7 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "host": (host, 90),
     "exchange": (exchange, 300),
     "cuts": (cuts, 150),
+    "ways": (ways, 150),
 }
 
 
@@ -143,6 +155,7 @@ def main() -> int:
     parser.add_argument("--out", required=True)
     parser.add_argument("--only", nargs="*", default=[], choices=[*SECTIONS, []])
     parser.add_argument("--loads", nargs="*", default=[], help="of the exchange; all by default")
+    parser.add_argument("--models", nargs="*", default=[*MODELS], help="whose ways are compared")
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--limit", type=int, default=0, help="seconds a section may take")
@@ -165,6 +178,7 @@ def _run_apart(name: str, options: argparse.Namespace, out: Path) -> None:
     command += ["--weights", options.weights, "--draft", options.draft, "--out", str(out)]
     if options.loads:
         command += ["--loads", *options.loads]
+    command += ["--models", *options.models]
     command += ["--limit", str(limit), *(["--tiny"] if options.tiny else [])]
     own = [str(Path(name).resolve()) for name in ("services", ".")]
     paths = [*own, *filter(None, [os.environ.get("PYTHONPATH")])]

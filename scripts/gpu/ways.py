@@ -1,0 +1,173 @@
+"""Ways to queue a pass (`inference.fused.ways`), measured against each other in one call.
+
+    python -m scripts.gpu.prove --out FOLDER --only ways [--models 8b 1.5b 135m]
+
+Each model has a process of its own. All compile at once, which is most of the time, and then
+measure in turns. Of each way are told: what a pass over 1 and over 17 rows takes, a whole step of
+each, the step over the floor, and in how many of 17 rows chunks, single rows and rows beside
+another session's differ in any bit. Sizes are two only, so that little has to be compiled.
+"""
+
+import argparse
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scripts.gpu import passes
+from scripts.gpu.subjects import load, prefill, rows, runner_of
+
+from treedraft.core.sampling import SamplingParameters
+from treedraft.inference.fused.ways import Early, PassWays
+from treedraft.inference.runner import Runner
+from treedraft.inference.sampler import CoupledDraws, LawRow
+from treedraft.inference.segment import Segment
+
+_GREEDY = SamplingParameters(temperature=0.0)
+_NUM_ROWS = 17
+_NUM_CHUNKS = 33  # of so many rows, before those that are measured
+
+
+def ways_of(usual: PassWays) -> dict[str, PassWays]:
+    """Return what is compared, the usual way first."""
+    found = {"usual": usual}
+    for early in Early:
+        found[f"early {early.value}"] = replace(usual, early=early)
+    for early in (Early.BETWEEN, Early.ALWAYS):
+        name = f"early {early.value}, turned in the product"
+        found[name] = replace(usual, early=early, turns_in_product=True)
+    found["twice the warps a norm"] = replace(usual, norm_warps=2 * usual.norm_warps)
+    return found
+
+
+def compare(names: list[str], out: Path, *, is_tiny: bool, limit: int) -> dict[str, Any]:
+    """Compare the ways of several models, each in a process of its own."""
+    started = {}
+    for name in names:
+        command = [sys.executable, "-m", "scripts.gpu.ways", "--model", name]
+        command += ["--out", str(out), *(["--tiny"] if is_tiny else [])]
+        log = (out / f"ways-{name}.log").open("w")
+        started[name] = subprocess.Popen(command, stdout=log, stderr=log)
+    end, found = time.monotonic() + limit, {}
+    for name, process in started.items():
+        try:
+            process.wait(max(1.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        file = out / f"ways-{name}.json"
+        said = (out / f"ways-{name}.log").read_text()[-800:]
+        found[name] = json.loads(file.read_text()) if file.is_file() else f"nothing found: {said}"
+    return found
+
+
+class _Subject:
+    """A model with a text of which all but the last rows are computed."""
+
+    def __init__(self, name: str, device: torch.device, *, num_chunks: int) -> None:
+        self.model = load(name, device)
+        self.runner: Runner = runner_of(self.model, 4096)
+        self.slots = np.random.default_rng(0).permutation(4096)
+        self.start = num_chunks * _NUM_ROWS
+        drawn = np.random.default_rng(1).integers(3, self.model.vocab_size - 1, self.start + 99)
+        self.text: list[int] = drawn.tolist()
+        prefill(self.runner, self.text[: self.start], self.slots, chunk=_NUM_ROWS)
+
+    def chunk(self, count: int) -> Segment:
+        """Return the next rows of the text."""
+        return rows(self.text, self.start, self.start + count, self.slots)
+
+    def differing(self) -> str:
+        """Return in how many rows other passes have other logits than a chunk."""
+        together = self.runner.forward([self.chunk(_NUM_ROWS)]).clone()
+        elsewhere = self.slots.copy()
+        elsewhere[self.start : self.start + _NUM_ROWS] = self.slots[2000 : 2000 + _NUM_ROWS]
+        other = rows(self.text, 0, _NUM_ROWS - 1, self.slots[3000:])
+        found = {"alone": 0, "beside others": 0}
+        for index in range(_NUM_ROWS):
+            at = self.start + index
+            for label, beside in (("alone", []), ("beside others", [other])):
+                own = rows(self.text, at, at + 1, elsewhere)
+                row = self.runner.forward([*beside, own])[-1]
+                found[label] += not torch.equal(row, together[index])
+        return ", ".join(f"{label} {count} of {_NUM_ROWS}" for label, count in found.items())
+
+
+def measure(name: str, device: torch.device, turn: Any, *, is_tiny: bool) -> dict[str, Any]:
+    """Return the figures of each way; `turn` is held while they are taken."""
+    subject = _Subject(name, device, num_chunks=2 if is_tiny else _NUM_CHUNKS)
+    native, runner = subject.model.native, subject.runner
+    if not isinstance(getattr(native, "ways", None), PassWays):
+        return {"left out": f"passes are those of {type(native).__name__}"}
+    all_ways, repeats = ways_of(native.ways), 2 if is_tiny else 60
+    found: dict[str, Any] = {}
+    expected = runner.forward([subject.chunk(_NUM_ROWS)]).clone()
+    for label, ways in all_ways.items():  # compiles
+        native.ways = ways
+        runner.forward([subject.chunk(1)])
+        logits = runner.forward([subject.chunk(_NUM_ROWS)])
+        found[label] = {"differs from the usual by": float((logits - expected).abs().max())}
+    with turn:
+        bandwidth = passes.copy_bandwidth(device)
+        floor_ms = native.weights.num_read_bytes / bandwidth * 1e3
+        for label, ways in all_ways.items():
+            native.ways = ways
+            if native.ways != ways:
+                found[label] = "not on this device, or not for this model"
+                continue
+            found[label] |= _figures(subject, device, repeats, floor_ms)
+            found[label]["rows that differ"] = subject.differing()
+    return {"floor_ms": floor_ms, **found}
+
+
+def _figures(
+    subject: _Subject, device: torch.device, repeats: int, floor_ms: float
+) -> dict[str, float]:
+    runner, draws, found = subject.runner, CoupledDraws(), {}
+    for count in (1, _NUM_ROWS):
+        segment = [subject.chunk(count)]
+        laws = [LawRow(_GREEDY, position=subject.start + 1 + i) for i in range(count)]
+        found[f"pass of {count}"] = passes.device_ms(
+            lambda s=segment: runner.forward(s), device, repeats
+        )
+        found[f"step of {count}"] = passes.wall_ms(
+            lambda s=segment, w=laws: draws.draw(runner.forward(s), w), repeats
+        )
+    found["step over floor"] = found["step of 1"] / floor_ms
+    found["17 over 1"] = found["pass of 17"] / found["pass of 1"]
+    return {label: round(value, 4) for label, value in found.items()}
+
+
+@contextmanager
+def _turn(file: Path) -> Iterator[None]:
+    """Hold a lock that one process has at a time."""
+    with file.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    """Measure one model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_grad_enabled(False)
+    out = Path(options.out)
+    with_turn = _turn(out / "ways.lock")
+    name = "tiny" if options.tiny else options.model
+    found = measure(name, device, with_turn, is_tiny=options.tiny)
+    (out / f"ways-{options.model}.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
