@@ -36,8 +36,9 @@ _MAX_FRAME_NODES = 1024
 _DIGESTED_TOKENS = 64
 # A step that computes more of a text than this takes so long that nothing waits for it.
 _MAX_BRIEF_ROWS = 16
-# With other targets' commits between, a drafter may never come to rest.
-_MAX_HELD_STEPS = 16
+# A text that is foreseen word by word grows on and on: after so many passes a drafter sends
+# what there is, or the target has given up the wait for it.
+_MAX_HELD_PASSES = 8
 
 _log = structlog.get_logger(__name__)
 
@@ -72,6 +73,10 @@ class Grower(ModelSessions, Protocol):
     @property
     def num_slots(self) -> int:
         """Tokens of KV in all."""
+
+    @property
+    def passes_per_step(self) -> int:
+        """Passes of a step that nothing ends early."""
 
     def wants_work(self, session: DraftSession) -> bool:
         """Return whether a pass could do anything for a session."""
@@ -121,7 +126,7 @@ class Drafter:
             post=self.post,
         )
         self._is_awaited = settings.growth.shares_device and grower is not None
-        self._num_held = 0
+        self._num_held = 0  # passes
         self.clock = StepClock()
         self._is_stopped = False
         self._on_end: Callable[[], None] | None = None
@@ -204,13 +209,14 @@ class Drafter:
     def _holds_back(self, report: StepReport | None) -> bool:
         """Return whether what the step made waits for what the next one makes.
 
-        A target that takes turns with the drafter waits for all of it, and a frame costs
-        it and us about what a small pass does.
+        A frame costs a target that takes turns with us, and us, about what a small pass does.
         """
         num_rows = max(report.num_rows.values(), default=0) if report else 0
         is_growing = self._is_awaited and 0 < num_rows <= _MAX_BRIEF_ROWS
-        self._num_held = self._num_held + 1 if is_growing else 0
-        return 0 < self._num_held <= _MAX_HELD_STEPS
+        num_passes = self._grower.passes_per_step if self._grower else 0
+        num_held = self._num_held + num_passes
+        self._num_held = num_held if is_growing and num_held < _MAX_HELD_PASSES else 0
+        return self._num_held > 0
 
     def _look_up(self) -> bool:
         """Look up for the sessions that changed; return whether there is more to do."""

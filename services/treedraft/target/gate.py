@@ -20,7 +20,8 @@ Within a load that is open each session has an account of its own (`session_acco
 
 Prompts come in bursts, and until the last of one is done passes are as large as they
 may be: drafts gain little in them, and what a drafter computes on the target's cores
-holds up first tokens. So there it catches up with texts once no prompt waits.
+holds up first tokens. So it begins with texts once no prompt waits, that of the first
+of a burst included.
 """
 
 import math
@@ -140,11 +141,11 @@ class DraftGate:
         return not self.settings.enabled or (
             session.draft_account.is_open(session.num_tokens)
             and is_worth_catching_up(num_missed, tokens_left, gain=gain, cost=cost)
-            and not (num_missed and self._is_in_the_way(session))
+            and not self._is_in_the_way(session)
         )
 
     def _is_in_the_way(self, session: TargetSession) -> bool:
-        """Return whether to catch up with a text would hold up others' first tokens."""
+        """Return whether to draft for a text would hold up others' first tokens."""
         num_emitted = session.num_tokens - session.spec.prompt_length
         is_new = num_emitted < _PATIENT_TOKENS
         return self.forecast.takes_turns and is_new and self.has_prompts()

@@ -293,7 +293,7 @@ def test_a_text_is_caught_up_with_once_no_prompt_waits(takes_turns):
     assert gate.is_open(8)
     new, old = session(num_tokens=101), session(num_tokens=116)
     assert gate.wants(new, 101) is not takes_turns
-    assert gate.wants(new, 0)  # it is drafted for already
+    assert gate.wants(new, 0) is not takes_turns  # the first of a burst came alone
     assert gate.wants(old, 116)  # there is always another prompt
     has_prompts = False
     assert gate.wants(new, 101)
