@@ -136,7 +136,7 @@ class Forecast:
         plain_ms = self._costs.estimate(num_sessions, num_sessions)
         of_late_ms = self._costs.estimate(num_rows, num_sessions) - plain_ms
         usual = self._costs.usual_growth(num_sessions, num_rows) - 1.0
-        return max(of_late_ms, usual * self._costs.estimate(num_sessions))
+        return max(of_late_ms, usual * plain_ms)
 
 
 def _more(num_sessions: int) -> float:
