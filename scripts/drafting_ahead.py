@@ -93,7 +93,7 @@ class Played:
 
 
 class CountingGrower:
-    """A draft model that counts the rows it runs."""
+    """A draft model that counts the rows it runs, of a single pass a step (`--levels 1`)."""
 
     def __init__(self, grower: ModelGrower) -> None:
         """Begin at none."""
@@ -274,11 +274,12 @@ def main() -> None:
         "verified": 8,
         "children": 4,
         "rows": 4,
+        "levels": 1,
         "prompts": 4,
         "tokens": 64,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=number)
-    for name, share in {"min-score": -4.0, "min-child-score": -20.0, "step-share": 1.0}.items():
+    for name, share in {"min-score": -4.0, "min-child-score": -8.0, "step-share": 1.0}.items():
         parser.add_argument(f"--{name}", type=float, default=share)
     asked = parser.parse_args()
     texts, vocab_size = _recorded(asked.prompts, asked.tokens)
@@ -288,6 +289,7 @@ def main() -> None:
         num_children=asked.children,
         max_live_nodes=asked.nodes or (asked.verified if asked.sync else 64),
         max_rows_per_session=asked.rows,
+        levels=asked.levels,
         min_score=asked.min_score,
         min_child_score=asked.min_child_score,
     )

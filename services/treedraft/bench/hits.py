@@ -4,7 +4,8 @@ What a pass draws where its walk ends is in the tree (a hit) or costs the drafte
 fresh start. Nodes that are grown and not verified are there for that alone: deeper
 ones below the verified, or wider ones beside them. To see what they are worth,
 whatever the machine's speed, each step here waits for the whole tree, and a pass
-verifies its best nodes, always as many.
+verifies its best nodes, always as many. A place is expanded, and a child kept, by the
+score of its path: the outcomes that are likeliest are those of the best scores, deep or wide.
 """
 
 import json
@@ -26,13 +27,20 @@ _SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class HitsPlan:
-    """Trees to compare: nodes grown, and children that the model proposes for a node."""
+    """Trees to compare: how wide, and down to which score of a path nodes are kept.
+
+    `num_children` are named for a node; `least_scores` are logs of the survival below which a
+    child is held back. Places are grown on down to `min_score`, `num_rows` in a step.
+    """
 
     target: str = "default"
     draft: str = ""
     num_verified: int = 8
-    num_grown: tuple[int, ...] = (8, 16, 32, 64)
-    num_children: tuple[int, ...] = (1, 2, 4)
+    least_scores: tuple[float, ...] = (-3.0, -4.0, -5.0, -6.0, -7.0)
+    num_children: tuple[int, ...] = (4, 16)
+    min_score: float = -6.0
+    num_rows: int = 12
+    max_nodes: int = 320
     temperatures: tuple[float, ...] = (0.0,)
     num_prompts: int = 4
     num_tokens: int = 48
@@ -41,13 +49,14 @@ class HitsPlan:
 
 @dataclass(frozen=True, slots=True)
 class HitsPoint:
-    """What one kind of tree foresaw."""
+    """What one kind of tree foresaw, and the nodes that were sent for it."""
 
     temperature: float
-    num_grown: int
+    least_score: float
     num_children: int
     hit_rate: float
     tokens_per_round: float
+    nodes_per_round: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,40 +78,41 @@ async def run_hits(plan: HitsPlan, folder: Path, progress: Progress) -> HitsResu
     """
     stamp, points = take_stamp(), []
     for num_children in plan.num_children:
-        for num_grown in plan.num_grown:
-            progress(f"trees of {num_grown} nodes, {num_children} children")
+        for least_score in plan.least_scores:
+            progress(f"{num_children} children, down to {least_score:g}")
             cluster_plan = ClusterPlan(
                 target=str(folder),
                 draft=plan.draft,
-                settings=_settings(plan, num_grown, num_children),
+                settings=_settings(plan, least_score, num_children),
             )
             async with LocalCluster(cluster_plan) as cluster:
                 client = cluster.connect()
                 try:
                     for temperature in plan.temperatures:
                         found = await measure(client, plan, temperature)
-                        points.append(HitsPoint(temperature, num_grown, num_children, *found))
+                        points.append(HitsPoint(temperature, least_score, num_children, *found))
                 finally:
                     await client.close()
     return HitsResult(stamp, plan, tuple(points))
 
 
-def _settings(plan: HitsPlan, num_grown: int, num_children: int) -> dict[str, str]:
+def _settings(plan: HitsPlan, least_score: float, num_children: int) -> dict[str, str]:
     return {
         **plan.settings,
-        **synchronous_settings(num_grown),
+        **synchronous_settings(plan.max_nodes),
         "TREEDRAFT_TARGET__BUDGET__MODE": "fixed",
         "TREEDRAFT_TARGET__BUDGET__MAX_NODES": str(plan.num_verified),
         "TREEDRAFT_DRAFT__GROWTH__NUM_CHILDREN": str(num_children),
-        # Whatever its score: the number of nodes is what is compared.
-        "TREEDRAFT_DRAFT__GROWTH__MIN_SCORE": "-20",
+        "TREEDRAFT_DRAFT__GROWTH__MIN_SCORE": str(max(plan.min_score, least_score)),
+        "TREEDRAFT_DRAFT__GROWTH__MIN_CHILD_SCORE": str(least_score),
+        "TREEDRAFT_DRAFT__GROWTH__MAX_ROWS_PER_SESSION": str(plan.num_rows),
         "TREEDRAFT_DRAFT__LOOKUP__ENABLED": "false",
     }
 
 
-async def measure(client: Asking, plan: HitsPlan, temperature: float) -> tuple[float, float]:
-    """Return hit rate and tokens a round over all prompts, one after the other."""
-    hits = misses = num_rounds = num_emitted = 0
+async def measure(client: Asking, plan: HitsPlan, temperature: float) -> tuple[float, float, float]:
+    """Return hit rate, tokens and drafted nodes a round over all prompts, one after the other."""
+    hits = misses = num_rounds = num_emitted = num_nodes = 0
     for conversation in conversations(plan.num_prompts, salt="hits "):
         query = GenerateQuery(
             conversation=conversation,
@@ -112,19 +122,22 @@ async def measure(client: Asking, plan: HitsPlan, temperature: float) -> tuple[f
         one = (await ask(client, query)).finished.statistics
         hits, misses = hits + one.hits, misses + one.misses
         num_rounds, num_emitted = num_rounds + one.rounds, num_emitted + one.emitted_tokens
-    return hits / max(1, hits + misses), num_emitted / max(1, num_rounds)
+        num_nodes += one.drafted_nodes
+    rounds = max(1, num_rounds)
+    return hits / max(1, hits + misses), num_emitted / rounds, num_nodes / rounds
 
 
 def markdown(result: HitsResult) -> str:
-    """Return a table for each temperature: a row for each width, a column for each size."""
+    """Return a table for each temperature: a row for each width, a column for each limit."""
     plan = result.plan
     lines: list[str] = []
     for temperature in plan.temperatures:
-        kept = [f"{number - plan.num_verified} beyond" for number in plan.num_grown]
+        kept = [f"down to {score:g}" for score in plan.least_scores]
         lines += [_row([f"T = {temperature:g}", *kept]), _row(["---"] * (len(kept) + 1))]
         for num_children in plan.num_children:
             cells = [
-                f"{point.hit_rate:.0%}, τ {point.tokens_per_round:.2f}"
+                f"{point.hit_rate:.0%}, τ {point.tokens_per_round:.2f}, "
+                f"{point.nodes_per_round:.0f} nodes"
                 for point in result.points
                 if (point.temperature, point.num_children) == (temperature, num_children)
             ]

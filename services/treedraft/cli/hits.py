@@ -20,8 +20,9 @@ def hits(
     target: options.Target = "default",
     draft: options.Draft = AUTO,
     verified: Annotated[int, typer.Option(min=1, help="Nodes that a pass verifies.")] = 8,
-    grown: Annotated[
-        list[int] | None, typer.Option(min=1, max=512, help="Nodes of a tree; repeatable.")
+    least_score: Annotated[
+        list[float] | None,
+        typer.Option(max=0.0, help="Log-survival down to which nodes are kept; repeatable."),
     ] = None,
     children: Annotated[
         list[int] | None, typer.Option(min=1, max=16, help="Children of a node; repeatable.")
@@ -38,7 +39,7 @@ def hits(
         target=target,
         draft=choose_drafter(draft, target),
         num_verified=verified,
-        num_grown=tuple(grown or known.num_grown),
+        least_scores=tuple(least_score or known.least_scores),
         num_children=tuple(children or known.num_children),
         temperatures=tuple(temperature or known.temperatures),
         num_prompts=prompts,

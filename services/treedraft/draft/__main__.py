@@ -81,6 +81,8 @@ async def serve(settings: DraftSettings, stop: asyncio.Event | None = None) -> N
         endpoint = await server.start()
         try:
             model = await _load(settings) if settings.model else None
+            if model:
+                settings = settings.model_copy(update={"growth": model.growth})
             drafter = Drafter(
                 settings,
                 model.grower if model else None,

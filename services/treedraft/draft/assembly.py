@@ -43,6 +43,7 @@ class DraftModel:
     fingerprint: str
     tokenizer_hash: str
     vocab_size: int
+    growth: GrowthSettings
 
 
 def load_draft_model(settings: DraftSettings) -> DraftModel:
@@ -61,6 +62,8 @@ def load_draft_model(settings: DraftSettings) -> DraftModel:
         weights=settings.weights,
         progress=lambda text: _log.info(text),
     )
+    if isinstance(model.native, NativeDecoder) and not settings.growth.shares_device:
+        settings = settings.model_copy(update={"growth": settings.growth.on_own_cores()})
     return assemble(model, settings)
 
 
@@ -91,7 +94,12 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
     grower = ModelGrower(runner, pool, limits, settings.growth, levels)
     grower.calibrate(step_ms | pass_ms)
     return DraftModel(
-        grower, model.name, model.fingerprint, model.tokenizer_hash, limits.vocab_size
+        grower,
+        model.name,
+        model.fingerprint,
+        model.tokenizer_hash,
+        limits.vocab_size,
+        settings.growth,
     )
 
 

@@ -20,6 +20,7 @@ import structlog
 from treedraft.core.exchange import Economics
 from treedraft.core.watchdog import StepClock
 from treedraft.core.worker import WorkerReport
+from treedraft.draft.credit import sessions_in_credit
 from treedraft.draft.grammars import DraftGrammars
 from treedraft.draft.links import DrafterEvent, DraftLink, Stop
 from treedraft.draft.lookup_grower import grow_by_lookup
@@ -228,6 +229,8 @@ class Drafter:
             if num_added + room > _MAX_FRAME_NODES:
                 break
             started_ns = self._clock_ns()
+            room_for_held = min(link.credit_nodes, _MAX_FRAME_NODES - num_added) - room
+            num_added += session.add_held(max_nodes=room_for_held)
             added = grow_by_lookup(session, max_nodes=room)
             self._metrics.looked_up((self._clock_ns() - started_ns) / 1e9)
             num_added += added
@@ -240,7 +243,7 @@ class Drafter:
         """Run the model once; return what that did, None if it failed or there is nobody to ask."""
         if self._grower is None:
             return None
-        link_of = self._sessions_in_credit(self._grower)
+        link_of = sessions_in_credit(self._book, self._grower)
         if not link_of:
             return None
         started_ns = self._clock_ns()
@@ -268,21 +271,6 @@ class Drafter:
     def _rest(self, sessions: Sequence[DraftSession]) -> None:
         # Lookup may not have had its turn, for want of credit or of room in a frame.
         self._book.rest(session for session in sessions if session not in self._book.changed)
-
-    def _sessions_in_credit(self, grower: Grower) -> dict[DraftSession, DraftLink]:
-        """Return sessions that could all add nodes, those that waited longest first."""
-        needed = grower.max_new_nodes
-        left = {id(link): link.credit_nodes for link in self._book.links}
-        chosen = {}
-        for session, link in sorted(self._book.sessions, key=lambda pair: pair[0].last_step):
-            is_scarce = left[id(link)] < needed * len(link.sessions)
-            if session.is_paused or left[id(link)] < needed:
-                continue
-            if is_scarce and not grower.wants_work(session):
-                continue
-            left[id(link)] -= needed
-            chosen[session] = link
-        return chosen
 
     def _tell(
         self, session: DraftSession, link: DraftLink, started_ns: int, *, num_rows: int

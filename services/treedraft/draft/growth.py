@@ -11,13 +11,20 @@ from its own path, never from what its children would be. Rejection sampling is
 exact only so.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from treedraft.core.exchange import Economics
 from treedraft.core.growth import ROOT
 from treedraft.core.sampling import SpeculationOptions
 from treedraft.core.token_tree import TokenTree
 from treedraft.draft.settings import GrowthSettings
+
+# What it takes to write a node and to read it, at both ends together.
+_NODE_US = 6.0
+# However cheap tokens are at a load, what is likely to be verified is told.
+_MOST_LEAST_SCORE = -4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,7 @@ class GrowthLimits:
     max_depth: int
     num_children: int
     min_score: float
-    min_child_score: float = -20.0
+    min_child_score: float = -8.0
 
     @classmethod
     def of(cls, settings: GrowthSettings, options: SpeculationOptions) -> "GrowthLimits":
@@ -49,6 +56,17 @@ class GrowthLimits:
             settings.min_score,
             settings.min_child_score,
         )
+
+
+def least_score(limits: GrowthLimits, economics: Economics) -> float:
+    """Return the score of a path from which on a node is worth telling the target of.
+
+    A node that comes true spares the target a token's time at best.
+    """
+    if not economics.token_us:
+        return limits.min_child_score
+    worth = math.log(_NODE_US / economics.token_us)
+    return max(limits.min_child_score, min(worth, _MOST_LEAST_SCORE))
 
 
 @dataclass(frozen=True, slots=True)

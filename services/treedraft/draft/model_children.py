@@ -100,7 +100,7 @@ class ChildChooser:
             session = placed.session
             own = islice(drafted, len(placed.rows))
             for place, children in zip(placed.places, own, strict=True):
-                add_children(session, place, children)
+                session.add_likely(place, children)
 
     def _column_ids(self, logits: torch.Tensor) -> npt.NDArray[np.int64] | None:
         column_ids = self._limits.column_ids
@@ -127,20 +127,6 @@ class ChildChooser:
                 support=law.token_ids,
                 probabilities=law.probabilities,
             )
-
-
-def add_children(session: DraftSession, place: int, children: Sequence[tuple[int, float]]) -> None:
-    """Put what the model says follows a place, best first, into the session's tree."""
-    limits, above = session.limits, session.tree.score(place)
-    for token_id, log_probability in session.hear(place, children, TokenSource.DRAFT_MODEL):
-        is_likely = (
-            log_probability >= limits.min_score
-            and above + log_probability >= limits.min_child_score
-        )
-        # The best child stays whatever it scores: this node may be the root one day and is
-        # not expanded again.
-        if token_id == children[0][0] or is_likely:
-            session.add(place, token_id, log_probability, TokenSource.DRAFT_MODEL)
 
 
 def law_row(session: DraftSession, state: DraftModelState, place: int) -> LawRow:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from treedraft.draft.growth import frontier
-from treedraft.draft.model_children import DraftLimits, add_children, law_row
+from treedraft.draft.model_children import DraftLimits, law_row
 from treedraft.draft.segments import Work, build_segment
 from treedraft.draft.settings import GrowthSettings
 from treedraft.inference.block_pool import SlotPool
@@ -157,8 +157,9 @@ class LevelSteps:
             law=law_row(session, work.state, places[0]),
             slots=slots,
             last_position=min(deepest, self._limits.context_length - 2),
-            min_score=session.limits.min_score,
-            room=session.num_free_nodes,
+            min_score=max(session.limits.min_score, session.least_score),
+            least_score=session.least_score,
+            room=session.num_new_nodes,
             belief=session.opinions.model_belief,
             waiting=tuple(_waiting_node(work, node_id) for node_id in waiting),
         )
@@ -202,5 +203,5 @@ def _add_rows(
             place = node
         place_of[index] = place
         if row.children:
-            add_children(session, place, row.children)
+            session.add_likely(place, row.children)
     return place_of

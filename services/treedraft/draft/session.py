@@ -14,6 +14,7 @@ from treedraft.core.session import DraftSpec
 from treedraft.core.token_tree import Rerooted, TokenTree
 from treedraft.draft.calibration import OpinionMixer
 from treedraft.draft.growth import GrowthLimits
+from treedraft.draft.held_children import HeldChildren
 from treedraft.draft.lookup import SessionLookup
 from treedraft.draft.opinions import Opinions
 from treedraft.telemetry.spans import RequestSpan
@@ -80,6 +81,11 @@ class DraftSession:
         self.looked_up: set[int] = set()
         self.grouped: set[int] = set()
         self.opinions = Opinions(mixer or OpinionMixer())
+        self._held = HeldChildren()
+        # The score from which on a child is worth what it takes to send and to take in.
+        self.least_score = limits.min_child_score
+        # Nodes that the step under way may still add: more would be beyond the credit.
+        self.step_room = 1 << 30
         self._laws: list[SiblingLaw] = []
         self._first_unsent_id = 0
         # Nodes whose score is another than the one that was sent.
@@ -99,6 +105,11 @@ class DraftSession:
     def num_free_nodes(self) -> int:
         """Nodes that may be added until the tree has to wait for a commit."""
         return max(0, self.limits.max_live_nodes - len(self.tree))
+
+    @property
+    def num_new_nodes(self) -> int:
+        """Nodes that the step under way may add to the tree."""
+        return min(self.num_free_nodes, self.step_room)
 
     def use_lookup(self, lookup: SessionLookup) -> None:
         """Draft by lookup too; the text so far is read at once."""
@@ -156,6 +167,25 @@ class DraftSession:
             if token_id not in children
         ]
 
+    def add_likely(self, place: int, guesses: Sequence[tuple[int, float]]) -> None:
+        """Add what a model says follows a place, as `hear` has it; hold the unlikely back."""
+        above = self.tree.score(place)
+        held = []
+        for token_id, log_probability in self.hear(place, guesses, TokenSource.DRAFT_MODEL):
+            if above + log_probability >= self.least_score and self.step_room:
+                self.step_room -= self.add(
+                    place, token_id, log_probability, TokenSource.DRAFT_MODEL
+                )
+            else:
+                held.append((token_id, log_probability))
+        self._held.hold(place, held)
+
+    def add_held(self, *, max_nodes: int) -> int:
+        """Add the best of what was held back and is likely by now; return how many nodes."""
+        room = min(max_nodes, self.num_free_nodes)
+        ripe = self._held.release(self.tree, min_score=self.least_score, max_nodes=room)
+        return sum(self.add(*guess, TokenSource.DRAFT_MODEL) for guess in ripe)
+
     def _rescore(self, place: int, node_id: int, probability: float) -> None:
         score = self.tree.score(place) + math.log(probability)
         if abs(score - self.tree.score(node_id)) >= _MIN_CHANGE:
@@ -196,6 +226,7 @@ class DraftSession:
             self.grammar.commit(token_ids)
         moved = self.tree.reroot(token_ids)
         self.opinions.follow(moved)
+        self._held.follow(moved)
         new_root = moved.path[-1] if moved.is_hit else None
         is_grouped = new_root in self.grouped
         for marked in (self.looked_up, self.grouped):

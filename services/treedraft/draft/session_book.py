@@ -19,7 +19,7 @@ from treedraft.core.exchange import (
 )
 from treedraft.core.session import DraftSpec
 from treedraft.draft.grammars import DraftGrammars
-from treedraft.draft.growth import GrowthLimits
+from treedraft.draft.growth import GrowthLimits, least_score
 from treedraft.draft.links import DraftLink, FrameArrived, GrammarReady, LinkClosed, LinkOpened
 from treedraft.draft.lookup import SessionLookup
 from treedraft.draft.session import DraftSession
@@ -172,6 +172,7 @@ class SessionBook:
             session.use_lookup(
                 SessionLookup(self._settings.lookup, tenant, is_beside_model=is_beside_model)
             )
+        session.least_score = least_score(session.limits, link.economics)
         link.sessions[session.number] = session
         self.num_sessions += 1
         self.changed[session] = self.restless[session] = link
@@ -211,6 +212,7 @@ class SessionBook:
             self.refuse(session, link, error.reason)
             return
         session.is_paused = False
+        session.least_score = least_score(session.limits, link.economics)
         session.commit(commit.token_ids, arrived_ns=arrived_ns)
         self.changed[session] = self.restless[session] = link
 

@@ -22,7 +22,8 @@ class GrowthSettings(Frozen):
         default=64,
         ge=1,
         le=512,
-        description="Nodes that a session's tree may hold; a full tree waits for a commit.",
+        description="Nodes that a session's tree may hold; a full tree waits for a commit. On a "
+        "CPU of its own a drafter takes 320 unless told.",
     )
     max_depth: int = Field(
         default=16, ge=1, le=64, description="Depth of a tree under its root, at most."
@@ -31,20 +32,22 @@ class GrowthSettings(Frozen):
         default=4,
         ge=1,
         le=16,
-        description="Children that the model proposes for a node. In rejection mode every node "
-        "that is expanded gets exactly so many.",
+        description="Children that the model names for a node; they are told as they become "
+        "likely. In rejection mode every node that is expanded gets exactly so many. On a CPU of "
+        "its own a drafter takes 16 unless told.",
     )
     min_score: float = Field(
         default=-4.0,
         le=0.0,
-        description="Log-probability of a path's survival below which nobody grows it on.",
+        description="Log-probability of a path's survival below which nobody grows it on. On a CPU "
+        "of its own a drafter takes -6 unless told.",
     )
     min_child_score: float = Field(
-        default=-20.0,
+        default=-8.0,
         le=0.0,
         description="Log-probability of a path's survival below which a child that the model names "
-        "is left out, unless it is the best of its place. With many children a node it leaves them "
-        "to the places that are likely to be reached.",
+        "is held back until the root has moved towards it. Where the target says what its tokens "
+        "take, children are held back that bring less than they take to send, too.",
     )
     score_temperature: float = Field(
         default=1.0,
@@ -61,7 +64,7 @@ class GrowthSettings(Frozen):
         default=4,
         ge=1,
         description="Nodes of one session that a pass expands. More make a step longer and the "
-        "way to the next depth slower.",
+        "way to the next depth slower. On a CPU of its own a drafter takes 12 unless told.",
     )
     levels: int = Field(
         default=3,
@@ -82,6 +85,21 @@ class GrowthSettings(Frozen):
         description="Whether the model runs on the cores or the accelerator that the target runs "
         "on: then only steps that bring more than the target makes in their time are run.",
     )
+
+    def on_own_cores(self) -> "GrowthSettings":
+        """Return how to grow where steps cost the target nothing; what was set stays."""
+        wide = {name: n for name, n in _ON_OWN_CORES.items() if name not in self.model_fields_set}
+        return self.model_copy(update=wide)
+
+
+# Chosen by hits and drafts below them, see docs/links-and-load.md. A step may exceed the
+# limit of living nodes by a pass of children, and targets hold 512.
+_ON_OWN_CORES = {
+    "num_children": 16,
+    "max_live_nodes": 320,
+    "max_rows_per_session": 12,
+    "min_score": -6.0,
+}
 
 
 class RecentTrafficSettings(Frozen):

@@ -36,7 +36,8 @@ class Seed:
 
     `scores` are those of the nodes of `segment`'s output rows. `law` is that of the
     first row; `slots` hold the nodes to come. Nodes are run up to `last_position` and
-    down to `min_score`, and until the tree has gained `room` nodes. `belief` is the bias and
+    down to `min_score`, and until the tree has gained `room` nodes, of which those below
+    `least_score` are none. `belief` is the bias and
     the weight of the model's log-odds, by which its word is taken for a score. `waiting` are
     candidates beside the children of what is run.
     """
@@ -48,6 +49,7 @@ class Seed:
     last_position: int
     min_score: float
     room: int = 1 << 30
+    least_score: float = -1e30
     belief: tuple[float, float] = (0.0, 1.0)
     waiting: tuple[WaitingNode, ...] = ()
 

@@ -19,30 +19,32 @@ from treedraft.target.settings import TargetSettings
 async def test_hits_are_counted_over_all_prompts():
     client = FakeClient()
     plan = HitsPlan(num_prompts=3, num_tokens=8)
-    assert await measure(client, plan, 0.0) == (0.5, 4.0)  # a hit and a miss, 8 tokens in 2 rounds
+    found = await measure(client, plan, 0.0)
+    assert found[:2] == (0.5, 4.0)  # a hit and a miss, 2 rounds
     assert len({query.conversation for query in client.queries}) == 3
     assert client.max_running == 1
 
 
 def test_a_tree_is_grown_whole_and_a_part_of_it_verified(monkeypatch):
-    for name, value in _settings(HitsPlan(num_verified=8), 32, 2).items():
+    for name, value in _settings(HitsPlan(num_verified=8), -4.5, 2).items():
         monkeypatch.setenv(name, value)
     target, draft = TargetSettings(), DraftSettings()
     assert target.patience.is_synchronous
     assert (target.budget.mode, target.budget.max_nodes) == ("fixed", 8)
-    assert (draft.growth.max_live_nodes, draft.growth.num_children) == (32, 2)
+    assert (draft.growth.max_live_nodes, draft.growth.num_children) == (320, 2)
+    assert draft.growth.min_child_score == draft.growth.min_score == -4.5
 
 
 def test_the_table_has_a_row_for_each_width():
-    plan = HitsPlan(num_grown=(8, 16), num_children=(1, 4), temperatures=(0.0, 0.7))
+    plan = HitsPlan(least_scores=(-4.0, -6.5), num_children=(1, 4), temperatures=(0.0, 0.7))
     points = tuple(
-        HitsPoint(temperature, grown, children, 0.25, 2.5)
+        HitsPoint(temperature, least_score, children, 0.25, 2.5, 31.0)
         for children in plan.num_children
-        for grown in plan.num_grown
+        for least_score in plan.least_scores
         for temperature in plan.temperatures
     )
     result = HitsResult(take_stamp(), plan, points)
     table = markdown(result)
-    assert "| T = 0.7 | 0 beyond | 8 beyond |" in table
-    assert table.count("| 4 children | 25%, τ 2.50 | 25%, τ 2.50 |") == 2
+    assert "| T = 0.7 | down to -4 | down to -6.5 |" in table
+    assert table.count("| 4 children | 25%, τ 2.50, 31 nodes | 25%, τ 2.50, 31 nodes |") == 2
     assert len(json.loads(to_json(result))["points"]) == 8

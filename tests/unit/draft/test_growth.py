@@ -1,14 +1,19 @@
 """The policy: which nodes, of which sessions, next."""
 
+import math
+
+import pytest
 from draft_support import make_session
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treedraft.core.exchange import Economics
 from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.sampling import SpeculationOptions
 from treedraft.core.token_tree import TokenTree
-from treedraft.draft.growth import GrowthLimits, Wish, frontier, plan_step
+from treedraft.draft.growth import GrowthLimits, Wish, frontier, least_score, plan_step
 from treedraft.draft.settings import GrowthSettings
+from treedraft.target.settings import DraftLinkSettings
 
 MODEL = TokenSource.DRAFT_MODEL
 LIMITS = GrowthLimits(max_live_nodes=10, max_depth=3, num_children=2, min_score=-4.0)
@@ -98,3 +103,23 @@ def test_a_step_keeps_its_size_and_serves_somebody(missing, max_rows, per_sessio
         assert share.num_tokens <= wish.num_missing
         assert bool(share.num_tokens) == bool(wish.num_missing)
         assert len(share.node_ids) <= per_session
+
+
+def test_the_least_score_worth_telling_follows_what_a_token_takes():
+    def least(token_us):
+        return least_score(LIMITS, Economics(token_us=token_us))
+
+    assert least(0) == LIMITS.min_child_score == -8.0
+    assert least(1_000_000) == -8.0
+    assert least(6000) == pytest.approx(math.log(1e-3))
+    assert least(1) == least(6) == -4.0
+
+
+def test_on_cores_of_its_own_a_drafter_grows_wide_but_for_what_was_set():
+    wide = GrowthSettings(num_children=3, levels=2).on_own_cores()
+    assert (wide.num_children, wide.levels) == (3, 2)
+    assert (wide.max_live_nodes, wide.max_rows_per_session, wide.min_score) == (320, 12, -6.0)
+    # What a step may add beyond the limit still fits at a target.
+    widest = GrowthSettings().on_own_cores()
+    beyond = widest.max_rows_per_session * widest.num_children
+    assert widest.max_live_nodes + beyond <= DraftLinkSettings().max_live_nodes

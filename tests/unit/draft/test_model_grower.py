@@ -6,12 +6,14 @@ the tree before (hits, misses, KV dropped and computed again, prompts in chunks)
 must not show, so this also checks slots, masks, positions and re-rooting.
 """
 
+import math
 import random
 
 import pytest
 import torch
 from draft_support import GREEDY, REJECTION, SAMPLED, FakeTarget, make_drafter, make_spec
 
+from treedraft.core.exchange import Economics
 from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
 from treedraft.draft.assembly import assemble
@@ -327,24 +329,47 @@ def test_a_target_that_waits_for_all_of_a_tree_gets_it_in_few_frames(make_target
     assert frames[True] == 1 < frames[False]
 
 
-def test_children_of_places_that_are_hardly_reached_are_left_out_but_for_the_best(
-    make_target, toy_model
-):
-    unlikely = {}
-    for limit in (-20.0, -3.0):
-        settings = draft_settings(
-            max_live_nodes=96, num_children=8, min_score=-4.0, min_child_score=limit
-        )
+def test_children_that_are_hardly_reached_are_told_once_the_root_comes_near(make_target, toy_model):
+    settings = draft_settings(
+        max_live_nodes=96, num_children=8, min_score=-3.0, min_child_score=-4.0
+    )
+    target, _ = make_target(toy_model, settings)
+    target.open(1, make_spec(PROMPT, sampling=GREEDY))
+    target.grow()
+    tree = target.trees[1]
+    assert len(tree) > 8
+    assert all(node.score >= -4.0 for node in tree)
+    place = min(tree, key=lambda node: node.score if node.children else 0.0)
+    before = set(place.children)
+    # Its children were named when it was run, which it is not again.
+    assert target.commit(1, [tree[i].token_id for i in tree.path(place.node_id)]).is_hit
+    target.grow()
+    assert before < set(tree.children(ROOT))
+    assert all(node.score >= -4.0 for node in tree)
+
+
+def test_a_target_with_little_time_for_a_token_is_told_of_fewer_nodes(make_target, toy_model):
+    lengths = []
+    for token_us in (100_000, 1000):
+        settings = draft_settings(max_live_nodes=96, num_children=8)
         target, _ = make_target(toy_model, settings)
+        target.send(economics=Economics(token_us=token_us))
         target.open(1, make_spec(PROMPT, sampling=GREEDY))
         target.grow()
-        tree = target.trees[1]
-        best = {
-            max(tree.children(place).values(), key=tree.score)
-            for place in (ROOT, *(node.node_id for node in tree))
-            if tree.children(place)
-        }
-        unlikely[limit] = [n for n in tree if n.score < -3.0 and n.node_id not in best]
-        assert len(tree) > 8
-    assert unlikely[-20.0]
-    assert not unlikely[-3.0]
+        lengths.append(len(target.trees[1]))
+        scores = [node.score for node in target.trees[1]]
+        assert min(scores) >= max(-8.0, math.log(6 / token_us))
+    assert lengths[0] > lengths[1] > 0
+
+
+def test_with_little_credit_a_wide_drafter_still_drafts_and_stays_within_it(make_target, toy_model):
+    growth = draft_settings().growth.on_own_cores()
+    settings = draft_settings().model_copy(update={"growth": growth})
+    drafter = make_target(toy_model, settings)[0].drafter
+    target = FakeTarget(drafter, link_id=5, credit=100)
+    target.open(1, make_spec(PROMPT, sampling=GREEDY))
+    target.grow()
+    assert 36 < len(target.trees[1]) <= 100  # `receive` counts the credit
+    target.send(credit_nodes=200)
+    target.grow()
+    assert len(target.trees[1]) > 100

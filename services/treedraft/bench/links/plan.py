@@ -5,15 +5,6 @@ from dataclasses import dataclass, field
 
 from treedraft.bench.plan import WITHOUT_RECENT_TRAFFIC
 
-AHEAD = {
-    "TREEDRAFT_DRAFT__GROWTH__NUM_CHILDREN": "8",
-    "TREEDRAFT_DRAFT__GROWTH__MAX_LIVE_NODES": "192",
-    "TREEDRAFT_DRAFT__GROWTH__MAX_ROWS_PER_SESSION": "12",
-    "TREEDRAFT_DRAFT__GROWTH__MIN_SCORE": "-6",
-    "TREEDRAFT_DRAFT__GROWTH__MIN_CHILD_SCORE": "-6",
-}
-"""How far a drafter with cores of its own best grows ahead (`scripts/drafting_ahead.py`)."""
-
 ONE_PASS = -1.0
 """A round trip as long as a pass of the target takes."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from treedraft.bench.answer import Answer, Asking, ask
 from treedraft.bench.links.delay import DelayProxy
-from treedraft.bench.links.plan import AHEAD, ONE_PASS, Exchange, LinksPlan, exchanges
+from treedraft.bench.links.plan import ONE_PASS, Exchange, LinksPlan, exchanges
 from treedraft.bench.links.result import LinkSample, LinksResult
 from treedraft.bench.prompts import conversations
 from treedraft.core.generation import ChatMessage, GenerateQuery
@@ -121,8 +121,7 @@ async def _cluster(
     plan: LinksPlan, exchange: Exchange, folder: Path, progress: Progress
 ) -> AsyncIterator[LinkBench]:
     upstream = (_LOOPBACK, _free_port())
-    ahead = AHEAD if plan.is_apart else {}
-    own = synchronous_settings(exchange.sync_nodes) if exchange.sync_nodes else ahead
+    own = synchronous_settings(exchange.sync_nodes) if exchange.sync_nodes else {}
     async with DelayProxy(upstream) as proxy:
         settings = {
             **plan.settings,

@@ -42,6 +42,7 @@ struct GrowthOrder {
   const float* min_scores;         // [sessions]
   const Law* laws;                 // [sessions]
   const Belief* beliefs;           // [sessions]
+  const float* least_scores;       // [sessions]: what scores less is no node
   // Nodes that may be run later: they see the first so many slots of the first output row
   // of their session, those of their ancestors, and themselves.
   int64_t num_waiting;
@@ -143,7 +144,7 @@ class GrowthBoard {
     for (int32_t rank = 0; rank < order_.num_children[row]; ++rank) {
       const float gain = order_.beliefs[own.session].believed(order_.child_gains[first + rank]);
       const float score = own.score + gain;
-      num_added_[own.session] += rank == 0 || gain >= order_.min_scores[own.session];
+      num_added_[own.session] += score >= order_.least_scores[own.session];
       const int64_t* end = order_.barren + order_.num_barren;
       const bool is_barren =
           std::find(order_.barren, end, order_.child_tokens[first + rank]) != end;

@@ -38,7 +38,7 @@ class _GrowthOrder(ctypes.Structure):
         ("num_barren", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("output_sessions", "output_scores", "slots")),
         *((name, ctypes.c_void_p) for name in ("last_positions", "rooms", "min_scores", "laws")),
-        ("beliefs", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("beliefs", "least_scores")),
         ("num_waiting", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("waiting_sessions", "waiting_tokens")),
         *((name, ctypes.c_void_p) for name in ("waiting_positions", "waiting_scores")),
@@ -134,6 +134,7 @@ class _Given:
         self.last_positions = np.array([seed.last_position for seed in seeds], np.int64)
         self.rooms = np.array([seed.room for seed in seeds], np.int64)
         self.min_scores = np.array([seed.min_score for seed in seeds], np.float32)
+        self.least_scores = np.array([seed.least_score for seed in seeds], np.float32)
         self.laws = np.array([_law_of(seed.law) for seed in seeds], _LAW)
         self.beliefs = np.array([seed.belief for seed in seeds], np.float64)
         self._wait(seeds)
@@ -165,7 +166,7 @@ class _Given:
         _point(order, self, ("waiting_sessions", "waiting_tokens", "waiting_positions"))
         _point(order, self, ("waiting_scores", "waiting_offsets", "waiting_slots", "contexts"))
         names = ("output_sessions", "output_scores", "slots", "last_positions")
-        _point(order, self, (*names, "rooms", "min_scores", "laws", "beliefs"))
+        _point(order, self, (*names, "rooms", "min_scores", "laws", "beliefs", "least_scores"))
         if self.worth:
             _point(order, self, ("step_costs", "profile"))
             order.profile_size, order.row_price = len(self.profile), self.worth.row_price
