@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from treedraft.inference.sampler import CoupledDraws, LawRow
 from treedraft.inference.segment import Segment
 
 _GREEDY = SamplingParameters(temperature=0.0)
+_PATIENCE_SECONDS = 45.0  # for one that does not get to the end of its compilation
 _NUM_ROWS = 17
 _NUM_CHUNKS = 33  # of so many rows, before those that are measured
 
@@ -41,9 +42,10 @@ def ways_of(usual: PassWays) -> dict[str, PassWays]:
     found = {"usual": usual}
     for early in Early:
         found[f"early {early.value}"] = replace(usual, early=early)
-    for early in (Early.BETWEEN, Early.ALWAYS):
-        name = f"early {early.value}, turned in the product"
-        found[name] = replace(usual, early=early, turns_in_product=True)
+    found["turned in the product"] = replace(usual, turns_in_product=True)
+    found["turned in the product, early between"] = replace(
+        usual, early=Early.BETWEEN, turns_in_product=True
+    )
     found["twice the warps a norm"] = replace(usual, norm_warps=2 * usual.norm_warps)
     return found
 
@@ -51,8 +53,10 @@ def ways_of(usual: PassWays) -> dict[str, PassWays]:
 def compare(names: list[str], out: Path, *, is_tiny: bool, limit: int) -> dict[str, Any]:
     """Compare the ways of several models, each in a process of its own."""
     started = {}
+    for file in (*out.glob("ways-*.ready"), *out.glob("ways-*.json")):
+        file.unlink()
     for name in names:
-        command = [sys.executable, "-m", "scripts.gpu.ways", "--model", name]
+        command = [sys.executable, "-m", "scripts.gpu.ways", "--model", name, "--beside", *names]
         command += ["--out", str(out), *(["--tiny"] if is_tiny else [])]
         log = (out / f"ways-{name}.log").open("w")
         started[name] = subprocess.Popen(command, stdout=log, stderr=log)
@@ -100,7 +104,9 @@ class _Subject:
         return ", ".join(f"{label} {count} of {_NUM_ROWS}" for label, count in found.items())
 
 
-def measure(name: str, device: torch.device, turn: Any, *, is_tiny: bool) -> dict[str, Any]:
+def measure(
+    name: str, device: torch.device, turn: AbstractContextManager[None], *, is_tiny: bool
+) -> dict[str, Any]:
     """Return the figures of each way; `turn` is held while they are taken."""
     subject = _Subject(name, device, num_chunks=2 if is_tiny else _NUM_CHUNKS)
     native, runner = subject.model.native, subject.runner
@@ -141,14 +147,18 @@ def _figures(
             lambda s=segment, w=laws: draws.draw(runner.forward(s), w), repeats
         )
     found["step over floor"] = found["step of 1"] / floor_ms
-    found["17 over 1"] = found["pass of 17"] / found["pass of 1"]
+    found[f"{_NUM_ROWS} over 1"] = found[f"pass of {_NUM_ROWS}"] / found["pass of 1"]
     return {label: round(value, 4) for label, value in found.items()}
 
 
 @contextmanager
-def _turn(file: Path) -> Iterator[None]:
-    """Hold a lock that one process has at a time."""
-    with file.open("w") as held:
+def _turn(out: Path, name: str, names: list[str]) -> Iterator[None]:
+    """Wait until all have compiled, then hold a lock that one process has at a time."""
+    (out / f"ways-{name}.ready").touch()
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < end and not all((out / f"ways-{n}.ready").exists() for n in names):
+        time.sleep(0.1)
+    with (out / "ways.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
@@ -157,15 +167,16 @@ def main() -> None:
     """Measure one model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
+    parser.add_argument("--beside", nargs="+", default=[], help="all models of the call")
     parser.add_argument("--out", required=True)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_grad_enabled(False)
     out = Path(options.out)
-    with_turn = _turn(out / "ways.lock")
+    turn = _turn(out, options.model, options.beside)
     name = "tiny" if options.tiny else options.model
-    found = measure(name, device, with_turn, is_tiny=options.tiny)
+    found = measure(name, device, turn, is_tiny=options.tiny)
     (out / f"ways-{options.model}.json").write_text(json.dumps(found, indent=1))
 
 

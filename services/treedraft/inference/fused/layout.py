@@ -34,6 +34,12 @@ class Column(IntEnum):
     PATH_LENGTH = 6
 
 
+# As plain numbers: a member of an enumeration takes as long to look up as to write a column.
+_TOKEN, _POSITION, _WRITE_SLOT, _LINE_START, _LINE_LENGTH, _PATH_START, _PATH_LENGTH = map(
+    int, Column
+)
+
+
 @dataclass(frozen=True, slots=True)
 class PassLayout:
     """The integers of a pass, padded to buckets.
@@ -88,16 +94,16 @@ def lay_out(
     columns = numbers[:end].reshape(len(Column), -1)
     line_starts = [*accumulate((s.num_keys for s in segments[:-1]), initial=0)]
     contexts = [len(s.context_slots) for s in segments]
-    columns[Column.WRITE_SLOT, num_rows:] = -1
-    columns[Column.TOKEN, :num_rows] = list(chain(*[s.token_ids for s in segments]))
-    columns[Column.POSITION, :num_rows] = list(chain(*[s.positions for s in segments]))
-    own = columns[Column.WRITE_SLOT, :num_rows]
+    columns[_WRITE_SLOT, num_rows:] = -1
+    columns[_TOKEN, :num_rows] = list(chain(*[s.token_ids for s in segments]))
+    columns[_POSITION, :num_rows] = list(chain(*[s.positions for s in segments]))
+    own = columns[_WRITE_SLOT, :num_rows]
     np.concatenate([s.write_slots for s in segments], out=own, casting="same_kind")
     _check_written(own.tolist(), num_slots)
-    columns[Column.LINE_START, :num_rows] = _by_row(line_starts, counts)
-    columns[Column.LINE_LENGTH, :num_rows] = line_lengths + _by_row(contexts, counts)
-    columns[Column.PATH_LENGTH, :num_rows] = path_lengths
-    columns[Column.PATH_START, :num_rows] = path_lengths.cumsum() - path_lengths + num_keys
+    columns[_LINE_START, :num_rows] = _by_row(line_starts, counts)
+    columns[_LINE_LENGTH, :num_rows] = line_lengths + _by_row(contexts, counts)
+    columns[_PATH_LENGTH, :num_rows] = path_lengths
+    columns[_PATH_START, :num_rows] = path_lengths.cumsum() - path_lengths + num_keys
     numbers[end : end + len(outputs)] = outputs
     lines = numbers[num_fixed : num_fixed + num_keys]
     _write_slots(segments, lines, num_slots)
@@ -124,15 +130,15 @@ def _lay_out_plain(
     lengths = [len(s.context_slots) + 1 for s in segments]
     numbers = _room_for(num_fixed + sum(lengths), num_fixed, room)
     columns = numbers[: len(Column) * stride].reshape(len(Column), stride)
-    columns[Column.WRITE_SLOT] = -1
-    columns[Column.TOKEN, :count] = [s.token_ids[0] for s in segments]
-    columns[Column.POSITION, :count] = [s.positions[0] for s in segments]
+    columns[_WRITE_SLOT] = -1
+    columns[_TOKEN, :count] = [s.token_ids[0] for s in segments]
+    columns[_POSITION, :count] = [s.positions[0] for s in segments]
     own = [s.write_slots[0] for s in segments]
-    columns[Column.WRITE_SLOT, :count] = own
-    columns[Column.LINE_LENGTH, :count] = lengths
+    columns[_WRITE_SLOT, :count] = own
+    columns[_LINE_LENGTH, :count] = lengths
     ends = list(accumulate(lengths))
-    columns[Column.LINE_START, 1:count] = ends[:-1]
-    columns[Column.PATH_START, :count] = ends[-1]
+    columns[_LINE_START, 1:count] = ends[:-1]
+    columns[_PATH_START, :count] = ends[-1]
     numbers[len(Column) * stride : len(Column) * stride + count] = range(count)
     _write_slots(segments, numbers[num_fixed:], num_slots)
     assert count == 1 or len(set(own)) == count, "two rows write to one slot"
@@ -156,7 +162,7 @@ def _write_slots(segments: Sequence[Segment], room: npt.NDArray[np.int32], num_s
     parts = [part for part in parts if len(part)]  # an empty range has no type
     slots = np.concatenate(parts, out=room, casting="same_kind")
     # One below zero is a huge one to this view.
-    assert slots.view(np.uint32).max() < num_slots, "a slot outside the pool"
+    assert np.maximum.reduce(slots.view(np.uint32)) < num_slots, "a slot outside the pool"
 
 
 def _by_row(numbers: Sequence[int], counts: Sequence[int]) -> Integers | int:
@@ -187,7 +193,7 @@ def _lines_and_paths(
         mask = segment.tree_mask
         sees[start : start + mask.shape[0], : mask.shape[1]] = mask
     counts = np.add.reduce(sees, axis=1, dtype=np.int64)
-    assert counts.all(), "a row sees nothing"
+    assert np.minimum.reduce(counts), "a row sees nothing"
     line_lengths = sees.argmin(axis=1)
     sees &= np.arange(width) >= line_lengths[:, None]
     return line_lengths, counts - line_lengths, *sees.nonzero()

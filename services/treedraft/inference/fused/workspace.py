@@ -21,6 +21,8 @@ _FIRST_SLOTS = 1 << 18
 # Where the paths of rows go that the device itself makes up, see `levels`.
 MAX_PATH = 64
 MAX_GROWN_ROWS = 2048
+# So many numbers are copied or none: to cut memory to size takes as long as to queue its copy.
+_COPIED_NUMBERS = 1024
 _NUM_STAGED = 3  # passes whose integers may be on their way at once
 
 
@@ -97,7 +99,7 @@ class Workspace:
         self.peaks, self.masses = floats(heads), floats(heads)
         self.activated = numbers(rows, shape.intermediate)
         self.logits = floats(capacity.outputs, shape.vocab_size)
-        self._staging = _Staging(capacity.numbers, device)
+        self._staging = _Staging(self.numbers[: capacity.numbers])
 
     def room(self) -> npt.NDArray[np.int32]:
         """Return memory of the host for the next pass's integers, to be given to `upload`."""
@@ -105,7 +107,7 @@ class Workspace:
 
     def upload(self, numbers: npt.NDArray[np.int32]) -> None:
         """Queue the copy of a pass's integers to the device."""
-        self._staging.copy(numbers, self.numbers)
+        self._staging.copy(numbers)
 
     def view(self, row_bucket: int, output_bucket: int) -> "PassView":
         """Return where a pass of this size finds what was uploaded for it."""
@@ -125,8 +127,11 @@ class Workspace:
 class _Staging:
     """Page-locked memory, from which a copy does not wait for the device."""
 
-    def __init__(self, capacity: int, device: torch.device) -> None:
-        is_on_cuda = device.type == "cuda"
+    def __init__(self, there: Tensor) -> None:
+        """Stage what goes to the beginning of `there`."""
+        is_on_cuda, capacity = there.device.type == "cuda", len(there)
+        self._there = there
+        self._ways: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._turn = 0
         self._buffers = [
             torch.zeros(capacity, dtype=torch.int32, pin_memory=is_on_cuda)
@@ -146,12 +151,17 @@ class _Staging:
             event.synchronize()
         return self._rooms[self._turn]
 
-    def copy(self, numbers: npt.NDArray[np.int32], destination: Tensor) -> None:
+    def copy(self, numbers: npt.NDArray[np.int32]) -> None:
+        """Queue the copy of `numbers`, which are mostly in the room given out last."""
         room = self._rooms[self._turn]
         if numbers.base is not room:
             room = self.room()
             room[: len(numbers)] = numbers
-        event, staged = self._events[self._turn], self._buffers[self._turn]
-        destination[: len(numbers)].copy_(staged[: len(numbers)], non_blocking=True)
+        event, key = self._events[self._turn], (self._turn, -(-len(numbers) // _COPIED_NUMBERS))
+        if key not in self._ways:
+            count = key[1] * _COPIED_NUMBERS  # beyond the last there may be fewer
+            self._ways[key] = self._there[:count], self._buffers[self._turn][:count]
+        there, staged = self._ways[key]
+        there.copy_(staged, non_blocking=True)
         if event is not None:
             event.record()
