@@ -80,6 +80,11 @@ class LogOddsPool:
             total += weight * _log_odds(claim)
         return _logistic(total)
 
+    def probabilities(self, claims: Sequence[float]) -> list[float]:
+        """Return what each of these amounts to, for a pool of one claim at a time."""
+        bias, (weight,) = self._bias, self._weights
+        return [_logistic(bias + weight * _log_odds(claim)) for claim in claims]
+
     def observe(self, claims: Sequence[float], *, is_true: bool) -> None:
         """Take one step down the gradient of the log-loss.
 
@@ -132,6 +137,17 @@ class OpinionMixer:
             return lookup[token_id]
         pool, claims = self._case(token_id, model, lookup)
         return pool.probability(claims)
+
+    def probabilities(
+        self,
+        token_ids: Sequence[int],
+        model: Mapping[int, float] | None,
+        lookup: Mapping[int, float],
+    ) -> list[float]:
+        """Return the `probability` of each of these tokens."""
+        if model is not None and not lookup:  # nearly always, and for every child of a tree
+            return self._model_alone.probabilities([model[token_id] for token_id in token_ids])
+        return [self.probability(token_id, model, lookup) for token_id in token_ids]
 
     def learn(
         self, token_id: int, model: Mapping[int, float] | None, lookup: Mapping[int, float]

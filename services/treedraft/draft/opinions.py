@@ -44,6 +44,12 @@ class Opinions:
             token_id, self._model.get(place), self._lookup.get(place, {})
         )
 
+    def probabilities(self, place: int, token_ids: Sequence[int]) -> list[float]:
+        """Return the probability of each of these tokens, all named at a place."""
+        return self._mixer.probabilities(
+            token_ids, self._model.get(place), self._lookup.get(place, {})
+        )
+
     def learn(self, tree: TokenTree, token_ids: Sequence[int]) -> None:
         """Learn from committed tokens, before the tree is re-rooted along them."""
         place: int | None = ROOT

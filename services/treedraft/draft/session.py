@@ -161,11 +161,9 @@ class DraftSession:
         for token_id, node_id in children.items():
             if self.opinions.is_known(place, token_id):
                 self._rescore(place, node_id, self.opinions.probability(place, token_id))
-        return [
-            (token_id, math.log(self.opinions.probability(place, token_id)))
-            for token_id in said
-            if token_id not in children
-        ]
+        unknown = [token_id for token_id in said if token_id not in children]
+        probabilities = self.opinions.probabilities(place, unknown)
+        return list(zip(unknown, map(math.log, probabilities), strict=True))
 
     def add_likely(self, place: int, guesses: Sequence[tuple[int, float]]) -> None:
         """Add what a model says follows a place, as `hear` has it; hold the unlikely back."""

@@ -169,8 +169,10 @@ class Patience:
         if not self._settings.enabled:
             return
         drafted = [s for s in sessions if s.endpoint is not None]
-        self._outlooks = {s: self._look(s.session) for s in drafted}
-        for endpoint in {s.endpoint for s in drafted}:
+        endpoints = {s.endpoint for s in drafted}
+        awaited = {endpoint for endpoint in endpoints if self._may_await(endpoint, count)}
+        self._outlooks = {s: self._look(s.session) for s in drafted if s.endpoint in awaited}
+        for endpoint in endpoints:
             pace = self._links.get(endpoint or "")
             if pace:
                 pace.forget()
@@ -219,6 +221,13 @@ class Patience:
     def end_wait(self) -> None:
         """Learn no more from what arrives until the next step is considered."""
         self._outlooks = {}
+
+    def _may_await(self, endpoint: str | None, num_sessions: int) -> bool:
+        """Return whether a step of so many sessions could wait for a drafter."""
+        pace = self._links.get(endpoint or "")
+        if pace is None or self._settings.is_synchronous:
+            return True
+        return self._is_near(pace, self._costs.estimate(num_sessions, num_sessions))
 
     def _is_near(self, pace: LinkPace, plain_ms: float) -> bool:
         """Return whether waiting for a drafter can pay.
