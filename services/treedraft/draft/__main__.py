@@ -37,7 +37,7 @@ _LOOKUP_NAME = "lookup"
 _JOIN_SECONDS = 10.0
 # Two threads share the interpreter; the default of 5 ms would let a step keep
 # the event loop from a frame for longer than a frame takes.
-_SWITCH_INTERVAL_SECONDS = 0.00002
+_SWITCH_INTERVAL_SECONDS = 0.0005
 
 _log = structlog.get_logger(__name__)
 

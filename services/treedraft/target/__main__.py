@@ -36,7 +36,7 @@ from treedraft.telemetry.metrics import Metrics
 _ROLE = "target"
 # Two threads share the interpreter; the default of 5 ms would let the engine
 # keep the event loop from a frame for longer than a frame takes.
-_SWITCH_INTERVAL_SECONDS = 0.00002
+_SWITCH_INTERVAL_SECONDS = 0.0005
 
 _log = structlog.get_logger(__name__)
 

@@ -66,6 +66,18 @@ def test_a_pool_of_one_learns_who_is_too_sure_or_not_sure_enough(slope):
         assert pool.probability((claim,)) == pytest.approx(truth(claim), abs=0.1)
 
 
+@given(st.dictionaries(st.integers(0, 9), PROBABILITIES, min_size=1), st.booleans())
+def test_tokens_weighed_together_weigh_what_each_does_by_itself(model, is_looked_up):
+    mixer = OpinionMixer()
+    for token_id in model:
+        mixer.learn(token_id, model, {3: 0.6})
+    lookup = {3: 0.4, 11: 0.2} if is_looked_up else {}
+    for said in (model, None) if is_looked_up else (model,):
+        named = list(lookup) if said is None else [*model, *lookup]
+        each = [mixer.probability(token_id, said, lookup) for token_id in named]
+        assert mixer.probabilities(named, said, lookup) == each
+
+
 def test_without_observations_the_model_is_believed_and_agreement_raises_a_score():
     mixer = OpinionMixer()
     assert mixer.probability(5, {5: 0.4}, {}) == pytest.approx(0.4)
