@@ -78,7 +78,11 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
         device=model.device,
     )
     runner = Runner(model, kv)
-    step_ms = _warm_up(runner, max_rows=min(settings.growth.max_rows_per_step, kv.num_slots))
+    step_ms = _warm_up(
+        runner,
+        max_rows=min(settings.growth.max_rows_per_step, kv.num_slots),
+        prompt_rows=min(settings.growth.prefill_chunk, kv.num_slots),
+    )
     embeddings = model.module.get_input_embeddings()
     assert isinstance(embeddings, torch.nn.Embedding)
     reduced = model.draft_token_ids
@@ -137,11 +141,14 @@ def _fused_level_grower(decoder: object, kv: KVPool, how: dict[str, Any]) -> Lev
     return FusedLevelGrower(decoder, kv, **how) if isinstance(decoder, FusedDecoder) else None
 
 
-def _warm_up(runner: Runner, *, max_rows: int) -> dict[int, float]:
+def _warm_up(runner: Runner, *, max_rows: int, prompt_rows: int) -> dict[int, float]:
     """Run passes of 1, 2, 4, … rows several times; return the shortest of each in milliseconds.
 
-    They write to slots that hold nothing yet.
+    They write to slots that hold nothing yet. Where sizes are compiled for, that of a prompt's
+    chunk is run as well, once: its tiles are larger, and the first session would wait for them.
     """
+    if runner.sizes:
+        runner.forward([blank_segment(np.arange(prompt_rows, dtype=np.int64), 1)])
     sizes = [2**exponent for exponent in range(max_rows.bit_length())]
     for size in [size for size in runner.sizes if size <= max_rows] * PASSES_UNTIL_RECORDED:
         _time_pass(runner, size)
