@@ -100,6 +100,7 @@ class CountingGrower:
         self._grower = grower
         self.num_rows = 0
         self.max_new_nodes = grower.max_new_nodes
+        self.passes_per_step = grower.passes_per_step
         self.num_free_slots = self.num_slots = grower.num_slots
         self.wants_work = grower.wants_work
         self.target_says = grower.target_says
