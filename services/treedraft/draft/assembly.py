@@ -81,7 +81,8 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
     step_ms = _warm_up(
         runner,
         max_rows=min(settings.growth.max_rows_per_step, kv.num_slots),
-        prompt_rows=min(settings.growth.prefill_chunk, kv.num_slots),
+        # A chunk and a row that gives logits.
+        prompt_rows=min(1 + settings.growth.prefill_chunk, kv.num_slots),
     )
     embeddings = model.module.get_input_embeddings()
     assert isinstance(embeddings, torch.nn.Embedding)

@@ -8,6 +8,8 @@ from treedraft.draft.session import DraftSession
 
 # With less credit than this, no step is run. Targets grant as much at least.
 _MIN_STEP_NODES = 64
+# Targets end a link over a frame of more nodes than this.
+MAX_FRAME_NODES = 4096
 
 
 class _Book(Protocol):
@@ -22,6 +24,9 @@ class _Grower(Protocol):
     @property
     def max_new_nodes(self) -> int: ...
 
+    @property
+    def max_new_siblings(self) -> int: ...
+
     def wants_work(self, session: DraftSession) -> bool: ...
 
 
@@ -29,17 +34,20 @@ def sessions_in_credit(book: _Book, grower: _Grower) -> dict[DraftSession, Draft
     """Return sessions that could all add nodes, those that waited longest first.
 
     Each is told how many: credit may be less than what a step could use. Where it samples
-    siblings, which come all or none, it has to be enough.
+    siblings, which come all or none, it has to be enough, and is kept for the session until it is.
     """
     most = grower.max_new_nodes
-    left = {id(link): link.credit_nodes for link in book.links}
+    left = {id(link): min(link.credit_nodes, MAX_FRAME_NODES) for link in book.links}
     chosen = {}
     for session, link in sorted(book.sessions, key=lambda pair: pair[0].last_step):
-        needed = most if session.is_rejection else min(most, _MIN_STEP_NODES)
+        needed = min(most, _MIN_STEP_NODES)
+        if session.is_rejection:
+            needed = max(needed, grower.max_new_siblings)
         is_scarce = left[id(link)] < most * len(link.sessions)
-        if session.is_paused or left[id(link)] < needed:
+        if session.is_paused or (is_scarce and not grower.wants_work(session)):
             continue
-        if is_scarce and not grower.wants_work(session):
+        if left[id(link)] < needed:
+            left[id(link)] = 0 if session.is_rejection else left[id(link)]
             continue
         fair = max(needed, min(most, link.credit_nodes // len(link.sessions)))
         session.step_room = min(left[id(link)], fair)

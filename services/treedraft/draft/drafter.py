@@ -68,6 +68,10 @@ class Grower(ModelSessions, Protocol):
     """A draft model, as the loop sees it."""
 
     @property
+    def max_new_siblings(self) -> int:
+        """Nodes that a step may add to one session of rejection mode."""
+
+    @property
     def num_free_slots(self) -> int:
         """Tokens of KV that are free."""
 

@@ -114,7 +114,7 @@ class ChildChooser:
         rows: Sequence[LawRow],
     ) -> None:
         drafted = draft_siblings(
-            logits, rows, self._settings.num_children, column_ids=self._column_ids(logits)
+            logits, rows, self._settings.siblings, column_ids=self._column_ids(logits)
         )
         for place, (children, law) in zip(places, drafted, strict=True):
             if place in session.grouped or not children:

@@ -78,6 +78,11 @@ class ModelGrower:
         return num_rows * self._settings.num_children
 
     @property
+    def max_new_siblings(self) -> int:
+        """Nodes that a step may add to one session of rejection mode, which grows by one pass."""
+        return self._settings.max_rows_per_session * self._settings.siblings
+
+    @property
     def passes_per_step(self) -> int:
         """Passes of a step that nothing ends early, one for each level."""
         return 1 + self._settings.levels if self._levels else 1

@@ -33,8 +33,14 @@ class GrowthSettings(Frozen):
         ge=1,
         le=16,
         description="Children that the model names for a node; they are told as they become "
-        "likely. In rejection mode every node that is expanded gets exactly so many. On a CPU of "
-        "its own a drafter takes 16 unless told.",
+        "likely. Where the native decoder runs on cores of its own, 16 unless told.",
+    )
+    num_siblings: int = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="Children that every expanded node gets in rejection mode, all or none, if "
+        "`num_children` is not less.",
     )
     min_score: float = Field(
         default=-4.0,
@@ -85,6 +91,11 @@ class GrowthSettings(Frozen):
         description="Whether the model runs on the cores or the accelerator that the target runs "
         "on: then only steps that bring more than the target makes in their time are run.",
     )
+
+    @property
+    def siblings(self) -> int:
+        """Children of each expanded node in rejection mode."""
+        return min(self.num_children, self.num_siblings)
 
     def on_own_cores(self) -> "GrowthSettings":
         """Return how to grow where steps cost the target nothing; what was set stays."""

@@ -57,7 +57,7 @@ class DraftBook:
             verifies_drafts: whether passes ever hold drafted nodes; drafters are left
                 alone if not.
             tokenizer: what drafters get to follow grammars with, if anything.
-            opens_after_prompts: whether a drafter is told of a session once its prompt is
+            opens_after_prompts: whether a drafter is told of a session after its prompt is
                 done, since it computes on the target's own cores; else it begins beside it.
         """
         self._opens_after_prompts = opens_after_prompts

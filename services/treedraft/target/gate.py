@@ -123,12 +123,15 @@ class DraftGate:
     _granted_ms: float = 0.0
     # What drafts bring a token of a text, and what a missed one costs, at the load asked for.
     _prospect: tuple[float, float] = (_FAIR_GAINS[1], 0.0)
+    # Whether drafts would hold up a first token, then.
+    _someone_waits: bool = False
 
     def is_open(self, load: int) -> bool:
         """Return whether to draft while so many sessions run."""
         is_open = self._is_open(load)
         if is_open and self.settings.enabled:
             self._prospect = self._look_ahead(load)
+            self._someone_waits = self.forecast.takes_turns and self.has_prompts()
         return is_open
 
     def wants(self, session: TargetSession, num_missed: int) -> bool:
@@ -147,8 +150,7 @@ class DraftGate:
     def _is_in_the_way(self, session: TargetSession) -> bool:
         """Return whether to draft for a text would hold up others' first tokens."""
         num_emitted = session.num_tokens - session.spec.prompt_length
-        is_new = num_emitted < _PATIENT_TOKENS
-        return self.forecast.takes_turns and is_new and self.has_prompts()
+        return self._someone_waits and num_emitted < _PATIENT_TOKENS
 
     def step_finished(self, step: FinishedStep) -> None:
         """Enter a step into the books."""

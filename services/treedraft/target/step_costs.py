@@ -121,6 +121,8 @@ class StepCosts:
         size = _SIZES[min(bisect.bisect_left(_SIZES, num_rows), len(_SIZES) - 1)]
         index = bisect.bisect_left(self._rows, size)
         if index == len(self._rows):  # beyond what is known
+            if self._rows:  # a first pass may be slow, and what it took stays a proportion
+                elapsed_ms = min(elapsed_ms, _MAX_JUMP * self.estimate(size))
             pace = self._times[-1] / self._first_times[-1] if self._rows else 1.0
             self._insert(index, size, elapsed_ms, elapsed_ms / pace)
         elif self._rows[index] != size:

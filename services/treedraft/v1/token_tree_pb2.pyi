@@ -157,7 +157,8 @@ class Growth(_message.Message):
     @_builtins.property
     def score_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """From protocol 2 on in place of `scores`: how far each score is below 0, in
-        32nds of a nat, rounded. A byte or two instead of four.
+        32nds of a nat, rounded. A byte or two instead of four. Where both are
+        given, `scores` counts.
         """
 
     @_builtins.property

@@ -296,4 +296,5 @@ def test_a_text_is_caught_up_with_once_no_prompt_waits(takes_turns):
     assert gate.wants(new, 0) is not takes_turns  # the first of a burst came alone
     assert gate.wants(old, 116)  # there is always another prompt
     has_prompts = False
+    assert gate.is_open(8)
     assert gate.wants(new, 101)

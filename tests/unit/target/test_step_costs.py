@@ -155,3 +155,11 @@ def test_what_few_sessions_take_longer_is_no_whole_pass_of_many():
         costs.observe(4, 29.0, num_sessions=4)
     assert costs.estimate(4, 4) == pytest.approx(28.0, rel=0.1)
     assert costs.estimate(32, 32) < 1.15 * costs.estimate(32)
+
+
+def test_a_slow_first_pass_of_a_large_size_does_not_become_a_proportion():
+    costs = known(r1=10.0, r64=64.0)
+    costs.observe(256, 10_000.0)
+    for _ in range(2000):
+        costs.observe(256, 250.0)
+    assert costs.estimate(64) > 40.0

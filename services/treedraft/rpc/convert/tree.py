@@ -98,7 +98,8 @@ def growth_to_proto(growth: Growth, *, protocol_version: int = 1) -> token_tree_
 
 
 def _steps_of(score: float) -> int:
-    return min(round(-score * _STEPS_PER_NAT), _MAX_STEPS)
+    """Return whole steps below 0; a score that is none, or above 0, counts as no step."""
+    return round(min(max(0.0, -score * _STEPS_PER_NAT), _MAX_STEPS))
 
 
 def _scores_of(scores: Sequence[float], steps: Sequence[int]) -> tuple[float, ...]:
