@@ -58,10 +58,19 @@ async function load(traceId) {
   for (let attempt = 0; ; attempt += 1) {
     try {
       const trace = await ask(`traces/${encodeURIComponent(traceId)}`);
-      if (trace.spans.some((span) => span.name === "generate") || attempt > 8) return trace;
+      if (isWhole(trace.spans) || attempt > 8) return trace;
     } catch (error) {
       if (error.status !== 404 || attempt > 8) throw error;
     }
     await new Promise((resolve) => { setTimeout(resolve, 300); });
   }
+}
+
+// A service's spans come together, a target's when its session is over: until then those
+// that were placed have no session, or rounds that belong to none.
+function isWhole(spans) {
+  const names = new Set(spans.map((span) => span.name));
+  const ids = new Set(spans.map((span) => span.id));
+  const areKnown = spans.every((span) => span.name === "generate" || !span.parent || ids.has(span.parent));
+  return names.has("generate") && areKnown && (names.has("session") || !names.has("place"));
 }
