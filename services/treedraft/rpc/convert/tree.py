@@ -18,7 +18,8 @@ _FIRST_WITH_STEPS = 2
 # A survival is off by 1.6 % at most, far less than it is estimated to; a child never comes
 # to score above its parent.
 _STEPS_PER_NAT = 32
-_MAX_STEPS = (1 << 32) - 1
+# No path is that unlikely; all of these are whole numbers of steps in a 32-bit float too.
+_MAX_STEPS = (1 << 24) - 1
 
 _SOURCE_TO_PROTO = {
     TokenSource.DRAFT_MODEL: token_tree_pb2.TOKEN_SOURCE_DRAFT_MODEL,
@@ -103,7 +104,7 @@ def _steps_of(score: float) -> int:
 
 
 def _scores_of(scores: Sequence[float], steps: Sequence[int]) -> tuple[float, ...]:
-    return tuple(scores) or tuple(-step / _STEPS_PER_NAT for step in steps)
+    return tuple(scores) or tuple(-min(step, _MAX_STEPS) / _STEPS_PER_NAT for step in steps)
 
 
 def growth_from_proto(message: token_tree_pb2.Growth) -> Growth:
