@@ -8,8 +8,6 @@ from treedraft.draft.session import DraftSession
 
 # With less credit than this, no step is run. Targets grant as much at least.
 _MIN_STEP_NODES = 64
-# Targets end a link over a frame of more nodes than this.
-MAX_FRAME_NODES = 4096
 
 
 class _Book(Protocol):
@@ -37,7 +35,7 @@ def sessions_in_credit(book: _Book, grower: _Grower) -> dict[DraftSession, Draft
     siblings, which come all or none, it has to be enough, and is kept for the session until it is.
     """
     most = grower.max_new_nodes
-    left = {id(link): min(link.credit_nodes, MAX_FRAME_NODES) for link in book.links}
+    left = {id(link): link.room_nodes for link in book.links}
     chosen = {}
     for session, link in sorted(book.sessions, key=lambda pair: pair[0].last_step):
         needed = min(most, _MIN_STEP_NODES)

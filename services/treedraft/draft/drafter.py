@@ -31,8 +31,8 @@ from treedraft.telemetry import names
 from treedraft.telemetry.metrics import Metrics
 from treedraft.telemetry.tracing import Tracing
 
-# Targets end a link over larger frames.
-_MAX_FRAME_NODES = 1024
+# Nodes of one round of lookup, of all sessions together: then it is the model's turn.
+_MAX_FOUND_NODES = 1024
 # Tokens of ended sessions indexed in a step: about 0.1 ms.
 _DIGESTED_TOKENS = 64
 # A step that computes more of a text than this takes so long that nothing waits for it.
@@ -227,13 +227,13 @@ class Drafter:
         """Look up for the sessions that changed; return whether there is more to do."""
         num_added = 0
         for session, link in list(self._book.changed.items()):
-            room = min(self._settings.lookup.max_length, link.credit_nodes)
+            room = min(self._settings.lookup.max_length, link.room_nodes)
             if not room:
                 continue  # until the target grants credit
-            if num_added + room > _MAX_FRAME_NODES:
+            if num_added + room > _MAX_FOUND_NODES:
                 break
             started_ns = self._clock_ns()
-            room_for_held = min(link.credit_nodes, _MAX_FRAME_NODES - num_added) - room
+            room_for_held = min(link.room_nodes, _MAX_FOUND_NODES - num_added) - room
             num_added += session.add_held(max_nodes=room_for_held)
             added = grow_by_lookup(session, max_nodes=room)
             self._metrics.looked_up((self._clock_ns() - started_ns) / 1e9)

@@ -34,13 +34,13 @@ class HeldChildren:
 
         The best come first, and no more than asked for; they are held no longer.
         """
-        ripe = [
-            (tree.score(place) + log_probability, place, token_id, log_probability)
-            for place, children in self._by_place.items()
-            if tree.score(place) + children[0][1] >= min_score
-            for token_id, log_probability in children
-            if tree.score(place) + log_probability >= min_score
-        ]
+        ripe = []
+        for place, children in self._by_place.items():
+            above = tree.score(place)
+            for token_id, log_probability in children:
+                if above + log_probability < min_score:
+                    break  # those that follow are no better
+                ripe.append((above + log_probability, place, token_id, log_probability))
         # A parent is in the tree already, so that none waits for another.
         ripe.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
         told = [entry[1:] for entry in ripe[: max(0, max_nodes)]]

@@ -60,6 +60,10 @@ class Stop:
 DrafterEvent = LinkOpened | FrameArrived | LinkClosed | GrammarReady | Stop
 
 
+# Targets end a link over a frame of more nodes.
+MAX_FRAME_NODES = 4096
+
+
 @dataclass(slots=True)
 class DraftLink:
     """One open stream."""
@@ -74,6 +78,12 @@ class DraftLink:
     rests: list[Rest] = field(default_factory=list)
     economics: Economics = UNKNOWN_ECONOMICS
     tokenizer: SharedTokenizer | None = None
+
+    @property
+    def room_nodes(self) -> int:
+        """Nodes that the next frame may still take: those granted, and no larger than allowed."""
+        num_queued = sum(growth.num_nodes for growth in self.growths)
+        return min(self.credit_nodes, MAX_FRAME_NODES - num_queued)
 
     def queue_growth(self, growth: Growth) -> None:
         """Put new nodes into the next frame and pay for them."""
