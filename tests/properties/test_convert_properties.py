@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.properties.request_values import (
     clusters,
@@ -37,8 +37,11 @@ from tests.properties.wire_values import (
 
 from treedraft.core.exchange import SessionOpen
 from treedraft.core.generation import ResumeQuery
+from treedraft.core.growth import Growth
 from treedraft.core.session import FinishReason
 from treedraft.rpc import convert
+
+NO_NODES = Growth(0, 1, 0, (), (), (), ())
 
 
 def crossed(message):
@@ -117,6 +120,7 @@ def test_rounding_of_scores_keeps_their_order(growth, scores):
 
 
 @given(growths, st.lists(st.floats(-1e12, 0), max_size=8).map(tuple))
+@example(NO_NODES, (0.0, convert.LEAST_SCORE, convert.LEAST_SCORE - 1 / 32, -1e12))
 def test_steps_of_scores_keep_their_order_and_a_survival_within_two_percent(growth, scores):
     scores = tuple(sorted(scores, reverse=True))
     told = replace(growth, scores=scores, rescored_scores=scores)
@@ -128,4 +132,4 @@ def test_steps_of_scores_keep_their_order_and_a_survival_within_two_percent(grow
     assert list(received.scores) == sorted(received.scores, reverse=True)
     for found, score in zip(received.scores, scores, strict=True):
         assert found <= 0.0
-        assert found == pytest.approx(score, abs=1 / 64) or score < -1e8
+        assert found == pytest.approx(max(score, convert.LEAST_SCORE), abs=1 / 64)

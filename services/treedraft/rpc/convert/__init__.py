@@ -65,6 +65,7 @@ from treedraft.rpc.convert.statistics import (
     statistics_to_proto,
 )
 from treedraft.rpc.convert.tree import (
+    LEAST_SCORE,
     growth_from_proto,
     growth_to_proto,
     sources_from_proto,
@@ -83,6 +84,7 @@ from treedraft.rpc.convert.worker import (
 )
 
 __all__ = [
+    "LEAST_SCORE",
     "announcement_from_proto",
     "announcement_to_proto",
     "cluster_from_proto",

@@ -20,6 +20,8 @@ _FIRST_WITH_STEPS = 2
 _STEPS_PER_NAT = 32
 # No path is that unlikely; all of these are whole numbers of steps in a 32-bit float too.
 _MAX_STEPS = (1 << 24) - 1
+LEAST_SCORE = -_MAX_STEPS / _STEPS_PER_NAT
+"""Nats; what scores less is told as this by the version that has steps."""
 
 _SOURCE_TO_PROTO = {
     TokenSource.DRAFT_MODEL: token_tree_pb2.TOKEN_SOURCE_DRAFT_MODEL,
