@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 from treedraft.inference.draw import seed_of
+from treedraft.inference.fused.fence import Fence
 from treedraft.inference.fused.graphs import PassGraphs
 from treedraft.inference.fused.kernels.draw import draw_best, draw_parts
 from treedraft.inference.law import (
@@ -94,8 +95,10 @@ class DeviceDraws:
             return drawn.tolist()
         board = self._fitting(target_logits, len(rows))
         board.tell(rows)
-        self.queue(target_logits, len(rows))
-        board.mark()
+        try:
+            self.queue(target_logits, len(rows))
+        finally:
+            board.mark()
         meanwhile()
         board.wait()
         return board.read(len(rows))
@@ -133,7 +136,7 @@ class Board:
         self._laws_on_device = torch.zeros_like(self._laws, device=device)
         self._tokens = torch.zeros(capacity, dtype=torch.int64, pin_memory=is_on_cuda)
         self._told, self._drawn = self._laws.numpy(), self._tokens.numpy()
-        self._is_done = torch.cuda.Event() if is_on_cuda else None  # type: ignore[no-untyped-call]
+        self._is_on_cuda, self._fence = is_on_cuda, Fence(device)
 
     def fits(self, logits: Tensor, num_rows: int) -> bool:
         """Return whether draws from such logits have room."""
@@ -141,26 +144,25 @@ class Board:
         return own[0] >= num_rows and own[1:] == (logits.shape[1], logits.device)
 
     def tell(self, rows: Sequence[LawRow]) -> None:
-        """Put laws where the kernels find them; all earlier draws were read."""
+        """Put laws where the kernels find them, once those of earlier draws are read."""
+        self._fence.wait()
         self._told[: len(rows)] = [law_of(row) for row in rows]
 
     def queue(self, logits: Tensor, num_rows: int) -> None:
         """Queue the kernels, and nothing that waits."""
         laws = self._laws
-        if self._is_done is not None and num_rows > _FETCHED_ROWS:
+        if self._is_on_cuda and num_rows > _FETCHED_ROWS:
             laws = self._laws_on_device
             laws[:num_rows].copy_(self._laws[:num_rows], non_blocking=True)
         self._parts.queue(logits[:num_rows], laws, self._tokens)
 
     def mark(self) -> None:
         """Note that all that is to be waited for is queued."""
-        if self._is_done is not None:
-            self._is_done.record()
+        self._fence.mark()
 
     def wait(self) -> None:
         """Wait until the tokens are here; other threads may run meanwhile."""
-        if self._is_done is not None:
-            self._is_done.synchronize()
+        self._fence.wait()
 
     def read(self, num_rows: int) -> list[int]:
         """Return the tokens of so many rows, having waited."""

@@ -2,7 +2,8 @@
 
 What the host tells lies side by side in one piece of page-locked memory and one of the
 device, and so does what it is told: one copy there and one back a step, and the host waits
-once. Nobody writes to the host's side while a step is under way, since `read` waits for it.
+once. Nobody writes to the host's side while a step is under way: `read` waits for it, and
+`tell` does where a step ended by an error before that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from treedraft.inference.fused.children import ChildKernels
 from treedraft.inference.fused.draw import key_of
+from treedraft.inference.fused.fence import Fence
 from treedraft.inference.fused.kernels.levels import choose_rows
 from treedraft.inference.fused.layout import Column, PassLayout, column_stride
 from treedraft.inference.fused.workspace import MAX_GROWN_ROWS, MAX_PATH, PassView
@@ -150,11 +152,11 @@ class LevelBoard:
         self._candidates = torch.zeros((count, num_candidates), dtype=torch.float32, device=device)
         self._identity = torch.arange(count * shape.width, dtype=torch.int32, device=device)
         self._session_of = shape.sessions_of_rows()
-        is_on_cuda = device.type == "cuda"
-        self._is_done = torch.cuda.Event() if is_on_cuda else None  # type: ignore[no-untyped-call]
+        self._fence = Fence(device)
 
     def tell(self, seeds: Sequence[Seed], layout: PassLayout) -> None:
         """Write what sessions begin with; `queue_upload` brings it to the device."""
+        self._fence.wait()
         given, count = self._given.host, self.shape.count(0)
         stride = column_stride(layout.row_bucket)
         end = len(Column) * stride
@@ -223,11 +225,13 @@ class LevelBoard:
             num_warps=1,
         )
 
+    def mark(self) -> None:
+        """Note that all that is to be waited for is queued."""
+        self._fence.mark()
+
     def read(self, seeds: Sequence[Seed]) -> list[list[GrownRow]]:
         """Wait for the device and return what grew."""
-        if self._is_done is not None:
-            self._is_done.record()
-            self._is_done.synchronize()
+        self._fence.wait()
         tokens, gains = self._told.host["found"]
         told = tokens.tolist(), np.minimum(gains.view(np.float32), 0.0).tolist()
         children = [

@@ -81,7 +81,10 @@ class LevelGrower:
             self._boards[shape, num_columns] = board
         board.tell(seeds, layout)
         key = (layout.row_bucket, layout.output_bucket, *_key(shape), num_columns)
-        self._decoder.replay(key, lambda: self._launch(space, layout, board))
+        try:
+            self._decoder.replay(key, lambda: self._launch(space, layout, board))
+        finally:
+            board.mark()
         grown = board.read(seeds)
         elapsed_ms = (time.perf_counter() - started) * 1e3
         is_measure = layout.num_rows <= _MEASURED_ROWS
