@@ -1,5 +1,6 @@
 """What the engine's book knows of one drafter: its sessions, its credit, what to say next."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from treedraft.core.exchange import (
@@ -26,8 +27,11 @@ class Attachment:
     # Committed length that the drafter knows of, or is about to.
     told_length: int = 0
     is_paused: bool = False
-    # Tokens of a pause that ended, until the drafter is told of them.
-    num_missed: int = 0
+
+    def commit_to(self, token_ids: Sequence[int]) -> Commit:
+        """Return what brings the drafter up to this text; a pause is over with it."""
+        told, self.told_length, self.is_paused = self.told_length, len(token_ids), False
+        return Commit(self.number, told, tuple(token_ids[told:]))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from treedraft.core.errors import InvalidGrowthError
 from treedraft.core.exchange import (
     UNKNOWN_ECONOMICS,
-    Commit,
     DraftFrame,
     Economics,
     SessionOpen,
@@ -29,7 +28,6 @@ from treedraft.target.settings import DraftLinkSettings
 from treedraft.telemetry.metrics import Metrics
 
 _MAX_REOPENS = 8
-
 
 Wants = Callable[[TargetSession, int], bool]
 """Says whether to draft for a session of whose text its drafter missed so many tokens."""
@@ -103,8 +101,8 @@ class DraftBook:
     def set_open(self, is_open: bool, wants: Wants = lambda session, num_missed: True) -> None:
         """Let drafters work, or leave them alone until told otherwise.
 
-        A session that a drafter knows stays open there and is told of the tokens that it
-        missed with its next commit; others are opened when their turn has come.
+        A session that a drafter knows stays open there, and what it missed is told when it
+        goes on; others are opened when their turn has come.
 
         Args:
             is_open: whether to draft at all.
@@ -119,11 +117,13 @@ class DraftBook:
                 self._attach(session)
                 continue
             missed = session.num_tokens - attachment.told_length if attachment.is_paused else 0
-            if attachment.is_paused is (is_open and wants(session, missed)):
-                attachment.is_paused = not attachment.is_paused
-                attachment.num_missed = missed
-                if attachment.is_paused:
-                    self._links[attachment.endpoint].outbox.pauses.append(attachment.number)
+            may_draft = is_open and wants(session, missed)
+            if may_draft and missed:  # it takes a commit to end a pause
+                self._num_missed += missed
+                self._tell(session, attachment)
+            elif not (may_draft or attachment.is_paused):
+                self._links[attachment.endpoint].outbox.pauses.append(attachment.number)
+                attachment.is_paused = True
 
     def close(self, session: TargetSession) -> None:
         """Draft no longer for a session."""
@@ -144,12 +144,7 @@ class DraftBook:
         if attachment is None and session.session_id in self._sessions:
             self._attach(session)
         elif attachment and not attachment.is_paused:
-            self._num_missed, attachment.num_missed = self._num_missed + attachment.num_missed, 0
-            told, attachment.told_length = attachment.told_length, session.num_tokens
-            missed = tuple(session.token_ids[told:])
-            outbox = self._links[attachment.endpoint].outbox
-            outbox.commits.append(Commit(attachment.number, told, missed))
-            session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
+            self._tell(session, attachment)
 
     def link_up(self, endpoint: str) -> None:
         """Use a drafter from now on."""
@@ -229,6 +224,11 @@ class DraftBook:
                 self._attachments[session.session_id] = attachment
                 self._open_at(link, attachment, session)
                 return
+
+    def _tell(self, session: TargetSession, attachment: Attachment) -> None:
+        commit = attachment.commit_to(session.token_ids)
+        self._links[attachment.endpoint].outbox.commits.append(commit)
+        session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
 
     def _open_at(self, link: DrafterState, attachment: Attachment, session: TargetSession) -> None:
         # A number is never used twice, so that nodes still on their way from

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.engine_harness import FAKE_DRAFTER, spec
 
 from treedraft.settings import TelemetrySettings
@@ -103,9 +105,42 @@ def test_what_drafters_have_to_catch_up_with_is_counted_once(num_missed):
     session.commit((7,) * num_missed)
     book.committed(session)
     book.set_open(True)
-    assert not book.take_num_missed()  # it is told with the next commit
+    assert book.take_num_missed() == num_missed
     session.commit((7,))
     book.committed(session)
-    assert book.take_num_missed() == num_missed
     assert not book.take_num_missed()
-    assert told(book)[1] == [num_missed + 1]
+    assert told(book)[1] == [num_missed, 1]
+
+
+def test_a_drafter_is_told_of_a_session_that_goes_on_before_anybody_waits_for_it():
+    book, session = make_book(), make_session("a", 40)
+    book.open(session)
+    book.set_open(True)
+    book.set_open(False)
+    told(book)
+    book.set_open(True)
+    assert book.endpoint_of(session) is None  # there is nothing that would end its pause
+    assert told(book) == ([], [])
+    session.commit((7, 8))
+    book.committed(session)
+    assert told(book) == ([], [])
+    book.set_open(True)
+    assert book.endpoint_of(session) == ENDPOINT
+    assert told(book) == ([], [2])
+
+
+@given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=12))
+def test_whoever_is_waited_for_was_told_the_whole_text(steps):
+    book, session = make_book(), make_session("a", 5)
+    book.open(session)
+    book.set_open(True)
+    known = sum(told(book)[0])
+    for is_open, num_tokens in steps:
+        book.set_open(is_open)
+        known += sum(told(book)[1])
+        assert book.endpoint_of(session) is None or known == session.num_tokens
+        if num_tokens:
+            session.commit((7,) * num_tokens)
+            book.committed(session)
+    book.set_open(True)
+    assert known + sum(told(book)[1]) == session.num_tokens
