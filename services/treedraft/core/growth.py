@@ -8,7 +8,8 @@ refused here, whatever its sender meant by it.
 import math
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
+from itertools import count, pairwise
+from operator import le, sub
 
 from treedraft.core.errors import InvalidGrowthError
 
@@ -80,16 +81,35 @@ class Growth:
 
         Whether parents in earlier messages exist only the tree can tell.
         """
-        count = len(self.token_ids)
-        if not len(self.parent_offsets) == len(self.scores) == len(self.sources) == count:
+        num_nodes = len(self.token_ids)
+        if not len(self.parent_offsets) == len(self.scores) == len(self.sources) == num_nodes:
             raise InvalidGrowthError("arrays of a growth differ in length")
         if self.base_length < 1 or self.first_node_id < 0:
             raise InvalidGrowthError("growth without a base or with a negative node id")
-        for index in range(count):
-            self._check_node(index, vocab_size)
+        if num_nodes and not self._is_sound(vocab_size):
+            for index in range(num_nodes):
+                self._check_node(index, vocab_size)
         for law in self.sibling_laws:
             self._check_law(law, vocab_size)
-        self._check_rescored()
+        if self.rescored_ids or self.rescored_scores:
+            self._check_rescored()
+
+    def _is_sound(self, vocab_size: int) -> bool:
+        """Return whether no node can be found fault with; where not, each is looked at."""
+        offsets, scores = self.parent_offsets, self.scores
+        above = [
+            scores[index - offset] if 0 < offset <= index else 0.0
+            for index, offset in enumerate(offsets)
+        ]
+        return (
+            min(offsets) >= 0
+            and min(map(sub, count(self.first_node_id), offsets)) >= 0
+            and min(self.token_ids) >= 0
+            and max(self.token_ids) < vocab_size
+            # With one that is not finite a sum of floats is not finite either.
+            and math.isfinite(sum(scores))
+            and all(map(le, scores, above))
+        )
 
     def _check_node(self, index: int, vocab_size: int) -> None:
         offset = self.parent_offsets[index]

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from treedraft.core.errors import InvalidGrowthError
 from treedraft.core.flat_tree import FlatTree
 from treedraft.core.growth import ROOT, Growth, TokenSource
-
-_MAX_ALIASES = 512
+from treedraft.core.past_roots import PastRoots
 
 
 @dataclass(slots=True)
@@ -66,12 +65,7 @@ class TokenTree:
         self.max_nodes = max_nodes
         self._nodes: dict[int, Node] = {}
         self._root_children: dict[int, int] = {}
-        # Ids of nodes that were committed: the length whose root they are now.
-        self._aliases: dict[int, int] = {}
-        # By committed length: what the drafted path to that root scored, summed
-        # over all roots before it. Differences turn a score that counts from an
-        # older root into one that counts from the present root.
-        self._path_scores: dict[int, float] = {base_length: 0.0}
+        self._past = PastRoots(base_length)
         self._next_id = 0
 
     def __len__(self) -> int:
@@ -121,9 +115,14 @@ class TokenTree:
         Returns None, and changes nothing, if the parent already has a child
         of that token or the tree is full.
         """
-        if token_id in self.children(parent_id) or len(self._nodes) >= self.max_nodes:
+        siblings = self.children(parent_id)
+        if token_id in siblings or len(self._nodes) >= self.max_nodes:
             return None
-        return self._insert(self._next_id, parent_id, token_id, score, source)
+        node_id = self._next_id
+        self._nodes[node_id] = Node(node_id, parent_id, token_id, score, source)
+        siblings[token_id] = node_id
+        self._next_id = node_id + 1
+        return node_id
 
     def rescore(self, node_id: int, score: float) -> None:
         """Give a node another score, at most its parent's; all below it move by as much."""
@@ -155,133 +154,119 @@ class TokenTree:
             raise InvalidGrowthError("growth on a base that was never committed")
         for node_id, score in zip(growth.rescored_ids, growth.rescored_scores, strict=True):
             self._graft_score(node_id, score, base_length=growth.base_length)
-        added = []
-        for index, token_id in enumerate(growth.token_ids):
-            node_id = growth.first_node_id + index
-            offset = growth.parent_offsets[index]
-            node = self._graft_node(
-                node_id,
-                parent_id=node_id - offset if offset else None,
-                base_length=growth.base_length,
-                token_id=token_id,
-                score=growth.scores[index],
-                source=growth.sources[index],
-                committed=committed,
-            )
-            if node:
+        offset = self._past.score_between(growth.base_length, self.base_length)
+        told = zip(
+            growth.parent_offsets, growth.token_ids, growth.scores, growth.sources, strict=True
+        )
+        node_id, added = growth.first_node_id, []
+        for parent_offset, token_id, score, source in told:
+            parent_id = node_id - parent_offset if parent_offset else None
+            place = self._place_of(parent_id, growth.base_length)
+            if place is None:
+                self._pass_over(node_id, parent_id, token_id, score, growth.base_length, committed)
+                offset = self._past.score_between(growth.base_length, self.base_length)
+            elif self._is_put(Node(node_id, place, token_id, score - offset, source)):
                 added.append(node_id)
-        self._next_id = growth.first_node_id + growth.num_nodes
+            node_id += 1
+        self._next_id = node_id
         return Grafted(tuple(added), growth.num_nodes - len(added))
 
-    def _graft_node(
+    def _place_of(self, parent_id: int | None, base_length: int) -> int | None:
+        """Return where a child of a node, None for the root at a length, belongs by now."""
+        if parent_id in self._nodes:
+            return parent_id
+        length = base_length if parent_id is None else self._past.length_of(parent_id)
+        return ROOT if length == self.base_length else None
+
+    def _is_put(self, node: Node) -> bool:
+        """Put a node into its place, if there is room and no such sibling, and tell whether."""
+        if node.parent_id == ROOT:
+            siblings, above = self._root_children, 0.0
+        else:
+            parent = self._nodes[node.parent_id]
+            siblings, above = parent.children, parent.score
+        if node.token_id in siblings or len(self._nodes) >= self.max_nodes:
+            return False
+        if node.score > above:
+            node.score = above
+        self._nodes[node.node_id] = node
+        siblings[node.token_id] = node.node_id
+        return True
+
+    def _pass_over(
         self,
         node_id: int,
-        *,
         parent_id: int | None,
-        base_length: int,
         token_id: int,
         score: float,
-        source: TokenSource,
+        base_length: int,
         committed: Sequence[int],
-    ) -> bool:
-        if parent_id in self._nodes:
-            place = parent_id
-        else:
-            length = base_length if parent_id is None else self._aliases.get(parent_id)
-            if length is None:
-                return False
-            if length < self.base_length:
-                # The root has moved on: the node is either what was committed
-                # in its place, or dead.
-                if committed[length] == token_id:
-                    path_score = self._path_scores.get(base_length, 0.0) + score
-                    self._remember_alias(node_id, length + 1, path_score)
-                return False
-            place = ROOT
-        if token_id in self.children(place) or len(self._nodes) >= self.max_nodes:
-            return False
-        score = min(score - self._score_since(base_length), self.score(place))
-        self._insert(node_id, place, token_id, score, source)
-        return True
+    ) -> None:
+        """Note of a node whose place the root has left whether it is what was committed there."""
+        past = self._past
+        length = base_length if parent_id is None else past.length_of(parent_id)
+        if length is not None and length < self.base_length and committed[length] == token_id:
+            path_score = past.score(base_length) + score
+            past.name_late(node_id, length + 1, path_score, at=self.base_length)
 
     def _graft_score(self, node_id: int, score: float, *, base_length: int) -> None:
         """Take over a new score; that of a node committed meanwhile counts for what follows."""
         if node_id in self._nodes:
-            self.rescore(node_id, score - self._score_since(base_length))
-            return
-        length, path_scores = self._aliases.get(node_id), self._path_scores
-        if length in path_scores and base_length in path_scores:
-            change = path_scores[base_length] + score - path_scores[length]
-            for later in path_scores:
-                path_scores[later] += change * (later >= length)
-
-    def _score_since(self, base_length: int) -> float:
-        """Return what the drafted path from an older root to the present one scored."""
-        here = self._path_scores[self.base_length]
-        return here - self._path_scores.get(base_length, here)
-
-    def _insert(
-        self, node_id: int, parent_id: int, token_id: int, score: float, source: TokenSource
-    ) -> int:
-        self._nodes[node_id] = Node(node_id, parent_id, token_id, score, source)
-        self.children(parent_id)[token_id] = node_id
-        self._next_id = node_id + 1
-        return node_id
+            self.rescore(node_id, score - self._past.score_between(base_length, self.base_length))
+        else:
+            self._past.rescore(node_id, base_length, score)
 
     def reroot(self, token_ids: Sequence[int]) -> Rerooted:
         """Move the root along committed tokens and prune what they rule out."""
         if not self._nodes and token_ids:
             return self._move_bare_root(len(token_ids))
-        before = set(self._nodes)
-        path = []
+        past, before = self._past, self._past.score(self.base_length)
+        path, path_score = list[int](), before
+        children: dict[int, int] | None = self._root_children
         for token_id in token_ids:
-            path_score = self._path_scores[self.base_length]
             self.base_length += 1
-            child = self._root_children.get(token_id)
+            child = None if children is None else children.get(token_id)
             if child is None:
-                self._nodes.clear()
-                self._root_children = {}
-                self._remember_path_score(self.base_length, path_score)
-                continue
-            path.append(child)
-            self._remember_alias(child, self.base_length, path_score + self.score(child))
-            self._keep_subtree(child)
-        removed = before.difference(self._nodes, path)
-        return Rerooted(len(path) == len(token_ids), tuple(path), tuple(sorted(removed)))
+                children = None
+            else:
+                path.append(child)
+                node = self._nodes[child]
+                children, path_score = node.children, before + node.score
+                past.name(child, self.base_length)
+            past.move_to(self.base_length, path_score)
+        is_hit = len(path) == len(token_ids)
+        removed = self._keep_below(path, is_hit=is_hit) if token_ids else []
+        return Rerooted(is_hit, tuple(path), tuple(removed))
 
     def _move_bare_root(self, num_tokens: int) -> Rerooted:
         """Move a root that has nothing below it: where nobody drafts, that is each round."""
-        path_score = self._path_scores[self.base_length]
+        path_score = self._past.score(self.base_length)
         for _ in range(num_tokens):
             self.base_length += 1
-            self._remember_path_score(self.base_length, path_score)
+            self._past.move_to(self.base_length, path_score)
         return _NOTHING_FORESEEN
 
-    def _keep_subtree(self, node_id: int) -> None:
-        new_root = self._nodes[node_id]
+    def _keep_below(self, path: Sequence[int], *, is_hit: bool) -> list[int]:
+        """Keep what hangs below the end of a path, nothing after a miss; return what is gone."""
+        nodes, removed = self._nodes, list[int]()
+        on_path = set(path)
+        if not is_hit:
+            self._nodes, self._root_children = {}, {}
+            return [node_id for node_id in nodes if node_id not in on_path]
+        end = nodes[path[-1]]
         kept: dict[int, Node] = {}
-        pending = list(new_root.children.values())
-        for child_id in pending:
-            self._nodes[child_id].parent_id = ROOT
-        while pending:
-            node = self._nodes[pending.pop()]
-            node.score = min(0.0, node.score - new_root.score)
-            kept[node.node_id] = node
-            pending.extend(node.children.values())
-        self._root_children = new_root.children
-        self._nodes = dict(sorted(kept.items()))
-
-    def _remember_alias(self, node_id: int, length: int, path_score: float) -> None:
-        self._aliases[node_id] = length
-        while len(self._aliases) > _MAX_ALIASES:
-            del self._aliases[next(iter(self._aliases))]
-        if length in self._path_scores or length == self.base_length:
-            self._remember_path_score(length, path_score)
-
-    def _remember_path_score(self, length: int, path_score: float) -> None:
-        self._path_scores[length] = path_score
-        while len(self._path_scores) > _MAX_ALIASES:
-            del self._path_scores[next(iter(self._path_scores))]
+        for node_id, node in nodes.items():  # parents first, ids ascending
+            if node.parent_id == end.node_id:
+                node.parent_id = ROOT
+            elif node.parent_id not in kept:
+                if node_id not in on_path:
+                    removed.append(node_id)
+                continue
+            score = node.score - end.score
+            node.score = score if score < 0.0 else 0.0
+            kept[node_id] = node
+        self._nodes, self._root_children = kept, end.children
+        return removed
 
     def flatten(self, admitted: Iterable[int]) -> FlatTree:
         """Return the admitted nodes as rows of a pass, best path first.

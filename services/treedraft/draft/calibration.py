@@ -83,7 +83,20 @@ class LogOddsPool:
     def probabilities(self, claims: Sequence[float]) -> list[float]:
         """Return what each of these amounts to, for a pool of one claim at a time."""
         bias, (weight,) = self._bias, self._weights
-        return [_logistic(bias + weight * _log_odds(claim)) for claim in claims]
+        log, exp, found = math.log, math.exp, []
+        for claim in claims:  # of every child of a tree, so written out
+            if claim < _MIN_PROBABILITY:
+                claim = _MIN_PROBABILITY
+            elif claim > _MAX_PROBABILITY:
+                claim = _MAX_PROBABILITY
+            odds = exp(-bias - weight * log(claim / (1.0 - claim)))
+            probability = 1.0 / (1.0 + odds)
+            if probability < _MIN_PROBABILITY:
+                probability = _MIN_PROBABILITY
+            elif probability > _MAX_PROBABILITY:
+                probability = _MAX_PROBABILITY
+            found.append(probability)
+        return found
 
     def observe(self, claims: Sequence[float], *, is_true: bool) -> None:
         """Take one step down the gradient of the log-loss.

@@ -5,7 +5,7 @@ is kept by its word, and whenever one has spoken about a place, the children of
 that place are weighed again. A commit shows which of them came true.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.token_tree import Rerooted, TokenTree
@@ -24,10 +24,10 @@ class Opinions:
         self._model: _Said = {}
         self._lookup: _Said = {}
 
-    def hear(self, place: int, said: Mapping[int, float], source: TokenSource) -> None:
-        """Take note of what a source says follows a node or ROOT, as probability by token."""
+    def hear(self, place: int, said: dict[int, float], source: TokenSource) -> None:
+        """Take note, and keep, what a source says follows a node or ROOT: probability by token."""
         by_place = self._model if source is TokenSource.DRAFT_MODEL else self._lookup
-        by_place[place] = dict(said)
+        by_place[place] = said
 
     def is_known(self, place: int, token_id: int) -> bool:
         """Return whether a source named a token at a place."""

@@ -155,25 +155,26 @@ class DraftSession:
             The guesses that are no children yet, in the order given, with the
             log-probabilities that all opinions amount to.
         """
-        said = {token_id: math.exp(min(0.0, claim)) for token_id, claim in guesses}
+        exp = math.exp
+        said = {token_id: exp(claim) if claim < 0.0 else 1.0 for token_id, claim in guesses}
         self.opinions.hear(place, said, source)
-        children = self.tree.children(place)
-        for token_id, node_id in children.items():
-            if self.opinions.is_known(place, token_id):
-                self._rescore(place, node_id, self.opinions.probability(place, token_id))
-        unknown = [token_id for token_id in said if token_id not in children]
+        unknown = list(said)
+        if children := self.tree.children(place):
+            for token_id, node_id in children.items():
+                if self.opinions.is_known(place, token_id):
+                    self._rescore(place, node_id, self.opinions.probability(place, token_id))
+            unknown = [token_id for token_id in said if token_id not in children]
         probabilities = self.opinions.probabilities(place, unknown)
         return list(zip(unknown, map(math.log, probabilities), strict=True))
 
     def add_likely(self, place: int, guesses: Sequence[tuple[int, float]]) -> None:
         """Add what a model says follows a place, as `hear` has it; hold the unlikely back."""
-        above = self.tree.score(place)
-        held = []
-        for token_id, log_probability in self.hear(place, guesses, TokenSource.DRAFT_MODEL):
-            if above + log_probability >= self.least_score and self.step_room:
-                self.step_room -= self.add(
-                    place, token_id, log_probability, TokenSource.DRAFT_MODEL
-                )
+        tree, source, held = self.tree, TokenSource.DRAFT_MODEL, []
+        above = tree.score(place)
+        for token_id, log_probability in self.hear(place, guesses, source):
+            score = above + log_probability
+            if score >= self.least_score and self.step_room:
+                self.step_room -= tree.add(place, token_id, score, source) is not None
             else:
                 held.append((token_id, log_probability))
         self._held.hold(place, held)
@@ -251,11 +252,11 @@ class DraftSession:
             base_length=self.tree.base_length,
             first_node_id=first,
             parent_offsets=tuple(
-                0 if node.parent_id == ROOT else node.node_id - node.parent_id for node in nodes
+                [0 if node.parent_id == ROOT else node.node_id - node.parent_id for node in nodes]
             ),
-            token_ids=tuple(node.token_id for node in nodes),
-            scores=tuple(node.score for node in nodes),
-            sources=tuple(node.source for node in nodes),
+            token_ids=tuple([node.token_id for node in nodes]),
+            scores=tuple([node.score for node in nodes]),
+            sources=tuple([node.source for node in nodes]),
             sibling_laws=laws,
             draft_us=draft_us,
             held_us=max(0, now_ns - self.base_arrived_ns) // 1000,

@@ -66,7 +66,8 @@ class SurvivalCalibrator:
         self._num_walks = 0
 
     def _bin(self, edge_score: float, source: TokenSource) -> _Bin:
-        found = self._bins[source][min(int(-edge_score / _BIN_WIDTH), _NUM_BINS - 1)]
+        index = int(edge_score / -_BIN_WIDTH)
+        found = self._bins[source][index if index < _NUM_BINS else _NUM_BINS - 1]
         if found.num_walks != self._num_walks:
             found.drift(self._num_walks)
         return found
@@ -74,9 +75,9 @@ class SurvivalCalibrator:
     def edge_survival(self, edge_score: float, source: TokenSource) -> float:
         """Return the estimated probability that an edge survives, in (0, 1)."""
         counts = self._bin(edge_score, source)
-        claim = math.exp(max(edge_score, -30.0))
-        accepted = counts.accepted + _PRIOR_WEIGHT * claim
-        return min(accepted / (counts.verified + _PRIOR_WEIGHT), 0.999)
+        claim = math.exp(edge_score if edge_score > -30.0 else -30.0)
+        survival = (counts.accepted + _PRIOR_WEIGHT * claim) / (counts.verified + _PRIOR_WEIGHT)
+        return survival if survival < 0.999 else 0.999
 
     def observe(self, edge_score: float, source: TokenSource, *, is_accepted: bool) -> None:
         """Learn what became of an edge whose parent was accepted."""
@@ -108,15 +109,17 @@ def node_survivals(
 ) -> dict[int, float]:
     """Return the calibrated survival of each node down to a depth, parents first."""
     survivals: dict[int, float] = {}
-    depths: dict[int, int] = {ROOT: 0}
+    # Of each node that is deep enough: depth, score and survival.
+    known = {ROOT: (0, 0.0, 1.0)}
+    survival_of = calibrator.edge_survival
     for node in tree:
-        depth = depths.get(node.parent_id)
-        if depth is None or depth >= max_depth:
+        above = known.get(node.parent_id)
+        if above is None or above[0] >= max_depth:
             continue
-        depths[node.node_id] = depth + 1
-        edge = node.score - tree.score(node.parent_id)
-        above = survivals.get(node.parent_id, 1.0)
-        survivals[node.node_id] = above * calibrator.edge_survival(edge, node.source)
+        score = node.score
+        survival = above[2] * survival_of(score - above[1], node.source)
+        known[node.node_id] = above[0] + 1, score, survival
+        survivals[node.node_id] = survival
     return survivals
 
 

@@ -6,6 +6,7 @@ runs are added up before they are expanded.
 
 from collections.abc import Sequence
 from itertools import groupby
+from math import isfinite
 
 from treedraft.core.errors import InvalidGrowthError, InvalidRequestError
 from treedraft.core.growth import Growth, SiblingLaw, TokenSource
@@ -33,7 +34,10 @@ _SOURCE_FROM_PROTO = {number: source for source, number in _SOURCE_TO_PROTO.item
 
 def sources_to_proto(sources: Sequence[TokenSource]) -> token_tree_pb2.TokenSourceRuns:
     """Return the run-length code of a sequence of sources."""
-    runs = [(source, sum(1 for _ in run)) for source, run in groupby(sources)]
+    if len(sources) and sources.count(sources[0]) == len(sources):  # nearly always
+        runs = [(sources[0], len(sources))]
+    else:
+        runs = [(source, sum(1 for _ in run)) for source, run in groupby(sources)]
     return token_tree_pb2.TokenSourceRuns(
         sources=[_SOURCE_TO_PROTO[source] for source, _ in runs],
         lengths=[length for _, length in runs],
@@ -95,18 +99,25 @@ def growth_to_proto(growth: Growth, *, protocol_version: int = 1) -> token_tree_
         message.scores.extend(growth.scores)
         message.rescored_scores.extend(growth.rescored_scores)
     else:
-        message.score_steps.extend(map(_steps_of, growth.scores))
-        message.rescored_steps.extend(map(_steps_of, growth.rescored_scores))
+        message.score_steps.extend(_steps_of(growth.scores))
+        message.rescored_steps.extend(_steps_of(growth.rescored_scores))
     return message
 
 
-def _steps_of(score: float) -> int:
+def _steps_of(scores: Sequence[float]) -> list[int]:
     """Return whole steps below 0; a score that is none, or above 0, counts as no step."""
-    return round(min(max(0.0, -score * _STEPS_PER_NAT), _MAX_STEPS))
+    steps = [-score * _STEPS_PER_NAT for score in scores]
+    if steps and not (min(steps) >= 0.0 and max(steps) <= _MAX_STEPS and isfinite(sum(steps))):
+        steps = [min(max(0.0, step), _MAX_STEPS) for step in steps]
+    return list(map(round, steps))
 
 
 def _scores_of(scores: Sequence[float], steps: Sequence[int]) -> tuple[float, ...]:
-    return tuple(scores) or tuple(-min(step, _MAX_STEPS) / _STEPS_PER_NAT for step in steps)
+    if not len(steps) or len(scores):
+        return tuple(scores)
+    if max(steps) > _MAX_STEPS:
+        steps = [min(step, _MAX_STEPS) for step in steps]
+    return tuple([-step / _STEPS_PER_NAT for step in steps])
 
 
 def growth_from_proto(message: token_tree_pb2.Growth) -> Growth:
