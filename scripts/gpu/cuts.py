@@ -6,7 +6,7 @@ Weights rotate among copies that together are larger than the cache. The plan of
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +79,8 @@ class _Subject:
                 )
 
 
-def search(device: torch.device, name: str) -> list[dict[str, Any]]:
-    """Return the planned time and the quickest cuts of each product of a model."""
-    found = []
+def search(device: torch.device, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the planned time and the quickest cuts of each product of a model."""
     for outputs, inputs, planner in SHAPES[name]:
         planned = planner(outputs, inputs)
         subject = _subject(outputs, inputs, planner, device)
@@ -92,16 +91,12 @@ def search(device: torch.device, name: str) -> list[dict[str, Any]]:
             except Exception as error:  # too much shared memory, for one
                 print(f"{plan}: {type(error).__name__}")
         best = sorted(timed, key=lambda plan: timed[plan][0] + 0.5 * timed[plan][1])[:4]
-        found.append(
-            {
-                "outputs": outputs,
-                "inputs": inputs,
-                "floor_us at 4.2 TB/s": round(subject.weights[0].nbytes / 4.2e6, 2),
-                "planned": _told(planned, timed),
-                "best": [_told(plan, timed) for plan in best],
-            }
-        )
-    return found
+        told = {
+            "floor_us at 4.2 TB/s": round(subject.weights[0].nbytes / 4.2e6, 2),
+            "planned": _told(planned, timed) if planned in timed else "does not run",
+            "best": [_told(plan, timed) for plan in best],
+        }
+        yield f"{name}: {outputs} of {inputs}", told
 
 
 def _subject(outputs: int, inputs: int, planner: Planner, device: torch.device) -> _Subject:

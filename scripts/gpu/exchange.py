@@ -17,12 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import torch
+from scripts.gpu.section import Call, Found, file_name, run_bounded, tried
+
+from treedraft.bench.result import Sample
 
 
 @dataclass(frozen=True)
@@ -50,119 +53,129 @@ def _on_threads(count: int) -> dict[str, str]:
 
 
 LOADS = (
-    Load("same GPU, always", settings=_ALWAYS),
-    Load("same GPU, always, in turns", settings={**_ALWAYS, **_IN_TURNS}),
-    Load("same GPU, at will"),
-    Load("drafter on 4 threads, always", settings=_ALWAYS | _on_threads(4), draft_device="cpu"),
-    Load("drafter on 8 threads, always", settings=_ALWAYS | _on_threads(8), draft_device="cpu"),
-    Load("drafter on 8 threads, at will", settings=_on_threads(8), draft_device="cpu"),
-    Load("same GPU through MPS, always", settings=_ALWAYS, by_mps=True),
-    Load("same GPU through MPS, at will", by_mps=True),
-    Load("sweep", (4, 16, 64, 256), 64, 2, _IN_TURNS),
-)
-_TINY_LOADS = tuple(
-    Load(load.name, (1,), 8, 1, load.settings, load.draft_device, load.by_mps)
-    for load in LOADS
-    if load.name != "sweep"
+    Load("same-gpu-always", settings=_ALWAYS),
+    Load("same-gpu-always-in-turns", settings={**_ALWAYS, **_IN_TURNS}),
+    Load("same-gpu-at-will"),
+    Load("same-gpu-mps-always", settings=_ALWAYS, by_mps=True),
+    Load("cpu-8-threads-always", settings=_ALWAYS | _on_threads(8), draft_device="cpu"),
+    Load("cpu-4-threads-always", settings=_ALWAYS | _on_threads(4), draft_device="cpu"),
+    Load("same-gpu-in-turns", settings=_IN_TURNS),
+    Load("same-gpu-mps-at-will", by_mps=True),
+    Load("cpu-8-threads-at-will", settings=_on_threads(8), draft_device="cpu"),
 )
 _SWEEP_SETTINGS = {
-    "TREEDRAFT_TARGET__KV__TOKENS": "131072",
+    "TREEDRAFT_TARGET__KV__TOKENS": "524288",
     "TREEDRAFT_TARGET__MAX_SESSIONS": "256",
-    "TREEDRAFT_DRAFT__KV_TOKENS": "131072",
+    "TREEDRAFT_DRAFT__KV_TOKENS": "524288",
 }
+_LEAST_SECONDS = 45.0  # that a load takes on a GPU, most of it to start
 
 
-def exchange(options: argparse.Namespace, device: torch.device) -> Any:
+def loads_of(options: argparse.Namespace) -> list[Load]:
+    """Return the loads that are asked for, in order; all of them if none is.
+
+    They may be named as in files, or in words: "same GPU, always".
+    """
+    known = {load.name: load for load in LOADS}
+    return [known[file_name(name)] for name in options.loads or known]
+
+
+def settings_of(options: argparse.Namespace, *, is_many: bool) -> dict[str, str]:
+    """Return what services are told for many sessions, placed as `--how` says."""
+    how = next(load for load in LOADS if load.name == file_name(options.how))
+    room = _SWEEP_SETTINGS if is_many and not options.tiny else {}
+    return {**room, **how.settings, **options_set(options)}
+
+
+def options_set(options: argparse.Namespace) -> dict[str, str]:
+    """Return the environment variables given as NAME=VALUE."""
+    return dict(one.split("=", 1) for one in options.set)
+
+
+def exchange(call: Call) -> Found:
     """Measure target and drafter as processes of their own, over gRPC."""
-    found: dict[str, Any] = {}
-    for load in _TINY_LOADS if options.tiny else LOADS:
-        if load.name not in options.loads if options.loads else load.name == "sweep":
+    for load in loads_of(call.options):
+        if not call.has_time(0.0 if call.is_tiny else _LEAST_SECONDS):
+            yield load.name, "left out, for want of time"
             continue
         started = time.monotonic()
         with _mps() if load.by_mps else contextlib.nullcontext({}) as environment:
-            if environment is None:
-                found[load.name] = "MPS did not start"
-                continue
-            found[load.name] = _bench(load, options, device, environment)
+            found = "MPS did not start"
+            if environment is not None:
+                found = tried(lambda one=load, own=environment: _bench(one, call, own))
+        yield load.name, found
         print(f"{load.name}: {time.monotonic() - started:.0f} s", flush=True)
-    return found
 
 
-def _bench(
-    load: Load, options: argparse.Namespace, device: torch.device, environment: dict[str, str]
-) -> Any:
-    file = Path(options.out) / f"bench-{load.name}.json"
-    file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "treedraft.cli", "bench", "--without-transformers"]
-    command += ["--target", options.weights, "--device", device.type, "--json", str(file)]
-    command += ["--dtype", "bfloat16" if device.type == "cuda" else "float32"]
-    command += ["--draft", options.draft, "--tokens", str(load.tokens)]
-    command += ["--repeats", str(load.repeats)]
-    command += ["--draft-device", load.draft_device] if load.draft_device else []
-    for count in load.at_once:
-        command += ["--at-once", str(count)]
-    settings = _SWEEP_SETTINGS if load.name == "sweep" and not options.tiny else {}
-    done = subprocess.run(
-        command,
-        env={**os.environ, **environment, **settings, **load.settings},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=options.limit,
-    )
-    print(done.stdout[-6000:], done.stderr[-4000:])
-    if done.returncode or not file.is_file():
-        return done.stderr[-1500:]
-    return summary(json.loads(file.read_text()))
+def _bench(load: Load, call: Call, environment: dict[str, str]) -> Any:
+    options, device = call.options, call.device
+    with tempfile.TemporaryDirectory(prefix="bench-") as place:
+        file = Path(place) / "bench.json"
+        tokens, repeats = (8, 1) if call.is_tiny else (load.tokens, load.repeats)
+        command = [sys.executable, "-m", "treedraft.cli", "bench", "--without-transformers"]
+        command += ["--target", options.weights, "--device", device.type, "--json", str(file)]
+        command += ["--dtype", "bfloat16" if device.type == "cuda" else "float32"]
+        command += ["--draft", options.draft, "--tokens", str(tokens)]
+        command += ["--repeats", str(repeats)]
+        command += ["--draft-device", load.draft_device] if load.draft_device else []
+        for count in load.at_once:
+            command += ["--at-once", str(count)]
+        own = {**os.environ, **environment, **load.settings, **options_set(options)}
+        done = run_bounded(command, call.seconds_left, env=own)
+        if done is None:
+            return "out of time"
+        print(done.stdout[-6000:], done.stderr[-4000:])
+        if done.returncode or not file.is_file():
+            return f"exit {done.returncode}: {done.stderr[-1500:]}"
+        return summary(json.loads(file.read_text()))
 
 
 def summary(result: dict[str, Any]) -> list[str]:
     """Return a line for each load: speeds, S, τ, and the parts of a round of either system."""
     lines = []
-    samples = result["samples"]
-    for count in dict.fromkeys(one["concurrency"] for one in samples):
+    samples = [Sample(**one) for one in result["samples"]]
+    for count in dict.fromkeys(one.concurrency for one in samples):
         own = {
-            name: [s for s in samples if (s["system"], s["concurrency"]) == (name, count)]
+            name: [s for s in samples if (s.system, s.concurrency) == (name, count)]
             for name in ("plain", "speculative")
         }
-        speeds = {name: _median(s["tokens_per_second"] for s in ss) for name, ss in own.items()}
-        tau = _mean(s["tokens_per_round"] for s in own["speculative"])
-        ratio = speeds["speculative"] / speeds["plain"]
-        lines.append(
-            f"{count} at once: plain {speeds['plain']:.0f} tok/s, speculative "
-            f"{speeds['speculative']:.0f}; S {ratio:.2f}, tau {tau:.2f}, S/tau {ratio / tau:.2f}, "
-            f"hits {_mean(s['hit_rate'] for s in own['speculative']):.2f}, nodes a round "
-            f"{_nodes_a_round(own['speculative']):.1f}"
-        )
+        lines.append(f"{count} at once: {summary_of(own)}")
         lines += [f"  {name}: {_parts(ss)}" for name, ss in own.items()]
     check = result["check"]
     lines.append(f"equal texts: {check['speculative_equals_plain']} of {check['num_prompts']}")
     return lines
 
 
-def _parts(samples: list[dict[str, Any]]) -> str:
-    means = {
-        part: _mean(sample["round_ms"][part] for sample in samples)
-        for part in samples[0]["round_ms"]
-    }
+def summary_of(own: Mapping[str, Sequence[Sample]]) -> str:
+    """Return speeds, S and τ of samples of either system at one load."""
+    speeds = {name: median(s.tokens_per_second for s in samples) for name, samples in own.items()}
+    speculative = own["speculative"]
+    tau = _mean([s.tokens_per_round for s in speculative])
+    ratio = speeds["speculative"] / speeds["plain"]
+    return (
+        f"plain {speeds['plain']:.0f} tok/s, speculative {speeds['speculative']:.0f}; "
+        f"S {ratio:.2f}, tau {tau:.2f}, S/tau {ratio / tau:.2f}, "
+        f"hits {_mean([s.hit_rate for s in speculative]):.2f}, nodes a round "
+        f"{_nodes_a_round(speculative):.1f}, {len(speculative)} repeats"
+    )
+
+
+def _parts(samples: Sequence[Sample]) -> str:
+    times = [sample.round_ms or {} for sample in samples]
+    means = {part: _mean([one[part] for one in times]) for part in times[0]}
     whole = sum(means[part] for part in ("queue", "forward", "walk", "commit"))
     told = ", ".join(f"{part} {value:.3f}" for part, value in means.items())
     return f"a round {whole:.3f} ms ({told})"
 
 
-def _nodes_a_round(samples: list[dict[str, Any]]) -> float:
-    rounds = sum(one["num_tokens"] / one["tokens_per_round"] for one in samples)
-    return float(sum(one["admitted_nodes"] for one in samples) / rounds)
+def _nodes_a_round(samples: Sequence[Sample]) -> float:
+    rounds = sum(one.num_tokens / (one.tokens_per_round or 1.0) for one in samples)
+    return sum(one.admitted_nodes or 0 for one in samples) / rounds
 
 
-def _mean(values: Any) -> float:
+def _mean(values: Sequence[float | None]) -> float:
     kept = [value for value in values if value is not None]
     return sum(kept) / len(kept) if kept else float("nan")
-
-
-def _median(values: Any) -> float:
-    ordered = sorted(values)
-    return float(ordered[len(ordered) // 2])
 
 
 @contextlib.contextmanager

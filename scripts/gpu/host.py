@@ -6,7 +6,7 @@ way between them.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
@@ -61,26 +61,28 @@ class _Stopwatch:
         return run
 
 
-def measure(model: Any, *, num_context: int, repeats: int) -> dict[str, Any]:
-    """Return microseconds of each part, for one row and for a tree of 16 nodes."""
+def measure(
+    name: str, model: Any, *, num_context: int, repeats: int
+) -> Iterator[tuple[str, dict[str, float] | str]]:
+    """Yield microseconds of each part, for one row and for a tree of 16 nodes."""
     if not isinstance(model.native, FusedDecoder):
-        return {"left out": f"passes are those of {type(model.native).__name__}"}
+        yield name, f"left out: passes are those of {type(model.native).__name__}"
+        return
     runner, draws = runner_of(model), DeviceDraws()
     slots = np.arange(NUM_SLOTS)
     text = np.random.default_rng(1).integers(3, model.vocab_size - 1, num_context + 40).tolist()
     prefill(runner, text[:num_context], slots)
-    found = {}
     for count in (1, 17):
         segment = rows(text, num_context, num_context + count, slots)
-        for name, sampling in (
+        for kind, sampling in (
             ("greedy", SamplingParameters(temperature=0.0)),
             ("sampled", SamplingParameters(temperature=0.7, seed=3)),
         ):
             laws = [LawRow(sampling, position=num_context + 1 + i) for i in range(count)]
-            found[f"{count} rows, {name}"] = _parts_of(
+            told = _parts_of(
                 lambda s=segment: runner.forward([s]), laws, draws, model.device, repeats
             )
-    return found
+            yield f"{name}, {count} rows, {kind}", told
 
 
 def _parts_of(

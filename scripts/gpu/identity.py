@@ -7,6 +7,7 @@ of plain decoding, token for token.
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,17 @@ GREEDY = SamplingParameters(temperature=0.0)
 HOT = SamplingParameters(temperature=0.8, seed=11)
 
 
-def check(model: Any, *, num_context: int, num_steps: int) -> dict[str, Any]:
-    """Return what was compared and how much of it differed."""
+def check(model: Any, *, num_context: int, num_steps: int) -> Iterator[tuple[str, Any]]:
+    """Yield what was compared and how much of it differed."""
     runner = runner_of(model, 4096)
     random = np.random.default_rng(0)
     slots = random.permutation(4096)
     text = random.integers(3, model.vocab_size - 1, num_context).tolist()
     own, others = slots[:1500], slots[1500:]
-    found: dict[str, Any] = {}
     plain = _one_by_one(runner, text, own)
-    found["chunks of 7"] = _differing(plain, _in_chunks(runner, text, others, 7))
-    found["chunks of 64"] = _differing(plain, _in_chunks(runner, text, others, 64))
-    found["chunks of 300"] = _differing(plain, _in_chunks(runner, text, others, 300))
-    found["beside others"] = _differing(plain, _beside_others(runner, text, others))
+    yield "logits are finite", bool(torch.isfinite(plain).all())
+    for size in (7, 64, 300):
+        yield f"chunks of {size}", _differing(plain, _in_chunks(runner, text, others, size))
     for name, sampling in (("greedy", GREEDY), ("sampled", HOT)):
         expected = _decode(runner, text, own, num_steps, sampling, _no_drafts)
         for kind, drafts in (
@@ -41,9 +40,8 @@ def check(model: Any, *, num_context: int, num_steps: int) -> dict[str, Any]:
         ):
             got = _decode(runner, text, others, num_steps, sampling, drafts)
             same = sum(a == b for a, b in zip(expected, got, strict=True))
-            found[f"{name}, {kind}: tokens equal"] = f"{same} of {len(expected)}"
-    found["logits are finite"] = bool(torch.isfinite(plain).all())
-    return found
+            yield f"{name}, {kind}: tokens equal", f"{same} of {len(expected)}"
+    yield "beside others", _differing(plain, _beside_others(runner, text, others))
 
 
 def _one_by_one(runner: Any, text: list[int], slots: np.ndarray) -> torch.Tensor:

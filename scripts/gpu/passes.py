@@ -1,7 +1,7 @@
 """How long passes take, beside the time in which their weights can be read at all."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from scripts.gpu.subjects import NUM_SLOTS, prefill, rows, runner_of
 
 from treedraft.core.sampling import SamplingParameters
+from treedraft.inference.fused.draw import DeviceDraws
 from treedraft.inference.fused.ways import Early, PassWays
 from treedraft.inference.sampler import CoupledDraws, LawRow
 
@@ -43,58 +44,106 @@ def copy_bandwidth(device: torch.device) -> float:
 
 def measure(
     model: Any, bandwidth: float, *, num_context: int, repeats: int, sessions: tuple[int, ...]
-) -> dict[str, Any]:
-    """Time steps and passes of a model, in ms.
+) -> Iterator[tuple[str, Any]]:
+    """Time steps and passes of a model, in ms, what bars are about first.
 
     A step is what the engine does: the pass queued, the draws queued, the tokens read. A
     pass is what the device does for it, by events around a run of them.
     """
-    runner = runner_of(model)
-    device = model.device
-    text = np.random.default_rng(1).integers(3, model.vocab_size - 1, num_context + 600).tolist()
-    slots, draws = np.arange(NUM_SLOTS), CoupledDraws()
-    prefill(runner, text[:num_context], slots)
+    subject = _Subject(model, num_context, repeats)
     gigabytes = _read_bytes(model) / 1e9
     floor = gigabytes * 1e12 / bandwidth
-    found: dict[str, Any] = {"weights_gb": gigabytes, "floor_ms": floor}
-
-    def chain(count: int) -> Any:
-        return rows(text, num_context, num_context + count, slots)
-
-    def pass_times(counts: Sequence[int]) -> dict[int, float]:
-        times = {}
-        for count in counts:
-            segment = [chain(count)]
-            times[count] = device_ms(lambda s=segment: runner.forward(s), device, repeats)
-        return times
-
-    found["pass_ms"] = pass_times(ROWS)
+    yield "copy_tb_per_s", bandwidth / 1e12
+    yield "weights_gb", gigabytes
+    yield "floor_ms", floor
+    steps = {count: subject.step_ms(GREEDY, count) for count in (1, 17)}
+    yield "step over floor", steps[1] / floor
+    for count, taken in steps.items():
+        yield f"step_ms greedy, {count} rows", taken
+    yield "step with 16 nodes over plain", steps[17] / steps[1]
+    times = subject.pass_ms(ROWS)
+    yield "16 nodes over 1", times[17] / times[1]
+    yield "pass_ms", times
+    for count in (1, 17):
+        yield f"step_ms sampled, {count} rows", subject.step_ms(HOT, count)
     usual = getattr(model.native, "ways", PassWays())
     if usual.early is not Early.NEVER:
         model.native.ways = replace(usual, early=Early.NEVER)
-        found["one kernel after the other"] = pass_times((1, 17))
+        yield "one kernel after the other", subject.pass_ms((1, 17))
         model.native.ways = usual
-    for name, sampling in (("greedy", GREEDY), ("sampled", HOT)):
-        for count in (1, 17):
-            segment = [chain(count)]
-            laws = [LawRow(sampling, position=num_context + 1 + i) for i in range(count)]
-            found[f"step_ms {name}, {count} rows"] = wall_ms(
-                lambda s=segment, w=laws: draws.draw(runner.forward(s), w), repeats
-            )
     for count in sessions:
-        segments = [rows(text, 150, 151, slots[160 * i : 160 * (i + 1)]) for i in range(count)]
-        laws = [LawRow(HOT, position=151)] * count
-        found[f"step_ms of {count} sessions"] = wall_ms(
-            lambda s=segments, w=laws: draws.draw(runner.forward(s), w), repeats
+        yield f"step_ms of {count} sessions", subject.many_ms(count)
+    yield "prefill of 512, ms", subject.prompt_ms()
+
+
+class _Subject:
+    """A model with a text of which all but the last rows are computed."""
+
+    def __init__(self, model: Any, num_context: int, repeats: int) -> None:
+        self._runner = runner_of(model)
+        self._device, self._repeats, self._start = model.device, repeats, num_context
+        random = np.random.default_rng(1)
+        self._text = random.integers(3, model.vocab_size - 1, num_context + 600).tolist()
+        self._slots, self._draws = np.arange(NUM_SLOTS), CoupledDraws()
+        prefill(self._runner, self._text[:num_context], self._slots)
+
+    def pass_ms(self, counts: Sequence[int]) -> dict[int, float]:
+        """Return what passes over so many rows take the device."""
+        times = {}
+        for count in counts:
+            segment = [self._chain(count)]
+            times[count] = device_ms(
+                lambda s=segment: self._runner.forward(s), self._device, self._repeats
+            )
+        return times
+
+    def step_ms(self, sampling: SamplingParameters, count: int) -> float:
+        """Return what a step over so many rows takes."""
+        laws = [LawRow(sampling, position=self._start + 1 + i) for i in range(count)]
+        return self._whole_ms([self._chain(count)], laws)
+
+    def many_ms(self, count: int) -> float:
+        """Return what a step of so many sessions takes, a row each."""
+        segments = [
+            rows(self._text, 150, 151, self._slots[160 * i : 160 * (i + 1)]) for i in range(count)
+        ]
+        return self._whole_ms(segments, [LawRow(HOT, position=151)] * count)
+
+    def prompt_ms(self) -> float:
+        """Return what 512 tokens of a prompt take."""
+        prompt = [rows(self._text, 0, 512, self._slots[20_000:], [511])]
+        return device_ms(lambda: self._runner.forward(prompt), self._device, 5)
+
+    def _chain(self, count: int) -> Any:
+        return rows(self._text, self._start, self._start + count, self._slots)
+
+    def _whole_ms(self, segments: list[Any], laws: list[LawRow]) -> float:
+        return wall_ms(
+            lambda: self._draws.draw(self._runner.forward(segments), laws), self._repeats
         )
-    prompt = [rows(text, 0, 512, slots[20_000:], [511])]
-    found["prefill of 512, ms"] = device_ms(lambda: runner.forward(prompt), device, 5)
-    found["step over floor"] = found["step_ms greedy, 1 rows"] / floor
-    found["16 nodes over 1"] = found["pass_ms"][17] / found["pass_ms"][1]
-    found["step with 16 nodes over plain"] = (
-        found["step_ms greedy, 17 rows"] / found["step_ms greedy, 1 rows"]
-    )
-    return found
+
+
+def many_ms(model: Any, counts: Sequence[int]) -> float:
+    """Return what a pass of sessions with so many rows each takes the device, draws included."""
+    runner, draws, context = runner_of(model), CoupledDraws(), 64
+    random = np.random.default_rng(1)
+    text = random.integers(3, model.vocab_size - 1, context + max(counts)).tolist()
+    slots, room = np.arange(NUM_SLOTS), context + max(counts)
+    segments = [
+        rows(text, context, context + count, slots[room * i : room * (i + 1)])
+        for i, count in enumerate(counts)
+    ]
+    laws = [LawRow(GREEDY, position=context + 1)] * sum(counts)
+    if model.device.type != "cuda":
+        return wall_ms(lambda: draws.draw(runner.forward(segments), laws), 5)
+    queued = DeviceDraws()
+
+    def step() -> None:
+        logits = runner.forward(segments)
+        queued.queue(logits, len(laws))
+
+    queued.draw(runner.forward(segments), laws)
+    return device_ms(step, model.device, 40)
 
 
 def _read_bytes(model: Any) -> int:

@@ -1,11 +1,15 @@
 """Prove and measure the engine on a CUDA device, section by section, in one go.
 
-    python -m scripts.gpu.prove --out FOLDER [--only SECTION …]
+    python -m scripts.gpu.prove --out FOLDER [--only SECTION …] [--within SECONDS] [--bundle FILE]
 
 A section runs in a process of its own under a time limit, so that a crash of one costs
-that one alone; its findings go to FOLDER/SECTION.json, its log to FOLDER/SECTION.log. A
-short table comes last. `--tiny` runs every section over a toy on whatever device there is
-(`TRITON_INTERPRET=1` where there is none), to see that the script is right.
+that one alone; its findings go to FOLDER/SECTION.json as they are found, its log to
+FOLDER/SECTION.log. What its time ends is told with what was found by then. A short table comes
+last, and after each section all findings are joined in the bundle, if one is named: where few
+files come back from a machine, that one is enough. docs/gpu.md has the calls of half an hour.
+
+`--tiny` runs every section over a toy on whatever device there is (`TRITON_INTERPRET=1` where
+there is none), to see that the script is right.
 
 Nothing is fetched if the weights lie where a download would put them, as
 `~/.cache/treedraft/downloads/SmolLM2-135M-Instruct.Q4_1.gguf`. Where a machine takes no
@@ -18,22 +22,22 @@ import argparse
 import importlib.util
 import json
 import os
-import subprocess
 import sys
+import tempfile
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from scripts.gpu.section import Call, Found, Section, file_name, keep, run_bounded, tried
 
 MODELS = ("8b", "1.5b", "135m")
+_GRACE_SECONDS = 20.0  # that a section has to end by itself
+_LEAST_SECONDS = 15.0  # a section that has less is left out
+_MAX_LINE, _MAX_LINES = 300, 14  # of a section in the table
 
-Section = Callable[[argparse.Namespace, torch.device], Any]
 
-
-def kernels(_options: argparse.Namespace, _device: torch.device) -> Any:
+def kernels(call: Call) -> Found:
     """Run the tests of the kernels on the device itself."""
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
     command += ["-p", "no:cacheprovider", "tests/unit/inference/fused"]
@@ -41,196 +45,237 @@ def kernels(_options: argparse.Namespace, _device: torch.device) -> Any:
     if importlib.util.find_spec("xdist"):  # most of the time goes to compilation
         command += ["-n", "8"]
     command += ["--deselect", "tests/unit/inference/fused/test_fused_compilation.py"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    print(done.stdout[-6000:], done.stderr[-2000:])
-    return {"exit": done.returncode, "said": done.stdout.strip().splitlines()[-1:]}
+    if call.is_tiny:
+        command += ["-k", "test_fused_draw or test_fused_fence"]
+    # What passes and fails is printed as it does: a run without an end says something as well.
+    done = run_bounded(command, call.seconds_left, stdout=None, stderr=None)
+    yield "exit", "out of time; see the log" if done is None else done.returncode
 
 
-def identity(options: argparse.Namespace, device: torch.device) -> Any:
+def identity(call: Call) -> Found:
     """Compare logits bit by bit, and texts token by token."""
     from scripts.gpu.identity import check
     from scripts.gpu.subjects import load
 
-    tokens = (40, 6) if options.tiny else (700, 160)
-    return check(load(options.weights, device), num_context=tokens[0], num_steps=tokens[1])
+    tokens = (40, 6) if call.is_tiny else (700, 160)
+    model = load(call.options.weights, call.device)
+    yield from check(model, num_context=tokens[0], num_steps=tokens[1])
 
 
 def _passes(name: str) -> Section:
-    def section(options: argparse.Namespace, device: torch.device) -> Any:
+    def section(call: Call) -> Found:
         from scripts.gpu.passes import by_kernel, copy_bandwidth, measure
         from scripts.gpu.subjects import load
 
-        bandwidth = copy_bandwidth(device)
-        model = load(name or options.weights, device)
-        context, repeats = (20, 2) if options.tiny else (564, 40)
-        sessions = (2,) if options.tiny else (4, 16, 64) if name else (4, 16, 64, 256)
-        found = measure(model, bandwidth, num_context=context, repeats=repeats, sessions=sessions)
-        found["copy_tb_per_s"] = bandwidth / 1e12
-        found["path"] = type(model.native).__name__
-        if device.type == "cuda":
-            found["kernels"] = _tried(lambda: by_kernel(model, num_context=context))
-        return found
+        bandwidth = copy_bandwidth(call.device)
+        model = load("tiny" if call.is_tiny and name else name or call.options.weights, call.device)
+        context, repeats = (20, 2) if call.is_tiny else (564, 40)
+        sessions = (2,) if call.is_tiny else (4, 16, 64) if name else (4, 16, 64, 256)
+        yield "path", type(model.native).__name__
+        yield from measure(
+            model, bandwidth, num_context=context, repeats=repeats, sessions=sessions
+        )
+        if call.device.type == "cuda":
+            yield "kernels", tried(lambda: by_kernel(model, num_context=context))
 
     return section
 
 
-def transformers(options: argparse.Namespace, device: torch.device) -> Any:
-    """Measure transformers' own ways."""
-    from scripts.gpu.peers import batch_generate, static_generate
+def transformers(call: Call) -> Found:
+    """Measure transformers' own ways beside ours."""
+    from scripts.gpu.peers import compare
 
-    found: dict[str, Any] = {}
-    count = 4 if options.tiny else 128
-    for name in [options.weights] if options.tiny else [options.weights, "1.5b"]:
-        label = name if name == "1.5b" else "real"
-        found[f"static, {label}, tok/s"] = _tried(lambda n=name: static_generate(n, device, count))
-    requests = 2 if options.tiny else 64
-    found[f"generate_batch of {requests}, tok/s"] = _tried(
-        lambda: batch_generate(options.weights, device, requests, count)
-    )
-    return found
+    yield from compare(call)
 
 
-def _tried(run: Callable[[], Any]) -> Any:
-    try:
-        return run()
-    except Exception as error:  # a peer's failure is a finding
-        traceback.print_exc()
-        return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def cuts(_options: argparse.Namespace, device: torch.device) -> Any:
+def cuts(call: Call) -> Found:
     """Look for better cuts of products."""
     from scripts.gpu.cuts import SHAPES, search
 
-    return {name: search(device, name) for name in SHAPES} if device.type == "cuda" else {}
+    if call.device.type != "cuda":
+        yield "left out", "there is no device to time products on"
+        return
+    for name in SHAPES:
+        yield from search(call.device, name)
 
 
-def exchange(options: argparse.Namespace, device: torch.device) -> Any:
+def exchange(call: Call) -> Found:
     """Measure target and drafter over gRPC, placed in several ways."""
     from scripts.gpu.exchange import exchange as measure
 
-    return measure(options, device)
+    yield from measure(call)
 
 
-def host(options: argparse.Namespace, device: torch.device) -> Any:
+def sweep(call: Call) -> Found:
+    """Measure 1 to 256 sessions, greedy and sampled, with and without speculation."""
+    from scripts.gpu.sweep import measure
+
+    yield from measure(call)
+
+
+def sessions(call: Call) -> Found:
+    """Say what Python costs a step of many sessions, and how many messages it takes."""
+    from scripts.gpu.sessions import measure
+
+    yield from measure(call)
+
+
+def host(call: Call) -> Found:
     """Say what each part of a step takes the host, and the device."""
     from scripts.gpu.host import measure
     from scripts.gpu.subjects import load
 
-    names = ["tiny"] if options.tiny else [options.weights, "1.5b", "8b"]
-    sizes = (20, 3) if options.tiny else (564, 200)
-    return {
-        name: measure(load(name, device), num_context=sizes[0], repeats=sizes[1]) for name in names
-    }
+    names = ["interpreted"] if call.is_tiny else [call.options.weights, "1.5b", "8b"]
+    sizes = (8, 1) if call.is_tiny else (564, 200)
+    for name in names:
+        model = load(name, call.device)
+        yield from measure(name, model, num_context=sizes[0], repeats=sizes[1])
 
 
-def ways(options: argparse.Namespace, _device: torch.device) -> Any:
+def ways(call: Call) -> Found:
     """Compare ways to queue a pass, model by model."""
     from scripts.gpu.ways import compare
 
-    seconds = options.limit or SECTIONS["ways"][1]
-    out = Path(options.out)
-    return compare(options.models, out, is_tiny=options.tiny, limit=seconds - 10)
+    seconds = call.seconds_left - 5.0
+    yield from compare(call.options.models, is_tiny=call.is_tiny, seconds=seconds)
 
 
 SECTIONS: dict[str, tuple[Section, int]] = {
-    "kernels": (kernels, 200),
+    "ways": (ways, 150),
     "identity": (identity, 120),
+    "kernels": (kernels, 200),
+    "exchange": (exchange, 300),
+    "sweep": (sweep, 330),
+    "sessions": (sessions, 90),
+    "transformers": (transformers, 240),
+    "host": (host, 90),
     "passes-135m": (_passes(""), 90),
     "passes-8b": (_passes("8b"), 120),
     "passes-1.5b": (_passes("1.5b"), 90),
-    "transformers": (transformers, 150),
-    "host": (host, 90),
-    "exchange": (exchange, 300),
     "cuts": (cuts, 150),
-    "ways": (ways, 150),
 }
 
 
 def main() -> int:
     """Run the sections asked for, or one of them in this process."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", default="default", help="the small model")
-    parser.add_argument("--draft", default="auto", help="drafter for the exchange")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--only", nargs="*", default=[], choices=[*SECTIONS, []])
-    parser.add_argument("--loads", nargs="*", default=[], help="of the exchange; all by default")
-    parser.add_argument("--models", nargs="*", default=[*MODELS], help="whose ways are compared")
-    parser.add_argument("--skip", nargs="*", default=[])
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--limit", type=int, default=0, help="seconds a section may take")
-    parser.add_argument("--here", default="", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = _parse()
+    torch.set_grad_enabled(False)
     if options.here:
         return _run_here(options)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     names = [n for n in options.only or SECTIONS if n not in options.skip]
-    for name in names:
-        _run_apart(name, options, out)
+    ends_at = time.monotonic() + (options.within or 1e9)
+    with tempfile.TemporaryDirectory(prefix="toys-") as place:
+        if options.tiny:
+            _make_toys(options, Path(place))
+        for name in names:
+            _forget(name, out)
+            print(f"{name}: {_run_apart(name, options, out, ends_at)}", flush=True)
+            if options.bundle:
+                _join(names, out, Path(options.bundle))
     _print_table(names, out)
     return 0
 
 
-def _run_apart(name: str, options: argparse.Namespace, out: Path) -> None:
-    limit = options.limit or SECTIONS[name][1]
-    command = [sys.executable, "-m", "scripts.gpu.prove", "--here", name]
-    command += ["--weights", options.weights, "--draft", options.draft, "--out", str(out)]
-    if options.loads:
-        command += ["--loads", *options.loads]
-    command += ["--models", *options.models]
-    command += ["--limit", str(limit), *(["--tiny"] if options.tiny else [])]
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="default", help="the small model")
+    parser.add_argument("--draft", default="auto", help="drafter for the exchange")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--bundle", default="", help="file that all findings are joined in")
+    parser.add_argument("--only", nargs="*", default=[], choices=[*SECTIONS, []])
+    parser.add_argument("--skip", nargs="*", default=[])
+    parser.add_argument("--loads", nargs="*", default=[], help="of the exchange; all by default")
+    parser.add_argument("--how", default="same-gpu-in-turns", help="load that the sweep runs like")
+    parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE for all services")
+    parser.add_argument("--models", nargs="*", default=[*MODELS], help="whose ways are compared")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--limit", type=int, default=0, help="seconds a section may take")
+    parser.add_argument("--within", type=int, default=0, help="seconds that all may take together")
+    parser.add_argument("--here", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _make_toys(options: argparse.Namespace, place: Path) -> None:
+    """Have the sections take toys for the small model and its drafter, unless told otherwise."""
+    from treedraft.inference.toy import make_toy_model
+
+    if options.weights == "default":
+        options.weights = str(make_toy_model(place / "target", seed=0))
+        options.draft = str(make_toy_model(place / "draft", seed=0))
+
+
+def _forget(name: str, out: Path) -> None:
+    """Remove what an earlier call found: nobody should take it for new."""
+    for ending in ("json", "log"):
+        (out / f"{file_name(name)}.{ending}").unlink(missing_ok=True)
+
+
+def _run_apart(name: str, options: argparse.Namespace, out: Path, ends_at: float) -> str:
+    limit = min(options.limit or SECTIONS[name][1], ends_at - time.monotonic() - _GRACE_SECONDS)
+    if limit < _LEAST_SECONDS:
+        return "left out, for want of time"
+    command = [sys.executable, "-m", "scripts.gpu.prove", "--here", name, "--out", str(out)]
+    command += ["--weights", options.weights, "--draft", options.draft, "--how", options.how]
+    for option in ("loads", "models", "set"):
+        if given := getattr(options, option):
+            command += [f"--{option}", *given]
+    command += ["--limit", str(int(limit)), *(["--tiny"] if options.tiny else [])]
     own = [str(Path(name).resolve()) for name in ("services", ".")]
     paths = [*own, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     started = time.monotonic()
-    with (out / f"{name}.log").open("w") as log:
-        try:
-            status: Any = subprocess.run(
-                command, env=environment, stdout=log, stderr=log, timeout=limit, check=False
-            ).returncode
-        except subprocess.TimeoutExpired:
-            status = "out of time"
-    print(f"{name}: {status} after {time.monotonic() - started:.0f} s", flush=True)
+    with (out / f"{file_name(name)}.log").open("w") as log:
+        seconds = limit + _GRACE_SECONDS
+        done = run_bounded(command, seconds, env=environment, stdout=log, stderr=log)
+    ended = "ended, since it took too long" if done is None else f"exit {done.returncode}"
+    return f"{ended} after {time.monotonic() - started:.0f} s"
 
 
 def _run_here(options: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_grad_enabled(False)
-    file = Path(options.out) / f"{options.here}.json"
-    try:
-        found = SECTIONS[options.here][0](options, device)
-    except Exception as error:
-        traceback.print_exc()
-        file.write_text(json.dumps({"failed": f"{type(error).__name__}: {error}"[:600]}))
-        return 1
-    file.write_text(json.dumps({"found": found, "stamp": _stamp(device)}, indent=1, default=str))
-    return 0
+    call = Call(options, device, Path(options.out), time.monotonic() + options.limit)
+    return 0 if keep(call, options.here, SECTIONS[options.here][0]) else 1
 
 
-def _stamp(device: torch.device) -> dict[str, str]:
-    from treedraft.inference.stamp import take_stamp
+def _held(name: str, out: Path) -> dict[str, Any]:
+    file = out / f"{file_name(name)}.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
 
-    stamp = {"inference": str(take_stamp())}
-    if device.type == "cuda":
-        driver = "nvidia-smi --query-gpu=name,driver_version --format=csv,noheader"
-        said = subprocess.run(driver.split(), capture_output=True, text=True, check=False)
-        stamp |= {"device": said.stdout.strip(), "cuda": str(torch.version.cuda)}
-    return stamp
+
+def _log_end(name: str, out: Path, size: int) -> str:
+    file = out / f"{file_name(name)}.log"
+    return file.read_text(errors="replace")[-size:] if file.is_file() else ""
+
+
+def _join(names: list[str], out: Path, bundle: Path) -> None:
+    whole = {name: {**_held(name, out), "log": _log_end(name, out, 20_000)} for name in names}
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    bundle.write_text(json.dumps(whole, indent=1))
 
 
 def _print_table(names: list[str], out: Path) -> None:
     for name in names:
-        file = out / f"{name}.json"
-        if not file.is_file():
-            log = (out / f"{name}.log").read_text()
-            print(f"== {name}: nothing found; the log ends:\n{log[-800:]}")
-            continue
-        held = json.loads(file.read_text())
-        print(f"== {name}")
-        found = held.get("found", held)
-        for key, value in found.items() if isinstance(found, dict) else enumerate(found):
-            print(f"  {key}: {_short(value)}")
+        held = _held(name, out)
+        found = held.get("found", {})
+        ended = "; ".join(str(held[why]) for why in ("failed", "ended") if why in held)
+        print(f"== {name}{': ' if ended else ''}{ended[:_MAX_LINE]}")
+        if not found and (end := _log_end(name, out, 600)):
+            print(f"  nothing found; the log ends:\n{end}")
+        lines = [line for key, value in found.items() for line in _lines(key, value)]
+        for line in lines[:_MAX_LINES]:
+            print(f"  {line[:_MAX_LINE]}")
+        if len(lines) > _MAX_LINES:
+            print(f"  and {len(lines) - _MAX_LINES} lines more in {file_name(name)}.json")
+
+
+def _lines(key: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"{key}:", *(f"  {_short(one)}" for one in value)]
+    if isinstance(value, dict) and any(isinstance(own, dict) for own in value.values()):
+        return [f"{key}:", *(f"  {own}: {_short(one)}" for own, one in value.items())]
+    return [f"{key}: {_short(value)}"]
 
 
 def _short(value: Any) -> str:
@@ -239,8 +284,8 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_short(own)}" for key, own in value.items())
     if isinstance(value, list):
-        return "".join(f"\n    {one}" for one in value)
-    return str(value)[:1500]
+        return "; ".join(map(_short, value))
+    return " ".join(str(value).split())
 
 
 if __name__ == "__main__":

@@ -1,35 +1,25 @@
 """Models to measure, with a runner each: random weights of a shape, or real ones from a file."""
 
-from dataclasses import dataclass
+import importlib
+import os
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from treedraft.inference.forward_path import choose_path
+from treedraft.inference.fused.decoder import FusedDecoder
 from treedraft.inference.kv_pool import KVPool
-from treedraft.inference.models import load_model
+from treedraft.inference.models import LoadedModel, load_model
 from treedraft.inference.runner import Runner
 from treedraft.inference.segment import Segment
 from treedraft.inference.tree_attention import ATTENTION_NAME
 
 NUM_SLOTS = 40_960
 MAX_POSITIONS = 8192
-
-
-@dataclass(frozen=True)
-class Shaped:
-    """What a runner needs of a model, its weights random."""
-
-    module: Any
-    native: Any
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    dtype: torch.dtype
-    device: torch.device
 
 
 _LLAMA_8B = {
@@ -71,6 +61,7 @@ CONFIGS = {
     "1.5b": (Qwen2Config, Qwen2ForCausalLM, _QWEN_1_5B),
     "135m": (LlamaConfig, LlamaForCausalLM, _SMOL_135M),
     "tiny": (LlamaConfig, LlamaForCausalLM, _TINY),
+    "interpreted": (LlamaConfig, LlamaForCausalLM, _TINY),
 }
 
 
@@ -90,7 +81,7 @@ def random_module(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def load(name: str, device: torch.device) -> Any:
+def load(name: str, device: torch.device) -> LoadedModel:
     """Return a model by the name of a shape, or from a file."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in CONFIGS:
@@ -99,17 +90,35 @@ def load(name: str, device: torch.device) -> Any:
     module = random_module(name, device, dtype)
     config = module.config
     head_dim = config.hidden_size // config.num_attention_heads
-    path = choose_path(module, device, dtype)
-    return Shaped(
-        module,
-        path.take(module),
-        config.num_hidden_layers,
-        config.num_key_value_heads,
-        head_dim,
-        config.vocab_size,
-        dtype,
-        device,
+    take = choose_path(module, device, dtype).take
+    if name == "interpreted" and os.environ.get("TRITON_INTERPRET") == "1":
+        take = _interpreted
+    return LoadedModel(
+        name=name,
+        module=module,
+        config=config,
+        fingerprint=f"random {name}",
+        device=device,
+        dtype=dtype,
+        tokenizer_json=Tokenizer(WordLevel({"a": 0}, unk_token="a")).to_str(),
+        tokenizer_hash="",
+        eos_token_ids=frozenset(),
+        chat_template="",
+        special_tokens={},
+        adds_bos=False,
+        vocab_size=config.vocab_size,
+        context_length=MAX_POSITIONS,
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        native=take(module),
     )
+
+
+def _interpreted(module: Any) -> FusedDecoder:
+    """Return the decoder for CUDA, its kernels run by Triton's interpreter."""
+    importlib.import_module("tests.unit.inference.fused.conftest")  # has what that needs
+    return FusedDecoder(module)
 
 
 def runner_of(model: Any, num_slots: int = NUM_SLOTS) -> Runner:

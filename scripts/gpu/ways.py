@@ -13,9 +13,10 @@ import fcntl
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,26 +51,32 @@ def ways_of(usual: PassWays) -> dict[str, PassWays]:
     return found
 
 
-def compare(names: list[str], out: Path, *, is_tiny: bool, limit: int) -> dict[str, Any]:
-    """Compare the ways of several models, each in a process of its own."""
-    started = {}
-    for file in (*out.glob("ways-*.ready"), *out.glob("ways-*.json")):
-        file.unlink()
-    for name in names:
-        command = [sys.executable, "-m", "scripts.gpu.ways", "--model", name, "--beside", *names]
-        command += ["--out", str(out), *(["--tiny"] if is_tiny else [])]
-        log = (out / f"ways-{name}.log").open("w")
-        started[name] = subprocess.Popen(command, stdout=log, stderr=log)
-    end, found = time.monotonic() + limit, {}
-    for name, process in started.items():
+def compare(names: list[str], *, is_tiny: bool, seconds: float) -> Iterator[tuple[str, Any]]:
+    """Yield how the ways of several models compare, each measured in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="ways-") as place:
+        started, out, end = {}, Path(place), time.monotonic() + seconds
+        for name in names:
+            command = [sys.executable, "-m", "scripts.gpu.ways", "--model", name]
+            command += ["--beside", *names, "--out", place, *(["--tiny"] if is_tiny else [])]
+            with (out / f"{name}.log").open("w") as log:
+                started[name] = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            process.wait(max(1.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-        file = out / f"ways-{name}.json"
-        said = (out / f"ways-{name}.log").read_text()[-800:]
-        found[name] = json.loads(file.read_text()) if file.is_file() else f"nothing found: {said}"
-    return found
+            for name, process in started.items():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, end - time.monotonic()))
+                yield name, _told(out, name)
+        finally:
+            for process in started.values():
+                process.kill()
+                process.wait()
+
+
+def _told(out: Path, name: str) -> Any:
+    """Return what a process found so far, or how its log ends."""
+    file = out / f"{name}.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    return f"nothing found: {(out / f'{name}.log').read_text()[-800:]}"
 
 
 class _Subject:
@@ -106,13 +113,14 @@ class _Subject:
 
 def measure(
     name: str, device: torch.device, turn: AbstractContextManager[None], *, is_tiny: bool
-) -> dict[str, Any]:
-    """Return the figures of each way; `turn` is held while they are taken."""
+) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each way, as they become more; `turn` is held while they are taken."""
     subject = _Subject(name, device, num_chunks=2 if is_tiny else _NUM_CHUNKS)
     native, runner = subject.model.native, subject.runner
     if not isinstance(getattr(native, "ways", None), PassWays):
-        return {"left out": f"passes are those of {type(native).__name__}"}
-    all_ways, repeats = ways_of(native.ways), 2 if is_tiny else 60
+        yield {"left out": f"passes are those of {type(native).__name__}"}
+        return
+    all_ways, repeats = ways_of(native.ways), 1 if is_tiny else 60
     found: dict[str, Any] = {}
     expected = runner.forward([subject.chunk(_NUM_ROWS)]).clone()
     for label, ways in all_ways.items():  # compiles
@@ -122,7 +130,7 @@ def measure(
         found[label] = {"differs from the usual by": float((logits - expected).abs().max())}
     with turn:
         bandwidth = passes.copy_bandwidth(device)
-        floor_ms = native.weights.num_read_bytes / bandwidth * 1e3
+        found["floor_ms"] = floor_ms = native.weights.num_read_bytes / bandwidth * 1e3
         for label, ways in all_ways.items():
             native.ways = ways
             if native.ways != ways:
@@ -130,7 +138,7 @@ def measure(
                 continue
             found[label] |= _figures(subject, device, repeats, floor_ms)
             found[label]["rows that differ"] = subject.differing()
-    return {"floor_ms": floor_ms, **found}
+            yield found
 
 
 def _figures(
@@ -154,9 +162,9 @@ def _figures(
 @contextmanager
 def _turn(out: Path, name: str, names: list[str]) -> Iterator[None]:
     """Wait until all have compiled, then hold a lock that one process has at a time."""
-    (out / f"ways-{name}.ready").touch()
+    (out / f"{name}.ready").touch()
     end = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < end and not all((out / f"ways-{n}.ready").exists() for n in names):
+    while time.monotonic() < end and not all((out / f"{n}.ready").exists() for n in names):
         time.sleep(0.1)
     with (out / "ways.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -175,9 +183,11 @@ def main() -> None:
     torch.set_grad_enabled(False)
     out = Path(options.out)
     turn = _turn(out, options.model, options.beside)
-    name = "tiny" if options.tiny else options.model
-    found = measure(name, device, turn, is_tiny=options.tiny)
-    (out / f"ways-{options.model}.json").write_text(json.dumps(found, indent=1))
+    name = "interpreted" if options.tiny else options.model
+    for found in measure(name, device, turn, is_tiny=options.tiny):
+        part = out / f"{options.model}.part"
+        part.write_text(json.dumps(found, indent=1))
+        part.replace(out / f"{options.model}.json")
 
 
 if __name__ == "__main__":

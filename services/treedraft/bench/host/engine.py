@@ -61,7 +61,8 @@ class EngineSteps:
     """What a step with all sessions takes, in milliseconds: by the clock, and by the thread's.
 
     `parts` are the means of one session's rounds in these steps, `texts` what each session
-    came to say, its prompt included, `num_tokens` those of a session and step.
+    came to say, its prompt included, `num_tokens` those of a session and step, `num_messages`
+    what the engine says a step, to coordinators and drafters together.
     """
 
     step_ms: float
@@ -69,6 +70,7 @@ class EngineSteps:
     parts: RoundTimes
     texts: Mapping[str, Sequence[int]]
     num_tokens: float
+    num_messages: float
 
 
 def run_sessions(
@@ -184,6 +186,7 @@ class _Watch:
         self._moments: list[tuple[float, float]] = []  # by the clock, by the thread's
         self._rounds: list[RoundTimes] = []
         self._num_tokens: list[int] = []
+        self._num_messages = 0
 
     @property
     def num_whole(self) -> int:
@@ -193,6 +196,8 @@ class _Watch:
     def see(self, news: EngineNews) -> None:
         """Note a step; one without all sessions does not count."""
         outputs = news.outputs.get(_STREAM, ())
+        if self._moments and self.num_whole < self.num_steps:
+            self._num_messages += len(news.outputs) + len(news.frames)
         if self.num_whole < self.num_steps and len(outputs) == self.num_sessions:
             self._count(outputs)
         for output in outputs:
@@ -222,4 +227,5 @@ class _Watch:
             ),
             texts=self._texts,
             num_tokens=fmean(self._num_tokens[1:]) / self.num_sessions,
+            num_messages=self._num_messages / len(pairs),
         )

@@ -18,6 +18,9 @@ _BUILT_IN = "~"
 # What is done, by the beginning of the module's path; the first that fits.
 _KINDS = {
     "inference/native/decoder": "the pass",
+    "inference/fused/fence": "the pass",  # is waited for there
+    "inference/fused/draw": "drawing",
+    "inference/fused/": "laying rows out",
     "inference/native/": "laying rows out",
     "inference/segment": "laying rows out",
     "inference/runner": "laying rows out",

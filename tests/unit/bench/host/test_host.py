@@ -7,7 +7,7 @@ import pytest
 
 from treedraft.bench.host import engine
 from treedraft.bench.host.drafter import StandInDrafter
-from treedraft.bench.host.engine import TOO_FEW_STEPS, run_sessions
+from treedraft.bench.host.engine import TOO_FEW_STEPS, Drafts, run_sessions
 from treedraft.bench.host.frames import BY_NAME, BY_NUMBER, measure_frames
 from treedraft.bench.host.picture import draw
 from treedraft.bench.host.profile import falls, kind_of
@@ -95,6 +95,15 @@ def test_many_sessions_are_measured_by_few_steps_though_their_prompts_take_more(
     # Of sessions with an end the first would be over before the last one's prompt is computed.
     steps = run_sessions(toy, specs_of(48), tracing, num_steps=2)
     assert steps.step_ms > 0
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_messages_a_step_are_as_many_as_there_are_connections(toy, tracing, number):
+    assert run_sessions(toy, specs_of(number), tracing, num_steps=6).num_messages == 1.0
+    texts = run_sessions(toy, specs_of(number), tracing, num_steps=60).texts
+    drafts = Drafts(texts, num_nodes=4, num_hits=2)
+    found = run_sessions(toy, specs_of(number), tracing, num_steps=6, drafts=drafts)
+    assert found.num_messages == 2.0  # to the coordinator and to the drafter
 
 
 def test_too_few_steps_are_said_to_be_too_few(toy, tracing):
