@@ -7,7 +7,9 @@ thing that counts: the time that plain steps would have taken for the same
 tokens. Each load has an account in plain steps. Steps with drafts pay in what
 they gained or lost; and a small share of all time is put in as an allowance, to
 try again with. Drafting is open as long as there is something in the account,
-so what it can lose is bounded: the first deposit, once, and that share.
+so what it can lose is bounded: the first deposit, once, and that share. A first trial may
+have met a hard text, or prices that were not learned yet: where one session is all there is and
+the forecast disagrees, the share is larger at first, half as large after each trial that failed.
 
 Loads are told apart by the number of sessions in powers of two, since price and
 cost grow with it. Until drafts were tried at one, it is open if they promise to pay
@@ -30,6 +32,7 @@ from dataclasses import dataclass, field
 
 from treedraft.target.finished_step import DraftedRound, FinishedStep
 from treedraft.target.forecast import Forecast
+from treedraft.target.load_account import LoadAccount, Promise
 from treedraft.target.session import TargetSession
 from treedraft.target.session_account import is_worth_catching_up
 from treedraft.target.settings import GateSettings
@@ -39,8 +42,6 @@ _SMOOTHING = 0.1
 _MAX_STEPS = 4.0
 # Of the allowance, where the forecast says that trials will fail.
 _DOUBT = 0.1
-# Of the first deposit: what has to be there to try again.
-_RETRIAL = 0.5
 # What one text or two are like says nothing about many: that size of load on it does.
 _LEAST_TELLING_SIZE = 2
 # Tokens that drafts bring for each token of a text, where they are open; a forecast is
@@ -53,44 +54,6 @@ _LEFT_GRANTED = 0.5
 _PATIENT_TOKENS = 16
 # A forecast holds for so many steps: to begin and leave off costs more than either.
 _PROMISED_STEPS = 32
-
-
-@dataclass(slots=True)
-class _Promise:
-    """What was forecast last for a number of sessions, to be kept to for some steps."""
-
-    load: int
-    pays: bool
-    steps_left: int
-
-
-@dataclass(slots=True)
-class _Account:
-    """What drafting at one load has left to lose, in plain steps."""
-
-    trial: float
-    max_gain: float
-    balance: float
-    is_open: bool = True
-    is_tried: bool = False
-    saved: float = 0.0  # for a first trial against the forecast
-    promise: "_Promise | None" = None
-
-    def save(self, change: float) -> None:
-        if self.is_tried:
-            self.enter(change)
-            return
-        self.saved += change
-        if self.saved >= _RETRIAL * self.trial:
-            self.balance, self.is_tried = self.saved, True
-
-    def enter(self, change: float) -> None:
-        limit = self.max_gain if self.is_open else _RETRIAL * self.trial
-        self.balance = min(limit, self.balance + change)
-        if self.balance <= 0.0:
-            self.is_open = False
-        elif self.balance >= _RETRIAL * self.trial:
-            self.is_open = True
 
 
 @dataclass(slots=True)
@@ -117,7 +80,7 @@ class DraftGate:
     travel_ms: Callable[[], float] = lambda: 0.0
     # Whether prompts are still to be computed.
     has_prompts: Callable[[], bool] = lambda: False
-    _accounts: dict[int, _Account] = field(default_factory=dict)
+    _accounts: dict[int, LoadAccount] = field(default_factory=dict)
     _overheads: dict[int, _Overhead] = field(default_factory=dict)
     # What drafters were given leave to take to catch up with texts and have not taken yet.
     _granted_ms: float = 0.0
@@ -222,8 +185,9 @@ class DraftGate:
     def _save(self, load: int, num_steps: float) -> None:
         """Set aside for the next trial what a step without drafts allows."""
         if not self._is_open(load):
-            share = 1.0 if self._gain_steps(load) >= 0.0 else _DOUBT
-            self._account(load).save(share * self.settings.allowance * num_steps)
+            account = self._account(load)
+            share = account.haste if self._gain_steps(load) >= 0.0 else _DOUBT
+            account.save(share * self.settings.allowance * num_steps)
 
     def _is_open(self, load: int) -> bool:
         if not self.settings.enabled:
@@ -236,7 +200,7 @@ class DraftGate:
         account = self._account(load)
         promise = account.promise
         if promise is None or promise.load != load or not promise.steps_left:
-            promise = account.promise = _Promise(load, self._should_pay(load), _PROMISED_STEPS)
+            promise = account.promise = Promise(load, self._should_pay(load), _PROMISED_STEPS)
         promise.steps_left -= 1
         return promise.pays
 
@@ -268,15 +232,13 @@ class DraftGate:
     def _overhead(self, load: int) -> _Overhead:
         return self._overheads.setdefault(_size(load), _Overhead())
 
-    def _account(self, load: int) -> _Account:
+    def _account(self, load: int) -> LoadAccount:
         size = _size(load)
         if size not in self._accounts:
             # Over a long way drafts can bring less: less is lost to finding that out.
             plain_ms = self.costs.estimate(max(1, load), max(1, load))
             share = plain_ms / (plain_ms + self.travel_ms()) / math.sqrt(2**size)
-            trial = self.settings.trial_steps * share
-            max_gain = max(trial, self.settings.max_gain_steps * share)
-            self._accounts[size] = _Account(trial, max_gain, trial)
+            self._accounts[size] = LoadAccount.of(self.settings, share)
         return self._accounts[size]
 
 

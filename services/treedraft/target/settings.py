@@ -106,8 +106,9 @@ class GateSettings(Frozen):
         ge=0.0,
         le=1.0,
         description="Share of the time that may be lost to trying again: after a trial that "
-        "failed, the next one comes when this share has added up to half a first one. Where a "
-        "forecast says that it will fail, a tenth of this.",
+        "failed, the next one comes when this share has added up to half a first one, after the "
+        "first at a single session much sooner. Where a forecast says that it will fail, a tenth "
+        "of this.",
     )
     max_gain_steps: float = Field(
         default=24.0,

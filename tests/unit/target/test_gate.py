@@ -1,5 +1,6 @@
 """Drafting is closed at loads where it does not pay, and what it loses is bounded."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -111,6 +112,25 @@ def test_what_did_not_pay_is_found_out_when_it_does():
     assert not engine.gate.is_open(4)
     opened = engine.steps(3000, 4, tokens=3, draft_ms=1.0)
     assert all(opened[-100:])
+
+
+def test_one_text_that_nobody_foresees_does_not_close_a_single_stream_for_long():
+    engine = Engine()
+    engine.steps(20, 1, tokens=1, draft_ms=12.0)
+    assert not engine.gate.is_open(1)
+    opened = engine.steps(200, 1, tokens=3, draft_ms=12.0)
+    assert opened.index(True) < 60
+    assert all(opened[60:])
+
+
+def test_trials_that_go_on_to_fail_become_rare():
+    engine = Engine(forecast=False)
+    opened = engine.steps(4000, 1, tokens=2, draft_ms=30.0)
+    trials = [step for step in range(1, 4000) if opened[step] and not opened[step - 1]]
+    pauses = [later - earlier for earlier, later in pairwise([0, *trials])]
+    assert pauses[0] < 80
+    assert pauses[1] > 1.5 * pauses[0]
+    assert min(pauses[4:]) > 300
 
 
 def test_loads_are_judged_apart():
