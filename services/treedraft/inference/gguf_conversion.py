@@ -17,15 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
 from treedraft.core.errors import UnsupportedModelError
-
-_MAGIC = b"GGUF"
-
-
-def check_gguf(file: Path) -> None:
-    """Raise UnsupportedModelError, reason WEIGHTS_CORRUPT, unless this is a GGUF file."""
-    with file.open("rb") as stream:
-        if stream.read(len(_MAGIC)) != _MAGIC:
-            raise UnsupportedModelError(f"{file} is no GGUF file", reason="WEIGHTS_CORRUPT")
+from treedraft.inference.gguf_magic import check_gguf
 
 
 def convert_gguf(file: Path, folder: Path) -> None:

