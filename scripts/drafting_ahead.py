@@ -8,11 +8,11 @@ synchronous one (`--sync`). So the figures are limits, and do not depend on the 
 """
 
 import argparse
-import bisect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from scripts.far_drafter import LINK, NODE_MS, CountingGrower, FarDrafter, Link, time_of
 
 from treedraft.bench.prompts import PROMPTS
 from treedraft.core.exchange import Commit, DraftFrame, SessionOpen, TargetFrame
@@ -22,8 +22,6 @@ from treedraft.core.token_tree import TokenTree
 from treedraft.draft.assembly import assemble
 from treedraft.draft.drafter import Drafter
 from treedraft.draft.links import FrameArrived, LinkClosed, LinkOpened
-from treedraft.draft.model_grower import ModelGrower, StepReport
-from treedraft.draft.session import DraftSession
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
 from treedraft.inference.drafting_model import load_drafting_model
 from treedraft.inference.models import LoadedModel, load_model
@@ -38,37 +36,11 @@ from treedraft.training.evaluation.rehearsal import best_nodes, follow
 from treedraft.training.evaluation.settings import EvaluationSettings
 from treedraft.training.evaluation.texts import TargetText, target_texts
 
-# `treedraft bench passes` on two cores of an EPYC, float32; the drafter's steps likewise.
+# `treedraft bench passes` on two cores of an EPYC, float32.
 PASS_MS = {1: 19.0, 2: 18.6, 4: 19.7, 6: 20.3, 8: 21.5, 12: 24.3, 16: 26.6}
-STEP_MS = {1: 1.6, 4: 2.2, 8: 2.8, 16: 4.0, 32: 6.0}
-NODE_MS = 0.003
 _MAX_DEPTH = 16
 _MAX_CHILDREN = 16
-_LINK = 1
 _CREDIT = 1 << 40
-
-
-def time_of(times_ms: Mapping[int, float], num_rows: int) -> float:
-    """Return what so many rows take: on lines between what is known, in proportion beyond."""
-    sizes = sorted(times_ms)
-    index = bisect.bisect_left(sizes, num_rows)
-    if index == len(sizes):
-        return times_ms[sizes[-1]] * num_rows / sizes[-1]
-    if index == 0 or sizes[index] == num_rows:
-        return times_ms[sizes[index]]
-    low, high = sizes[index - 1], sizes[index]
-    share = (num_rows - low) / (high - low)
-    return times_ms[low] * (1 - share) + times_ms[high] * share
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """The way, what a pass verifies, whether it waits for whole trees, how long steps take."""
-
-    round_trip_ms: float
-    num_verified: int = 8
-    is_synchronous: bool = False
-    step_share: float = 1.0
 
 
 @dataclass(slots=True)
@@ -90,77 +62,6 @@ class Played:
             f"hits {self.num_hits / rounds:.0%}, a tree is there {self.num_ready / rounds:.0%}, "
             f"{self.num_sent / rounds:.0f} nodes sent a round"
         )
-
-
-class CountingGrower:
-    """A draft model that counts the rows it runs, of a single pass a step (`--levels 1`)."""
-
-    def __init__(self, grower: ModelGrower) -> None:
-        """Begin at none."""
-        self._grower = grower
-        self.num_rows = 0
-        self.max_new_nodes = grower.max_new_nodes
-        self.passes_per_step = grower.passes_per_step
-        self.num_free_slots = self.num_slots = grower.num_slots
-        self.wants_work = grower.wants_work
-        self.target_says = grower.target_says
-        self.add = grower.add
-        self.check_tokens = grower.check_tokens
-        self.remove = grower.remove
-
-    def step(self, sessions: Sequence[DraftSession]) -> StepReport:
-        """Run one pass and count its rows."""
-        report = self._grower.step(sessions)
-        self.num_rows += sum(report.num_rows.values())
-        return report
-
-
-@dataclass(slots=True)
-class FarDrafter:
-    """A drafter at the end of a link, on a clock of its own."""
-
-    drafter: Drafter
-    grower: "CountingGrower"
-    link: Link
-    sent: list[DraftFrame]
-    now_ms: float = 0.0
-    is_idle: bool = False
-    on_the_way_there: list[tuple[float, TargetFrame]] = field(default_factory=list)
-    on_the_way_back: list[tuple[float, DraftFrame]] = field(default_factory=list)
-
-    def tell(self, frame: TargetFrame, now_ms: float) -> None:
-        """Send a frame there."""
-        self.on_the_way_there.append((now_ms + self.link.round_trip_ms / 2, frame))
-
-    def run_until(self, limit_ms: float) -> None:
-        """Let it compute until then."""
-        while self.now_ms < limit_ms:
-            while self.on_the_way_there and self.on_the_way_there[0][0] <= self.now_ms:
-                self.drafter.take(FrameArrived(_LINK, self.on_the_way_there.pop(0)[1], 0))
-                self.is_idle = False
-            if not self.is_idle:
-                self._step()
-            elif self.on_the_way_there and self.on_the_way_there[0][0] < limit_ms:
-                self.now_ms = self.on_the_way_there[0][0]
-            else:
-                self.now_ms = limit_ms
-
-    def _step(self) -> None:
-        before = self.grower.num_rows
-        self.is_idle = not self.drafter.step()
-        num_rows = self.grower.num_rows - before
-        num_nodes = sum(growth.num_nodes for frame in self.sent for growth in frame.growths)
-        step_ms = time_of(STEP_MS, num_rows) if num_rows else 0.0
-        self.now_ms += self.link.step_share * step_ms + NODE_MS * num_nodes
-        arrives_ms = self.now_ms + self.link.round_trip_ms / 2
-        self.on_the_way_back += [(arrives_ms, frame) for frame in self.sent]
-        self.sent.clear()
-
-    def arrived(self, now_ms: float) -> list[DraftFrame]:
-        """Return what has come by now."""
-        here = [frame for due_ms, frame in self.on_the_way_back if due_ms <= now_ms]
-        self.on_the_way_back = [one for one in self.on_the_way_back if one[0] > now_ms]
-        return here
 
 
 class Player:
@@ -192,8 +93,8 @@ class Player:
         sent: list[DraftFrame] = []
         far = FarDrafter(drafter, self._grower, self._link, sent)
         known = text.token_ids[: text.prompt_length + 1]
-        drafter.take(LinkOpened(_LINK, self._vocab_size, sent.append))
-        drafter.take(FrameArrived(_LINK, _opening(known, text), 0))
+        drafter.take(LinkOpened(LINK, self._vocab_size, sent.append))
+        drafter.take(FrameArrived(LINK, _opening(known, text), 0))
         tree, now_ms, rest_length = TokenTree(len(known)), 0.0, -1
         while tree.base_length < len(text.token_ids):
             while True:
@@ -206,7 +107,7 @@ class Player:
                 now_ms += 0.5
             now_ms = self._pass(text, tree, far, now_ms, played)
         played.time_ms += now_ms
-        drafter.take(LinkClosed(_LINK))
+        drafter.take(LinkClosed(LINK))
 
     def _pass(
         self, text: TargetText, tree: TokenTree, far: FarDrafter, now_ms: float, played: Played

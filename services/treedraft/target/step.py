@@ -19,21 +19,23 @@ from treedraft.inference.runner import Runner
 from treedraft.inference.sampler import CoupledDraws, LawRow, target_probs
 from treedraft.target.budget import SurvivalCalibrator
 from treedraft.target.drafting import DraftBook
+from treedraft.target.pass_rows import (
+    acceptance_noise,
+    build_segment,
+    cut_nodes,
+    law_rows,
+    sibling_laws_by_row,
+)
 from treedraft.target.round import (
     Round,
     RoundOutcome,
     StepClock,
     StepTimes,
-    acceptance_noise,
-    build_segment,
     compaction,
-    cut_nodes,
     holds_bonus,
     judge,
-    law_rows,
     node_scores,
     report_round,
-    sibling_laws_by_row,
 )
 from treedraft.target.round_trace import RoundTrace
 from treedraft.target.scheduler import Scheduler, SessionPass

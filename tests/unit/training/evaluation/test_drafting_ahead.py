@@ -2,7 +2,8 @@
 
 import pytest
 from evaluation_toys import at
-from scripts.drafting_ahead import PASS_MS, Link, Player, time_of
+from scripts.drafting_ahead import PASS_MS, Player
+from scripts.far_drafter import Link, time_of
 
 from treedraft.draft.settings import GrowthSettings
 
