@@ -175,7 +175,8 @@ class Tenants:
 
     def digest(self, max_tokens: int) -> bool:
         """Take in about so many tokens of the texts in line; return whether there was one."""
-        had_work = bool(self._waiting)
+        if not self._waiting:
+            return False
         num_read = 0
         while self._waiting and num_read < max_tokens:
             salt, text = self._waiting[0]
@@ -186,7 +187,7 @@ class Tenants:
                 self._waiting.popleft()
         self._drop_excess()
         self._num_waiting_tokens -= num_read
-        return had_work
+        return True
 
     def _drop_excess(self) -> None:
         excess = self.num_tokens - self._settings.recent.max_tokens

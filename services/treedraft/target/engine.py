@@ -10,7 +10,7 @@ loop, which this thread only ever posts to.
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -32,14 +32,12 @@ from treedraft.target.events import (
     Stop,
     StreamEnded,
 )
-from treedraft.target.finished_step import FinishedStep
 from treedraft.target.gate import DraftGate
 from treedraft.target.patience import DraftingSession, Patience, held_ms
-from treedraft.target.round import RoundOutcome
-from treedraft.target.scheduler import Scheduler, SessionPass
-from treedraft.target.session import TargetSession
+from treedraft.target.scheduler import Scheduler
 from treedraft.target.session_roster import SessionRoster
 from treedraft.target.step import PassRunner
+from treedraft.target.step_books import StepBooks
 from treedraft.target.teller import Teller
 from treedraft.telemetry.metrics import Metrics
 
@@ -88,6 +86,7 @@ class Engine:
         self._patience = patience
         self._gate = gate
         self._metrics = metrics
+        self._books = StepBooks(runner, roster, patience, gate)
         self._teller = Teller(roster, book, patience, publish)
         self._make_report = report
         self.clock = StepClock()
@@ -148,16 +147,15 @@ class Engine:
         self._wait_for_drafts(load)
         self._is_idle = not (passes := self._scheduler.plan())
         if self._is_idle:
+            self._books.settle()
             self._patience.goodput.pause()
         if passes:
             drafted = self._book.drafted_among(p.session for p in passes)
             try:
-                outcomes = self._runner.run(
+                ran = self._runner.run(
                     passes, self._take_draft_events, self._teller.tell_commits, self._tell_beside
                 )
-                for outcome in outcomes:
-                    self._roster.settle(outcome)
-                self._measure_goodput(load, num_missed, passes, outcomes, drafted)
+                self._books.enter(ran, load=load, num_missed=num_missed, drafted=drafted)
             except Exception:
                 # The KV of these sessions is not to be trusted; others are untouched.
                 _log.exception("pass failed", sessions=len(passes))
@@ -170,33 +168,6 @@ class Engine:
             self._teller.tell_all()
         if self._num_failed >= _MAX_FAILED_PASSES:
             raise RuntimeError("passes keep failing; the device may be gone")
-
-    def _measure_goodput(
-        self,
-        load: int,
-        num_missed: int,
-        passes: Sequence[SessionPass],
-        outcomes: Sequence[RoundOutcome],
-        drafted: Collection[TargetSession],
-    ) -> None:
-        num_tokens = sum(len(outcome.verdict.token_ids) for outcome in outcomes)
-        elapsed_ms = self._patience.goodput.step_finished(
-            num_tokens,
-            time.monotonic_ns(),
-            # Prompts take time and give no tokens: not what a wait is weighed against.
-            counts=all(session_pass.num_new == 1 for session_pass in passes),
-        )
-        if elapsed_ms is not None:
-            step = FinishedStep.of(
-                load,
-                passes,
-                outcomes,
-                drafted=drafted,
-                elapsed_ms=elapsed_ms,
-                pass_ms=self._runner.last_pass_ms,
-                num_missed=num_missed,
-            )
-            self._gate.step_finished(step)
 
     def _wait_for_drafts(self, load: int) -> None:
         """Take in events for as long as the drafts to come are worth it at this load."""
@@ -285,7 +256,7 @@ class Engine:
                 self._is_stopped = not drain
 
     def _tell_beside(self) -> None:
-        """Tell of the step before while a device is busy with this one.
+        """Book the step before and tell of it while a device is busy with this one.
 
         To say it takes the event loop a good part of a small model's pass, and takes it
         from this thread: between two passes the device would stand still meanwhile.

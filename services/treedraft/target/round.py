@@ -49,8 +49,9 @@ class StepClock:
 class Round(NamedTuple):
     """One session between its walk and the end of the step.
 
-    `is_hit` is None where nobody drafts; `moves` are KV slots, from and to;
-    `scores` are those of the admitted nodes, there only if somebody watches.
+    `is_hit` is None where nobody drafts; `moves` are KV slots, from and to; `clock` is what
+    was measured of the round so far; `scores` are those of the admitted nodes, there only if
+    somebody watches.
     """
 
     session_pass: SessionPass
@@ -58,6 +59,7 @@ class Round(NamedTuple):
     base_length: int
     is_hit: bool | None
     moves: tuple[list[int], list[int]]
+    clock: RoundClock
     scores: tuple[float, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
 
@@ -83,9 +85,8 @@ class StepTimes:
         self._clock = clock
         self._known: dict[tuple[int, int, int], RoundTimes] = {}
 
-    def round(self, session: TargetSession) -> RoundTimes:
-        """Return the parts of the round that ends now, in milliseconds."""
-        own = session.clock
+    def round(self, own: RoundClock) -> RoundTimes:
+        """Return the parts of a round that ended with the step, in milliseconds."""
         key = own.ready_ns, own.draft_us, own.wire_us
         times = self._known.get(key)
         if times is None:
@@ -156,11 +157,7 @@ def node_scores(session_pass: SessionPass) -> tuple[float, ...]:
 
 def report_round(round_: Round, times: RoundTimes) -> RoundReport:
     """Return what those who watch the session are told of a round."""
-    session, tree, verdict = (
-        round_.session_pass.session,
-        round_.session_pass.tree,
-        round_.verdict,
-    )
+    tree, verdict = round_.session_pass.tree, round_.verdict
     bonus = verdict.token_ids[len(verdict.accepted) :]
     return RoundReport(
         base_length=round_.base_length,
@@ -171,7 +168,7 @@ def report_round(round_: Round, times: RoundTimes) -> RoundReport:
         accepted=verdict.accepted,
         bonus_token_id=bonus[0] if bonus else None,
         is_hit=round_.is_hit,
-        drafted_nodes=session.clock.drafted_nodes,
-        late_nodes=session.clock.late_nodes,
+        drafted_nodes=round_.clock.drafted_nodes,
+        late_nodes=round_.clock.late_nodes,
         times=times,
     )

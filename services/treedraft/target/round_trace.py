@@ -91,13 +91,13 @@ class RoundTrace:
         facts = _RoundFacts(
             session.counts.rounds,
             round_.base_length,
-            session.clock.drafted_nodes,
+            round_.clock.drafted_nodes,
             tree.num_nodes,
             len(verdict.accepted),
             len(verdict.token_ids),
             batch_sessions,
             round_.is_hit,
-            min(session.clock.ready_ns, clock.started) - clock.started,
+            min(round_.clock.ready_ns, clock.started) - clock.started,
         )
         make = partial(_round_span, facts, times, clock, self._to_wall_ns)
         self._tracing.record_lazily(session.span.traceparent, make)
@@ -107,7 +107,7 @@ class RoundTrace:
         for round_ in rounds:
             session, num_tokens = round_.session_pass.session, len(round_.verdict.token_ids)
             if session.counts.rounds > 1:
-                later.append((num_tokens, (clock.committed - session.clock.ready_ns) / 1e9))
+                later.append((num_tokens, (clock.committed - round_.clock.ready_ns) / 1e9))
                 continue
             self._metrics.first_token((session.first_token_ns - session.started_ns) / 1e9)
             if session.first_token_due < math.inf:

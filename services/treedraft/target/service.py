@@ -121,11 +121,12 @@ class TargetServicer(pb_grpc.TargetServiceServicer):
         Steps that ended while the last frame was on its way are told together.
         """
         if frames.empty():
+            loop = asyncio.get_running_loop()
+            beat = loop.call_later(self._heartbeat_seconds, frames.put_nowait, ())
             try:
-                async with asyncio.timeout(self._heartbeat_seconds):
-                    return await frames.get()
-            except TimeoutError:
-                return ()
+                return await frames.get()
+            finally:
+                beat.cancel()
         outputs = frames.get_nowait()
         while outputs is not None and not frames.empty():
             if (more := frames.get_nowait()) is None:

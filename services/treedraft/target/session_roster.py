@@ -7,7 +7,7 @@ passes it on once per step.
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from treedraft.core.errors import TreedraftError, UnavailableError
 from treedraft.core.exchange import LogAcknowledgement
@@ -48,6 +48,8 @@ class SessionRoster:
         self._sessions: dict[str, tuple[int, TargetSession]] = {}
         self._outputs: dict[int, list[SessionOutput]] = defaultdict(list)
         self.is_draining = False
+        # Called before anything is told but the rounds of a step: these come first.
+        self.before_news: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         """Return the number of sessions, waiting ones included."""
@@ -133,6 +135,7 @@ class SessionRoster:
         self, session: TargetSession, reason: FinishReason, outcome: RoundOutcome | None = None
     ) -> None:
         """End a session well, with the tokens of its last round if there is one."""
+        self.before_news()
         statistics = session.statistics()
         self._tell(
             session,
@@ -148,6 +151,7 @@ class SessionRoster:
 
     def fail(self, session: TargetSession, reason: str, message: str) -> None:
         """End a session that cannot go on."""
+        self.before_news()
         owned = self._sessions.get(session.session_id)
         if owned:
             self._refuse(owned[0], session.spec, reason, message)
@@ -156,6 +160,7 @@ class SessionRoster:
 
     def take_outputs(self) -> Mapping[int, Sequence[SessionOutput]]:
         """Return what is to be told, by stream, and forget it."""
+        self.before_news()
         outputs, self._outputs = self._outputs, defaultdict(list)
         return outputs
 

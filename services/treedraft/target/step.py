@@ -8,6 +8,7 @@ the coordinators are told.
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, compress, islice
+from typing import NamedTuple
 
 import torch
 
@@ -41,6 +42,23 @@ from treedraft.target.round_trace import RoundTrace
 from treedraft.target.scheduler import Scheduler, SessionPass
 from treedraft.target.step_costs import StepCosts
 from treedraft.target.verification import Walk, coupled_walk, rejection_walk
+
+
+class RanPass(NamedTuple):
+    """A pass that was run. Its tokens are final; what it came to is yet to be measured."""
+
+    passes: Sequence[SessionPass]
+    rounds: Sequence[Round]
+    clock: StepClock
+    is_disturbed: bool
+
+    @property
+    def may_end_texts(self) -> bool:
+        """Whether a session may be over: it reached its end, or has a grammar that may fail."""
+        return any(
+            round_.verdict.finish is not None or round_.session_pass.session.grammar is not None
+            for round_ in self.rounds
+        )
 
 
 class PassRunner:
@@ -82,8 +100,8 @@ class PassRunner:
         take_draft_events: Callable[[], None],
         announce_commits: Callable[[], None],
         meanwhile: Callable[[], None] = lambda: None,
-    ) -> list[RoundOutcome]:
-        """Run one pass and return what it made final.
+    ) -> RanPass:
+        """Run one pass and return what it made final, to be measured soon.
 
         Args:
             passes: the rows of each session.
@@ -108,7 +126,6 @@ class PassRunner:
         logprobs = _logprobs(drawing, laws, walks, target_logits)
         take_draft_events()
         clock.walked = time.monotonic_ns()
-        self._observe_costs(passes, clock, is_disturbed=is_disturbed)
         rounds = [
             self._commit(session_pass, walk, told)
             for session_pass, walk, told in zip(drawing, walks, logprobs, strict=True)
@@ -116,7 +133,9 @@ class PassRunner:
         announce_commits()
         self._settle_kv(passes, rounds)
         clock.committed = time.monotonic_ns()
-        return self._measure(passes, rounds, clock)
+        for session_pass in passes:
+            session_pass.session.begin_round(clock.committed)
+        return RanPass(passes, rounds, clock, is_disturbed)
 
     def _draw(
         self,
@@ -180,7 +199,7 @@ class PassRunner:
         if verdict.finish is None:
             self._book.committed(session)
         told = logprobs[: len(verdict.token_ids)]
-        return Round(session_pass, verdict, base_length, is_hit, moves, scores, told)
+        return Round(session_pass, verdict, base_length, is_hit, moves, session.clock, scores, told)
 
     def _settle_kv(self, passes: Sequence[SessionPass], rounds: Sequence[Round]) -> None:
         """Put accepted KV in its place and publish the pages that are full."""
@@ -192,12 +211,13 @@ class PassRunner:
                 session_pass.session.num_computed += session_pass.num_new
             self._scheduler.publish_pages(session_pass.session)
 
-    def _measure(
-        self, passes: Sequence[SessionPass], rounds: Sequence[Round], clock: StepClock
-    ) -> list[RoundOutcome]:
+    def measure(self, ran: RanPass) -> list[RoundOutcome]:
+        """Count and observe a pass, once, and return what is told of it."""
+        passes, rounds, clock, is_disturbed = ran
+        self._observe_costs(passes, clock, is_disturbed=is_disturbed)
         self._trace.step(passes, clock)
         times_of = StepTimes(clock)
-        times = [times_of.round(round_.session_pass.session) for round_ in rounds]
+        times = [times_of.round(round_.clock) for round_ in rounds]
         outcomes = [
             self._measure_round(round_, own) for round_, own in zip(rounds, times, strict=True)
         ]
@@ -205,7 +225,6 @@ class PassRunner:
         for session_pass in passes:
             if not session_pass.reaches_end:
                 self._trace.prefill(session_pass, clock)
-            session_pass.session.begin_round(clock.committed)
         return outcomes
 
     @staticmethod

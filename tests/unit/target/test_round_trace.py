@@ -20,13 +20,13 @@ def a_round(span, *, is_hit):
     session = SimpleNamespace(
         span=span,
         counts=SimpleNamespace(rounds=4),
-        clock=SimpleNamespace(ready_ns=8 * MS, drafted_nodes=7),
     )
     return SimpleNamespace(
         session_pass=SimpleNamespace(session=session, tree=tree),
         verdict=SimpleNamespace(accepted=(0, 1), token_ids=(5, 6, 7)),
         base_length=20,
         is_hit=is_hit,
+        clock=SimpleNamespace(ready_ns=8 * MS, drafted_nodes=7),
     )
 
 

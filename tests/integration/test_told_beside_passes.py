@@ -1,0 +1,71 @@
+"""Where a pass runs on a device, a step is booked and told of while the next one runs.
+
+Nobody may see that: what comes of a session, and in which order, is the same.
+"""
+
+import pytest
+from tests.engine_harness import EngineHarness, spec
+from tests.integration.toy_targets import drafter_for, plain, prompt, target_settings
+
+from treedraft.core.session import FinishReason
+from treedraft.target.step import PassRunner
+
+
+@pytest.fixture(autouse=True)
+def passes_run_on_a_device(monkeypatch):
+    monkeypatch.setattr(PassRunner, "waits_for_device", True)
+
+
+def test_each_round_is_counted_and_told_once(llama):
+    specs = [spec(prompt(n, llama), session_id=f"s{n}", max_tokens=20 + n) for n in (3, 5, 8)]
+    texts = plain(llama, *specs)
+    drafter = drafter_for(llama, specs, texts)
+    with EngineHarness(llama, target_settings(), drafter) as harness:
+        results = harness.run(*specs)
+    for one, result in zip(specs, results, strict=True):
+        assert result.token_ids == texts[one.session_id]
+        assert result.finish.statistics.emitted_tokens == len(result.token_ids)
+        lengths = result.finish.statistics.accepted_lengths
+        assert sum(lengths) == result.finish.statistics.rounds
+
+
+def test_the_last_round_is_told_before_the_end_of_a_cancelled_session(llama):
+    one = spec(prompt(7, llama), max_tokens=200)
+    with EngineHarness(llama, target_settings()) as harness:
+        harness.start(one)
+        harness.pump(lambda: len(harness.results["s"].token_ids) > 3)
+        harness.cancel("s")
+        harness.pump(lambda: harness.results["s"].is_over)
+        assert harness.pool.num_free == harness.pool.num_blocks
+    result = harness.results["s"]
+    assert result.finish.reason is FinishReason.CANCELLED
+    assert result.finish.statistics.emitted_tokens == len(result.token_ids)
+    assert result.token_ids == plain(llama, one)["s"][: len(result.token_ids)]
+
+
+def test_a_step_that_no_other_follows_is_told_all_the_same(llama):
+    one = spec(prompt(6, llama), max_tokens=30)
+    with EngineHarness(llama, target_settings(max_unlogged_tokens=4)) as harness:
+        harness.acknowledges = False
+        harness.start(one)
+        harness.pump(lambda: len(harness.results["s"].token_ids) == 5)
+
+
+def test_a_pass_that_fails_takes_nothing_from_the_step_before(llama, monkeypatch):
+    one = spec(prompt(6, llama), max_tokens=30)
+    with EngineHarness(llama, target_settings()) as harness:
+        runner = harness.parts.engine._runner._runner
+        forward, calls = runner.forward, []
+
+        def fails_at_the_fifth(segments):
+            calls.append(1)
+            if len(calls) == 5:
+                raise RuntimeError("the device is gone")
+            return forward(segments)
+
+        monkeypatch.setattr(runner, "forward", fails_at_the_fifth)
+        harness.start(one)
+        harness.pump(lambda: harness.results["s"].is_over)
+    result = harness.results["s"]
+    assert result.failure.reason == "PASS_FAILED"
+    assert result.token_ids == plain(llama, one)["s"][:4]
