@@ -1,14 +1,18 @@
 """How often the outcome of a pass was foreseen, by the nodes kept beyond the verified ones.
 
 What a pass draws where its walk ends is in the tree (a hit) or costs the drafter a
-fresh start. Nodes that are grown and not verified are there for that alone: deeper
-ones below the verified, or wider ones beside them. To see what they are worth,
-whatever the machine's speed, each step here waits for the whole tree, and a pass
-verifies its best nodes, always as many. A place is expanded, and a child kept, by the
-score of its path: the outcomes that are likeliest are those of the best scores, deep or wide.
+fresh start. A hit that nothing was drafted below leaves the next pass without drafts all
+the same, so beside hits stands how many rounds were ready: had a drafted node to verify.
+
+Nodes that are grown and not verified are there for that alone: deeper ones below the
+verified, or wider ones beside them. To see what they are worth, whatever the machine's
+speed, each step here waits for the whole tree, and a pass verifies its best nodes, always as
+many. A place is expanded, and a child kept, by the score of its path: the outcomes that are
+likeliest are those of the best scores, deep or wide.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,7 +53,10 @@ class HitsPlan:
 
 @dataclass(frozen=True, slots=True)
 class HitsPoint:
-    """What one kind of tree foresaw, and the nodes that were sent for it."""
+    """What one kind of tree foresaw, and the nodes that were sent for it.
+
+    `ready_rate` is the share of rounds whose pass began with at least one drafted node.
+    """
 
     temperature: float
     least_score: float
@@ -57,6 +64,7 @@ class HitsPoint:
     hit_rate: float
     tokens_per_round: float
     nodes_per_round: float
+    ready_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +118,42 @@ def _settings(plan: HitsPlan, least_score: float, num_children: int) -> dict[str
     }
 
 
-async def measure(client: Asking, plan: HitsPlan, temperature: float) -> tuple[float, float, float]:
-    """Return hit rate, tokens and drafted nodes a round over all prompts, one after the other."""
-    hits = misses = num_rounds = num_emitted = num_nodes = 0
+async def measure(
+    client: Asking, plan: HitsPlan, temperature: float
+) -> tuple[float, float, float, float]:
+    """Return hit rate, tokens and drafted nodes a round, and the share of rounds with drafts.
+
+    Over all prompts, one after the other.
+    """
+    counted: Counter[str] = Counter()
+    ready: list[bool] = []
     for conversation in conversations(plan.num_prompts, salt="hits "):
         query = GenerateQuery(
             conversation=conversation,
             sampling=SamplingParameters(temperature=temperature, seed=_SEED),
             stopping=StoppingCriteria(max_tokens=plan.num_tokens, ignore_eos=True),
+            watch_rounds=True,
         )
-        one = (await ask(client, query)).finished.statistics
-        hits, misses = hits + one.hits, misses + one.misses
-        num_rounds, num_emitted = num_rounds + one.rounds, num_emitted + one.emitted_tokens
-        num_nodes += one.drafted_nodes
-    rounds = max(1, num_rounds)
-    return hits / max(1, hits + misses), num_emitted / rounds, num_nodes / rounds
+        answer = await ask(
+            client,
+            query,
+            on_delta=lambda delta: ready.extend(bool(one.token_ids) for one in delta.rounds),
+        )
+        one = answer.finished.statistics
+        counted += Counter(
+            hits=one.hits,
+            outcomes=one.hits + one.misses,
+            rounds=one.rounds,
+            tokens=one.emitted_tokens,
+            nodes=one.drafted_nodes,
+        )
+    rounds = max(1, counted["rounds"])
+    return (
+        counted["hits"] / max(1, counted["outcomes"]),
+        counted["tokens"] / rounds,
+        counted["nodes"] / rounds,
+        sum(ready) / max(1, len(ready)),
+    )
 
 
 def markdown(result: HitsResult) -> str:
@@ -136,7 +165,8 @@ def markdown(result: HitsResult) -> str:
         lines += [_row([f"T = {temperature:g}", *kept]), _row(["---"] * (len(kept) + 1))]
         for num_children in plan.num_children:
             cells = [
-                f"{point.hit_rate:.0%}, τ {point.tokens_per_round:.2f}, "
+                f"{point.hit_rate:.0%}, ready {point.ready_rate:.0%}, "
+                f"τ {point.tokens_per_round:.2f}, "
                 f"{point.nodes_per_round:.0f} nodes"
                 for point in result.points
                 if (point.temperature, point.num_children) == (temperature, num_children)
