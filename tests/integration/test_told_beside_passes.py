@@ -8,6 +8,7 @@ from tests.engine_harness import EngineHarness, spec
 from tests.integration.toy_targets import drafter_for, plain, prompt, target_settings
 
 from treedraft.core.session import FinishReason
+from treedraft.target.settings import PatienceSettings
 from treedraft.target.step import PassRunner
 
 
@@ -54,7 +55,7 @@ def test_a_step_that_no_other_follows_is_told_all_the_same(llama):
 def test_a_pass_that_fails_takes_nothing_from_the_step_before(llama, monkeypatch):
     one = spec(prompt(6, llama), max_tokens=30)
     with EngineHarness(llama, target_settings()) as harness:
-        runner = harness.parts.engine._runner._runner
+        runner = harness.engine._runner._runner
         forward, calls = runner.forward, []
 
         def fails_at_the_fifth(segments):
@@ -69,3 +70,29 @@ def test_a_pass_that_fails_takes_nothing_from_the_step_before(llama, monkeypatch
     result = harness.results["s"]
     assert result.failure.reason == "PASS_FAILED"
     assert result.token_ids == plain(llama, one)["s"][:4]
+
+
+@pytest.mark.parametrize("is_awaited", [True, False])
+def test_drafters_are_told_before_the_next_pass_only_if_it_may_wait_for_them(
+    llama, monkeypatch, is_awaited
+):
+    events = []
+
+    def drafter(frame):
+        events.extend("told" for _ in frame.commits)
+        return []
+
+    one = spec(prompt(6, llama), max_tokens=5)
+    settings = target_settings(patience=PatienceSettings(enabled=is_awaited))
+    with EngineHarness(llama, settings, drafter, is_lockstep=True) as harness:
+        runner = harness.engine._runner._runner
+        forward = runner.forward
+        monkeypatch.setattr(
+            runner, "forward", lambda segments: events.append("pass") or forward(segments)
+        )
+        (result,) = harness.run(one)
+    assert result.token_ids == plain(llama, one)["s"]
+    # The last token ends the text: nobody drafts on.
+    expected = ["pass", "told"] * 4 if is_awaited else ["pass", *["pass", "told"] * 4]
+    assert events[: len(expected)] == expected
+    assert len(events) == 5 + 4

@@ -152,19 +152,20 @@ class TokenTree:
             raise InvalidGrowthError("node ids must count up")
         if growth.base_length > self.base_length:
             raise InvalidGrowthError("growth on a base that was never committed")
+        base = growth.base_length
         for node_id, score in zip(growth.rescored_ids, growth.rescored_scores, strict=True):
-            self._graft_score(node_id, score, base_length=growth.base_length)
-        offset = self._past.score_between(growth.base_length, self.base_length)
+            self._graft_score(node_id, score, base_length=base)
+        offset = self._past.score_between(base, self.base_length)
         told = zip(
             growth.parent_offsets, growth.token_ids, growth.scores, growth.sources, strict=True
         )
         node_id, added = growth.first_node_id, []
         for parent_offset, token_id, score, source in told:
             parent_id = node_id - parent_offset if parent_offset else None
-            place = self._place_of(parent_id, growth.base_length)
+            place = self._place_of(parent_id, base)
             if place is None:
-                self._pass_over(node_id, parent_id, token_id, score, growth.base_length, committed)
-                offset = self._past.score_between(growth.base_length, self.base_length)
+                if self._is_past(node_id, parent_id, base, token_id, score, committed):
+                    offset = self._past.score_between(base, self.base_length)
             elif self._is_put(Node(node_id, place, token_id, score - offset, source)):
                 added.append(node_id)
             node_id += 1
@@ -187,27 +188,27 @@ class TokenTree:
             siblings, above = parent.children, parent.score
         if node.token_id in siblings or len(self._nodes) >= self.max_nodes:
             return False
-        if node.score > above:
-            node.score = above
+        node.score = min(node.score, above)
         self._nodes[node.node_id] = node
         siblings[node.token_id] = node.node_id
         return True
 
-    def _pass_over(
+    def _is_past(
         self,
         node_id: int,
         parent_id: int | None,
+        base_length: int,
         token_id: int,
         score: float,
-        base_length: int,
         committed: Sequence[int],
-    ) -> None:
-        """Note of a node whose place the root has left whether it is what was committed there."""
-        past = self._past
-        length = base_length if parent_id is None else past.length_of(parent_id)
-        if length is not None and length < self.base_length and committed[length] == token_id:
-            path_score = past.score(base_length) + score
-            past.name_late(node_id, length + 1, path_score, at=self.base_length)
+    ) -> bool:
+        """Note of a node whose place the root has left if it is what was committed there."""
+        length = base_length if parent_id is None else self._past.length_of(parent_id)
+        if length is None or length >= self.base_length or committed[length] != token_id:
+            return False
+        score += self._past.score(base_length)
+        self._past.name_late(node_id, length + 1, score, at=self.base_length)
+        return True
 
     def _graft_score(self, node_id: int, score: float, *, base_length: int) -> None:
         """Take over a new score; that of a node committed meanwhile counts for what follows."""
@@ -220,8 +221,8 @@ class TokenTree:
         """Move the root along committed tokens and prune what they rule out."""
         if not self._nodes and token_ids:
             return self._move_bare_root(len(token_ids))
-        past, before = self._past, self._past.score(self.base_length)
-        path, path_score = list[int](), before
+        past, path = self._past, list[int]()
+        path_score = before = past.score(self.base_length)
         children: dict[int, int] | None = self._root_children
         for token_id in token_ids:
             self.base_length += 1
@@ -262,8 +263,7 @@ class TokenTree:
                 if node_id not in on_path:
                     removed.append(node_id)
                 continue
-            score = node.score - end.score
-            node.score = score if score < 0.0 else 0.0
+            node.score = min(0.0, node.score - end.score)
             kept[node_id] = node
         self._nodes, self._root_children = kept, end.children
         return removed

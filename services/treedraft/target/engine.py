@@ -95,6 +95,7 @@ class Engine:
         self._is_stopped = False
         self._is_idle = True  # the last plan was empty: nothing to do until something arrives
         self._was_idle = False
+        self._tells_at_once = True  # drafters, of what became final
         self._num_failed = 0
         self._report = report(scheduler)
         self._report_ns = 0
@@ -153,7 +154,7 @@ class Engine:
             drafted = self._book.drafted_among(p.session for p in passes)
             try:
                 ran = self._runner.run(
-                    passes, self._take_draft_events, self._teller.tell_commits, self._tell_beside
+                    passes, self._take_draft_events, self._tell_if_awaited, self._tell_beside
                 )
                 self._books.enter(ran, load=load, num_missed=num_missed, drafted=drafted)
             except Exception:
@@ -165,6 +166,7 @@ class Engine:
             else:
                 self._num_failed = 0
         if not passes or self._num_failed or not self._runner.waits_for_device:
+            self._teller.tell_commits()
             self._teller.tell_all()
         if self._num_failed >= _MAX_FAILED_PASSES:
             raise RuntimeError("passes keep failing; the device may be gone")
@@ -175,7 +177,10 @@ class Engine:
         drafted = sessions if self._book.is_at_work else ()
         drafting = [DraftingSession(one, self._book.endpoint_of(one)) for one in drafted]
         self._patience.begin_step(drafting, num_sessions=load if sessions else 0)
-        self._teller.tell_commits()  # drafters begin with new sessions
+        # Who is waited for begins now. Others are told while the pass runs: to send it takes
+        # the interpreter, and the device would stand still meanwhile.
+        self._tells_at_once = not self._runner.waits_for_device or self._patience.is_awaiting
+        self._tell_if_awaited()
         has_waited, started_ns = False, time.monotonic_ns()
         while not self._is_stopped and (until_ns := self._patience.wait_until_ns(load)):
             if not has_waited:
@@ -255,6 +260,11 @@ class Engine:
                 self._roster.is_draining = True
                 self._is_stopped = not drain
 
+    def _tell_if_awaited(self) -> None:
+        """Tell drafters what became final, unless there is a better moment."""
+        if self._tells_at_once:
+            self._teller.tell_commits()
+
     def _tell_beside(self) -> None:
         """Book the step before and tell of it while a device is busy with this one.
 
@@ -262,6 +272,7 @@ class Engine:
         from this thread: between two passes the device would stand still meanwhile.
         """
         if self._runner.waits_for_device:
+            self._teller.tell_commits()
             self._teller.tell_all()
 
     def _refresh_report(self, *, force: bool = False) -> None:

@@ -99,6 +99,11 @@ class Patience:
         """Whether drafters compute on the cores or the accelerator of the target."""
         return self._settings.takes_turns
 
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether the step considered now could wait for a drafter at all."""
+        return bool(self._outlooks)
+
     def economics(self) -> Economics:
         """Return what drafts are worth at present."""
         # A tree that is waited for is grown to its limits.
