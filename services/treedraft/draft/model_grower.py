@@ -8,6 +8,7 @@ Children follow from the logits, see `model_children`.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -153,7 +154,7 @@ class ModelGrower:
             max_rows=self._settings.max_rows_per_step,
             max_rows_per_session=self._settings.max_rows_per_session,
             prefill_chunk=self._settings.prefill_chunk,
-            num_worth_it=self._num_worth_it,
+            num_worth_it=partial(self._num_worth_it, self._grow_whole(ordered, wishes)),
         )
         idle = [s for s, w in zip(ordered, wishes, strict=True) if not (w.num_missing or w.nodes)]
         works = share_slots(
@@ -167,12 +168,20 @@ class ModelGrower:
             {w.session: len(w.slots) for w in works}, starved, tuple(idle if shares else ordered)
         )
 
-    def _num_worth_it(self, scores: Sequence[float]) -> int:
+    def _grow_whole(self, sessions: Sequence[DraftSession], wishes: Sequence[Wish]) -> bool:
+        """Return whether nodes of all these sessions can only be run with levels below them."""
+        levels = self._levels
+        if not levels or not levels.is_whole:
+            return False
+        wishing = [s for s, wish in zip(sessions, wishes, strict=True) if wish.nodes]
+        return all(levels.may_run(session, self._sessions[session]) for session in wishing)
+
+    def _num_worth_it(self, is_whole: bool, scores: Sequence[float]) -> int:
         """Return how many of the nodes that could be run are worth a step."""
         levels, width = self._levels, self._settings.max_rows_per_session
         # A pass of one session has no more nodes, so these are of so many sessions at least.
         num_sessions = -(-len(scores) // width)
-        if not levels or not levels.is_whole or num_sessions > levels.max_sessions:
+        if not levels or not is_whole or num_sessions > levels.max_sessions:
             return self._thrift.num_worth_it(scores)
         is_worth_it = self._thrift.is_worth_levels(
             scores, levels=self._settings.levels, width=num_sessions * width

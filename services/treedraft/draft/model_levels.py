@@ -9,9 +9,12 @@ the passes do not know, are left to single passes.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from treedraft.core.growth import ROOT
 from treedraft.draft.growth import frontier
 from treedraft.draft.model_children import DraftLimits, law_row
+from treedraft.draft.model_state import DraftModelState
 from treedraft.draft.segments import Work, build_segment
+from treedraft.draft.session import DraftSession
 from treedraft.draft.settings import GrowthSettings
 from treedraft.inference.block_pool import SlotPool
 from treedraft.inference.law import is_plain
@@ -67,6 +70,10 @@ class LevelSteps:
             and columns >= self._settings.num_children
             and all(self._is_plain(work, columns) for work in works)
         )
+
+    def may_run(self, session: DraftSession, state: DraftModelState) -> bool:
+        """Return whether a session's tree can grow by levels at all, whoever is in the step."""
+        return not session.is_rejection and is_plain(law_row(session, state, ROOT))
 
     def _is_plain(self, work: Work, num_columns: int) -> bool:
         session, places = work.session, work.places

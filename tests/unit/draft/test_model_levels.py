@@ -83,3 +83,20 @@ def test_on_a_shared_device_a_step_pays_for_all_its_passes_or_is_not_run():
     grower.target_says(Economics(token_us=int(1e6 * pass_ms), row_us=0))
     assert grower.step([session]).num_rows
     assert set(session.model.node_slots) > run
+
+
+@pytest.mark.parametrize("sampling", [REJECTION, CUT], ids=["rejection", "cut"])
+def test_on_a_shared_device_a_single_pass_has_to_pay_for_itself_alone(sampling):
+    growth = GROWTH.model_copy(update={"shares_device": True})
+    grower, _ = make_grower(small_model("llama"), growth)
+    grower.calibrate({1: 1.0, 2: 1.0})
+    session = open_session(grower, [5, 9, 3], sampling, growth)
+    grower.step([session])  # the target asked for these, whatever they cost
+    thrift = grower._thrift
+    best = [score for score, _ in grower._wish(session).nodes]
+    for step in range(1, 400):  # tokens become dearer, until one pass pays
+        grower.target_says(Economics(token_us=int(1000 * thrift._estimate_ms(2) * 1.05**step)))
+        if thrift.num_worth_it(best):
+            break
+    assert not thrift.is_worth_levels(best, levels=2, width=2)
+    assert grower.step([session]).num_rows
