@@ -4,7 +4,8 @@ Target and drafter are the real services, a process each, with the real engine, 
 gRPC between them. Only the device is played (`played`): a pass and a level of the drafter
 take a given time, in which their thread sleeps as it does while a GPU computes, and each
 service has one of its own. So what the host costs is real, and drafts are as good as the
-shipped pair's. Plain and speculative sessions take turns.
+shipped pair's. Plain and speculative sessions take turns. The drafter grows as it does on an
+accelerator, or with `--wide` as it does on a CPU of its own.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from treedraft.core.worker import DrafterAddress
 from treedraft.draft import __main__ as draft_service
 from treedraft.draft import assembly as draft_assembly
 from treedraft.draft.model_levels import LevelSteps
+from treedraft.draft.settings import GrowthSettings
 from treedraft.inference.toy import make_toy_model
 from treedraft.rpc.target_client import SessionStream, TargetClient
 from treedraft.target import __main__ as target_service
@@ -77,17 +79,25 @@ def serve_target(ms: float) -> None:
         target_service.main()
 
 
-def serve_drafts(ms: float) -> None:
+def serve_drafts(ms: float, *, is_wide: bool) -> None:
     """Be the drafter's process."""
     device = played.Device()
 
     def levels(model: object, kv: object, *how: Any) -> tuple[LevelSteps, dict[int, float]]:
         return LevelSteps(played.PlayedLevels(device, ms), *how), {}
 
-    with mock.patch.multiple(
-        draft_assembly,
-        Runner=lambda model, kv: played.PlayedRunner(kv, device, ms, played.guesses, waits=True),
-        _level_steps=levels,
+    def on_own_cores(settings: GrowthSettings) -> GrowthSettings:
+        return grows_wide(settings) if is_wide else settings
+
+    grows_wide = GrowthSettings.on_own_cores
+    with (
+        mock.patch.multiple(
+            draft_assembly,
+            Runner=lambda _, kv: played.PlayedRunner(kv, device, ms, played.guesses, waits=True),
+            _level_steps=levels,
+        ),
+        # The toy is on a CPU, the device that it stands for is not.
+        mock.patch.object(GrowthSettings, "on_own_cores", on_own_cores),
     ):
         draft_service.main()
 
@@ -105,6 +115,7 @@ def services(asked: argparse.Namespace) -> Iterator[list[str]]:
                 named = {f"TREEDRAFT_{role.upper()}__{key}": value for key, value in own.items()}
                 command = [sys.executable, "-m", "scripts.short_passes", "--role", role]
                 command += ["--pass-ms", str(ms), "--level-ms", str(ms)]
+                command += ["--wide"] if asked.wide else []
                 environment = {**_SETTINGS, **os.environ, **named}
                 log = None if asked.verbose else subprocess.DEVNULL
                 processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
@@ -241,6 +252,7 @@ def main() -> None:
     parser.add_argument("--pass-ms", type=float, default=0.9)
     parser.add_argument("--level-ms", type=float, default=0.2)
     parser.add_argument("--at-once", type=int, action="append")
+    parser.add_argument("--wide", action="store_true", help="draft as on a CPU of one's own")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--json", type=Path, help="where to put it for machines to read")
@@ -248,8 +260,10 @@ def main() -> None:
     parser.add_argument("--role", choices=_ROLES, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.role:
-        serve = serve_target if asked.role == "target" else serve_drafts
-        serve(asked.pass_ms if asked.role == "target" else asked.level_ms)
+        if asked.role == "target":
+            serve_target(asked.pass_ms)
+        else:
+            serve_drafts(asked.level_ms, is_wide=asked.wide)
         return
     with services(asked) as (target, drafter):
         results = asyncio.run(measure(asked, target, drafter))

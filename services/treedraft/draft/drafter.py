@@ -5,8 +5,9 @@ send what grew. It never waits for a verdict: as long as a tree is worth growing
 it goes on, and a commit only moves the root. With nothing worth growing it
 sleeps on its inbox.
 
-Invariant: nodes are sent in the step that made them and never beyond the
-target's credit, so both sides agree on what a node id means.
+Invariant: nodes are sent in the step that made them, unless the root has left
+them meanwhile, and never beyond the target's credit, so both sides agree on
+what a node id means.
 """
 
 import queue
@@ -263,10 +264,14 @@ class Drafter:
             return None
         for session in report.starved:
             self._book.refuse(session, link_of[session], "KV_POOL_FULL")
-        for session, num_rows in report.num_rows.items():
-            self._tell(session, link_of[session], started_ns, num_rows=num_rows)
-            self._book.changed[session] = link_of[session]
+        self._book.changed.update({session: link_of[session] for session in report.num_rows})
         self._rest(report.idle)
+        if report.num_rows:
+            # What commits have ruled out while the device computed need not be carried.
+            self.take_posted()
+        for session, num_rows in report.num_rows.items():
+            if link_of[session].sessions.get(session.number) is session:
+                self._tell(session, link_of[session], started_ns, num_rows=num_rows)
         if report.num_rows:
             seconds = (self._clock_ns() - started_ns) / 1e9
             self._metrics.pass_finished(seconds, num_rows=sum(report.num_rows.values()))
@@ -281,11 +286,11 @@ class Drafter:
     ) -> None:
         """Put what a session's tree gained into the next frame, and record the step."""
         now_ns = self._clock_ns()
-        growth = session.take_growth(draft_us=(now_ns - started_ns) // 1000, now_ns=now_ns)
-        if growth:
+        growths = session.take_growths(draft_us=(now_ns - started_ns) // 1000, now_ns=now_ns)
+        for growth in growths:
             link.queue_growth(growth)
             self._metrics.nodes_drafted(growth.sources)
-        if session.span and (growth or num_rows):
+        if session.span and (growths or num_rows):
             self._tracing.record(
                 names.SPAN_GROW,
                 session.span.traceparent,
@@ -293,7 +298,7 @@ class Drafter:
                 now_ns + self._wall_minus_clock_ns,
                 {
                     names.ATTR_BASE_LENGTH: session.num_tokens,
-                    names.ATTR_GROW_NODES: growth.num_nodes if growth else 0,
+                    names.ATTR_GROW_NODES: sum(growth.num_nodes for growth in growths),
                     names.ATTR_GROW_ROWS: num_rows,
                 },
             )

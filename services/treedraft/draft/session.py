@@ -238,31 +238,41 @@ class DraftSession:
             self.model.commit(token_ids, moved)
         return moved
 
-    def take_growth(self, *, draft_us: int, now_ns: int) -> Growth | None:
-        """Return the nodes that were added or rescored since the last call, None without any."""
+    def take_growths(self, *, draft_us: int, now_ns: int) -> list[Growth]:
+        """Return the living nodes that were added or rescored since the last call.
+
+        Ids that a commit has ruled out meanwhile are left out; it takes a growth to go on
+        behind each gap of them.
+        """
         first, self._first_unsent_id = self._first_unsent_id, self.tree.next_node_id
-        nodes = [self.tree[node_id] for node_id in range(first, self.tree.next_node_id)]
+        unsent = [i for i in range(first, self.tree.next_node_id) if i in self.tree]
         rescored = sorted(i for i in self._rescored if i < first and i in self.tree)
         self._rescored.clear()
-        if not nodes and not rescored:
-            return None
-        laws, self._laws = tuple(self._laws), []
-        return Growth(
-            session_number=self.number,
-            base_length=self.tree.base_length,
-            first_node_id=first,
-            parent_offsets=tuple(
-                [0 if node.parent_id == ROOT else node.node_id - node.parent_id for node in nodes]
-            ),
-            token_ids=tuple([node.token_id for node in nodes]),
-            scores=tuple([node.score for node in nodes]),
-            sources=tuple([node.source for node in nodes]),
-            sibling_laws=laws,
-            draft_us=draft_us,
-            held_us=max(0, now_ns - self.base_arrived_ns) // 1000,
-            rescored_ids=tuple(rescored),
-            rescored_scores=tuple(self.tree.score(node_id) for node_id in rescored),
-        )
+        laws, self._laws = [law for law in self._laws if law.first_child_id in self.tree], []
+        runs = _runs(unsent) or ([range(first, first)] if rescored else [])
+        growths = []
+        for run in runs:
+            nodes = [self.tree[node_id] for node_id in run]
+            growths.append(
+                Growth(
+                    session_number=self.number,
+                    base_length=self.tree.base_length,
+                    first_node_id=run.start,
+                    parent_offsets=tuple(
+                        [0 if n.parent_id == ROOT else n.node_id - n.parent_id for n in nodes]
+                    ),
+                    token_ids=tuple([node.token_id for node in nodes]),
+                    scores=tuple([node.score for node in nodes]),
+                    sources=tuple([node.source for node in nodes]),
+                    sibling_laws=tuple(law for law in laws if law.first_child_id in run),
+                    draft_us=draft_us,
+                    held_us=max(0, now_ns - self.base_arrived_ns) // 1000,
+                    rescored_ids=tuple(rescored),
+                    rescored_scores=tuple(self.tree.score(node_id) for node_id in rescored),
+                )
+            )
+            draft_us, rescored = 0, []
+        return growths
 
     def close(self) -> None:
         """Give everything back and end the session's span."""
@@ -271,3 +281,14 @@ class DraftSession:
             self.model = None
         if self.span:
             self.span.end()
+
+
+def _runs(node_ids: Sequence[int]) -> list[range]:
+    """Return ascending ids as ranges."""
+    runs: list[range] = []
+    for node_id in node_ids:
+        if runs and runs[-1].stop == node_id:
+            runs[-1] = range(runs[-1].start, node_id + 1)
+        else:
+            runs.append(range(node_id, node_id + 1))
+    return runs

@@ -154,7 +154,7 @@ def test_a_copy_grows_into_a_chain_and_ahead_of_the_root():
     assert path_of(session) == list(range(13, 21))
     assert {node.source for node in session.tree} == {TokenSource.LOOKUP}
     # The rest comes with the next step, and the chain lives on after a commit.
-    growth = session.take_growth(draft_us=1, now_ns=5000)
+    (growth,) = session.take_growths(draft_us=1, now_ns=5000)
     assert growth.token_ids == tuple(range(13, 21))
     assert growth.parent_offsets == (0, *[1] * 7)
     assert growth.held_us == 5
@@ -191,7 +191,7 @@ def test_scores_never_rise_and_growth_stops_at_its_limits():
 def test_in_rejection_mode_each_place_gets_one_child_of_a_point_mass():
     session = make_session([1, 2, 3, 50, 9, 2, 3, 60, 1, 2, 3], sampling=REJECTION, lookup=True)
     grow_by_lookup(session, max_nodes=100)
-    growth = session.take_growth(draft_us=0, now_ns=0)
+    (growth,) = session.take_growths(draft_us=0, now_ns=0)
     assert growth.num_nodes == len(growth.sibling_laws) > 1
     growth.check(100)
     for law in growth.sibling_laws:

@@ -13,10 +13,11 @@ import pytest
 import torch
 from draft_support import GREEDY, REJECTION, SAMPLED, FakeTarget, make_drafter, make_spec
 
-from treedraft.core.exchange import Economics
+from treedraft.core.exchange import Commit, Economics, TargetFrame
 from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
 from treedraft.draft.assembly import assemble
+from treedraft.draft.links import FrameArrived, LinkClosed
 from treedraft.draft.model_children import DraftLimits
 from treedraft.draft.model_grower import ModelGrower
 from treedraft.draft.settings import DraftSettings, GrowthSettings, LookupSettings
@@ -373,3 +374,64 @@ def test_with_little_credit_a_wide_drafter_still_drafts_and_stays_within_it(make
     target.send(credit_nodes=200)
     target.grow()
     assert len(target.trees[1]) > 100
+
+
+class _Overtaken:
+    """A grower while whose step something arrives."""
+
+    def __init__(self, grower):
+        self._grower = grower
+        self.arrives = []
+
+    def __getattr__(self, name):
+        return getattr(self._grower, name)
+
+    def step(self, sessions):
+        report = self._grower.step(sessions)
+        if self.arrives:
+            self.arrives.pop(0)()
+        return report
+
+
+def _commit_behind(target, token_ids):
+    base_length = len(target.texts[1])
+    target.texts[1].extend(token_ids)
+    target.trees[1].reroot(token_ids)
+    frame = TargetFrame(commits=[Commit(1, base_length, tuple(token_ids))])
+    target.drafter.post(FrameArrived(target.link_id, frame, 0))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, REJECTION], ids=["greedy", "rejection"])
+def test_what_a_commit_ruled_out_while_a_step_ran_is_not_sent(tmp_path, toy_model, sampling):
+    settings = draft_settings(max_live_nodes=24, num_children=3, levels=2)
+    grower = _Overtaken(assemble(toy_model, settings).grower)
+    target = FakeTarget(make_drafter(tmp_path, settings=settings, grower=grower))
+    target.open(1, make_spec(PROMPT, sampling=sampling))
+    grower.arrives.append(lambda: _commit_behind(target, [96]))  # nobody foresaw it
+    target.drafter.step()
+    assert not target.frames
+    target.grow()
+    (session,) = [session for session, _ in target.drafter._book.sessions]
+    token_id = target.best_path(1)[0]
+    target.commit(1, [token_id])
+    grower.arrives.append(lambda: _commit_behind(target, target.best_path(1)[:1]))
+    target.grow()  # it takes only what lives
+    assert [(n.node_id, n.token_id) for n in target.trees[1]] == [
+        (n.node_id, n.token_id) for n in session.tree
+    ]
+
+
+@pytest.mark.parametrize("ends", ["session", "link"])
+def test_a_session_may_end_while_a_step_for_it_runs(tmp_path, toy_model, ends):
+    settings = draft_settings(max_live_nodes=24, num_children=3, levels=2)
+    grower = _Overtaken(assemble(toy_model, settings).grower)
+    drafter = make_drafter(tmp_path, settings=settings, grower=grower)
+    target = FakeTarget(drafter)
+    target.open(1, make_spec(PROMPT))
+    event = LinkClosed(1) if ends == "link" else FrameArrived(1, TargetFrame(closes=[1]), 0)
+    grower.arrives.append(lambda: drafter.post(event))
+    drafter.step()
+    assert not target.frames
+    assert not drafter._book.changed
+    assert grower.num_free_slots == grower.num_slots
+    assert not drafter.step()

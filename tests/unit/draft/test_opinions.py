@@ -51,9 +51,10 @@ def test_a_second_opinion_moves_what_hangs_below_and_is_sent():
     say(session, ROOT, LOOKUP, t5=0.6)
     first = session.tree.children(ROOT)[5]
     say(session, first, LOOKUP, t6=0.8)
-    target.graft(session.take_growth(draft_us=0, now_ns=0), session.token_ids)
+    (growth,) = session.take_growths(draft_us=0, now_ns=0)
+    target.graft(growth, session.token_ids)
     say(session, ROOT, MODEL, t9=0.7)
-    growth = session.take_growth(draft_us=0, now_ns=0)
+    (growth,) = session.take_growths(draft_us=0, now_ns=0)
     growth.check(1000)
     assert growth.rescored_ids == (first,)
     assert growth.num_nodes == 1
@@ -64,17 +65,17 @@ def test_a_second_opinion_moves_what_hangs_below_and_is_sent():
     assert edges(session)[5] < 0.4
     assert edges(session, first)[6] == pytest.approx(0.8)
     # Said once, it is not said again.
-    assert session.take_growth(draft_us=0, now_ns=0) is None
+    assert not session.take_growths(draft_us=0, now_ns=0)
 
 
 def test_a_score_alone_is_worth_a_message_but_not_a_trifle():
     session = make_session(TEXT)
     say(session, ROOT, MODEL, t5=0.5)
-    session.take_growth(draft_us=0, now_ns=0)
+    session.take_growths(draft_us=0, now_ns=0)
     say(session, ROOT, MODEL, t5=0.505)
-    assert session.take_growth(draft_us=0, now_ns=0) is None
+    assert not session.take_growths(draft_us=0, now_ns=0)
     say(session, ROOT, MODEL, t5=0.05)
-    growth = session.take_growth(draft_us=0, now_ns=0)
+    (growth,) = session.take_growths(draft_us=0, now_ns=0)
     assert (growth.num_nodes, len(growth.rescored_ids)) == (0, 1)
     growth.check(1000)
 
@@ -119,8 +120,9 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.integers(0, 30), st.sampled_from([MODEL, LOOKUP]), SAID),
         st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        st.just("tell"),
     ),
-    max_size=25,
+    max_size=40,
 )
 
 
@@ -128,15 +130,17 @@ STEPS = st.lists(
 @given(STEPS)
 def test_scores_never_exceed_the_parents_and_a_target_holds_the_same(steps):
     session, target = make_session(TEXT), TokenTree(len(TEXT))
-    for step in steps:
-        if isinstance(step, list):
+    for step in [*steps, "tell"]:
+        if isinstance(step, list):  # whether all that lives was told before or not
             session.commit(step, arrived_ns=0)
             target.reroot(step)
-        else:
+        elif step != "tell":
             place, source, said = step
             places = [ROOT, *(node.node_id for node in session.tree)]
             say(session, places[place % len(places)], source, **said)
-        if growth := session.take_growth(draft_us=0, now_ns=0):
+        if step != "tell":
+            continue
+        for growth in session.take_growths(draft_us=0, now_ns=0):
             growth.check(1000)
             assert not target.graft(growth, session.token_ids).num_dropped
         assert len(target) == len(session.tree)
