@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 import torch
 
+from treedraft.draft.breadth import Breadth
 from treedraft.draft.level_warm_up import warm_up_levels
 from treedraft.draft.model_children import DraftLimits
 from treedraft.draft.model_grower import ModelGrower
@@ -63,12 +64,18 @@ def load_draft_model(settings: DraftSettings) -> DraftModel:
         progress=lambda text: _log.info(text),
     )
     if isinstance(model.native, NativeDecoder) and not settings.growth.shares_device:
-        settings = settings.model_copy(update={"growth": settings.growth.on_own_cores()})
+        wide = settings.model_copy(update={"growth": settings.growth.on_own_cores()})
+        return assemble(model, wide, narrow=settings.growth)
     return assemble(model, settings)
 
 
-def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
-    """Build KV pool, runner and grower around a loaded model, and warm it up."""
+def assemble(
+    model: LoadedModel, settings: DraftSettings, *, narrow: GrowthSettings | None = None
+) -> DraftModel:
+    """Build KV pool, runner and grower around a loaded model, and warm it up.
+
+    Where it is given, steps may be as `narrow` as that.
+    """
     kv = KVPool(
         model.num_layers,
         settings.kv_tokens,
@@ -96,7 +103,8 @@ def assemble(model: LoadedModel, settings: DraftSettings) -> DraftModel:
     )
     pool = SlotPool(settings.kv_tokens)
     levels, pass_ms = _level_steps(model, kv, pool, limits, settings.growth)
-    grower = ModelGrower(runner, pool, limits, settings.growth, levels)
+    breadth = Breadth(narrow or settings.growth, settings.growth)
+    grower = ModelGrower(runner, pool, limits, settings.growth, levels, breadth)
     grower.calibrate(step_ms | pass_ms)
     return DraftModel(
         grower,

@@ -45,10 +45,6 @@ _MAX_HELD_PASSES = 8
 _log = structlog.get_logger(__name__)
 
 
-def _haste(economics: Economics) -> int:
-    return economics.token_us
-
-
 class StepReport(Protocol):
     """What a step of the draft model did."""
 
@@ -253,7 +249,8 @@ class Drafter:
             return None
         started_ns = self._clock_ns()
         # Where targets differ, drafts go by the one that has the least time for them.
-        self._grower.target_says(min((link.economics for link in link_of.values()), key=_haste))
+        said = [link.economics for link in link_of.values()]
+        self._grower.target_says(min(said, key=lambda economics: economics.token_us))
         try:
             report = self._grower.step(list(link_of))
         except Exception:
@@ -267,8 +264,7 @@ class Drafter:
         self._book.changed.update({session: link_of[session] for session in report.num_rows})
         self._rest(report.idle)
         if report.num_rows:
-            # What commits have ruled out while the device computed need not be carried.
-            self.take_posted()
+            self.take_posted()  # what a commit ruled out meanwhile need not be carried
         for session, num_rows in report.num_rows.items():
             if link_of[session].sessions.get(session.number) is session:
                 self._tell(session, link_of[session], started_ns, num_rows=num_rows)

@@ -16,6 +16,7 @@ import torch
 from treedraft.core.errors import InvalidRequestError, OverloadedError
 from treedraft.core.exchange import Economics
 from treedraft.core.growth import ROOT
+from treedraft.draft.breadth import Breadth
 from treedraft.draft.growth import Wish, frontier, plan_step
 from treedraft.draft.model_children import ChildChooser, DraftLimits
 from treedraft.draft.model_levels import LevelSteps
@@ -55,11 +56,14 @@ class ModelGrower:
         limits: DraftLimits,
         settings: GrowthSettings,
         levels: LevelSteps | None = None,
+        breadth: Breadth | None = None,
     ) -> None:
         """Draft with `runner`, whose KV slots `pool` hands out.
 
-        `levels` runs steps that it can run in place of single passes.
+        `levels` runs steps that it can run in place of single passes; `breadth` says how
+        wide they are, by default as the settings say.
         """
+        self._breadth = breadth or Breadth(settings, settings)
         self._levels = levels
         self._runner = runner
         self._pool = pool
@@ -152,7 +156,7 @@ class ModelGrower:
         shares = plan_step(
             wishes,
             max_rows=self._settings.max_rows_per_step,
-            max_rows_per_session=self._settings.max_rows_per_session,
+            max_rows_per_session=self._breadth.rows,
             prefill_chunk=self._settings.prefill_chunk,
             num_worth_it=partial(self._num_worth_it, self._grow_whole(ordered, wishes)),
         )
@@ -178,7 +182,7 @@ class ModelGrower:
 
     def _num_worth_it(self, is_whole: bool, scores: Sequence[float]) -> int:
         """Return how many of the nodes that could be run are worth a step."""
-        levels, width = self._levels, self._settings.max_rows_per_session
+        levels, width = self._levels, self._breadth.rows
         # A pass of one session has no more nodes, so these are of so many sessions at least.
         num_sessions = -(-len(scores) // width)
         if not levels or not is_whole or num_sessions > levels.max_sessions:
@@ -191,6 +195,7 @@ class ModelGrower:
     def target_says(self, economics: Economics) -> None:
         """Note what drafts are worth to the target."""
         self._thrift.target_says(economics)
+        self._breadth.target_says(economics)
 
     def calibrate(self, step_ms: Mapping[int, float]) -> None:
         """Take what steps of so many rows took on this machine."""
@@ -220,8 +225,10 @@ class ModelGrower:
         self, levels: LevelSteps, works: Sequence[Work], started: float, first_measure: int
     ) -> None:
         worth = self._thrift.worth(self._settings.max_rows_per_step)
-        reports = levels.run(works, worth, is_measured=self._thrift.is_sharing)
+        reports = levels.run(works, worth, self._breadth, is_measured=self._thrift.is_sharing)
         elapsed_ms = (time.perf_counter() - started) * 1e3
+        if not first_measure:
+            self._breadth.step_finished(elapsed_ms - levels.passes_ms, num_sessions=len(works))
         for report in reports[first_measure:]:
             # Passes that are not told apart take what the step took, planning and all.
             pass_ms = elapsed_ms / len(reports) if levels.is_whole else report.elapsed_ms
@@ -244,7 +251,7 @@ class ModelGrower:
             expanded=state.node_slots,
             barren=self._limits.eos_token_ids,
         )
-        best = nodes[: self._settings.max_rows_per_session]
+        best = nodes[: self._breadth.rows]
         return Wish(0, tuple(entry for entry in best if session.tree.depth(entry[1]) < room))
 
     def _run(self, works: Sequence[Work]) -> None:

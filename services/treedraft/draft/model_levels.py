@@ -6,10 +6,12 @@ dropped with all below it, and its slot given back. Trees of rejection mode, and
 the passes do not know, are left to single passes.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from treedraft.core.growth import ROOT
+from treedraft.draft.breadth import Breadth
 from treedraft.draft.growth import frontier
 from treedraft.draft.model_children import DraftLimits, law_row
 from treedraft.draft.model_state import DraftModelState
@@ -44,10 +46,12 @@ class LevelSteps:
         self._pool = pool
         self._limits = limits
         self._settings = settings
+        # What the passes of the last step took, the wait for them included.
+        self.passes_ms = 0.0
 
     @property
     def max_new_rows(self) -> int:
-        """Nodes that a step runs for one session beyond those of a single pass."""
+        """Nodes that a step runs for one session beyond those of a single pass, at most."""
         return self._settings.levels * self._settings.max_rows_per_session
 
     @property
@@ -86,24 +90,30 @@ class LevelSteps:
         )
 
     def run(
-        self, works: Sequence[Work], worth: Worth | None, *, is_measured: bool = True
+        self,
+        works: Sequence[Work],
+        worth: Worth | None,
+        breadth: Breadth,
+        *,
+        is_measured: bool = True,
     ) -> list[LevelReport]:
         """Run a step and put what it grew into the trees; return what is known of its passes.
 
         `worth` says when a pass after the first is run at all; None for always. Unless it
         `is_measured`, nothing is told of them.
         """
-        slots = self._pool.allocate(len(works) * self.max_new_rows)
-        shares = [
-            slots[at : at + self.max_new_rows] for at in range(0, len(slots), self.max_new_rows)
-        ]
+        each = self._settings.levels * breadth.rows
+        slots = self._pool.allocate(len(works) * each)
+        shares = [slots[at : at + each] for at in range(0, len(slots), each)]
         waiting = [self._waiting(work) for work in works]
+        seeds = [self._seed(*given) for given in zip(works, shares, waiting, strict=True)]
+        started = time.perf_counter()
         try:
             grown = self._grower.grow(
-                [self._seed(*given) for given in zip(works, shares, waiting, strict=True)],
+                seeds,
                 levels=self._settings.levels,
-                width=self._settings.max_rows_per_session,
-                num_children=self._settings.num_children,
+                width=breadth.rows,
+                num_children=breadth.num_children,
                 num_columns=self._limits.num_columns(works[0].state.vocab_size),
                 max_rows=self._settings.max_rows_per_step,
                 worth=worth,
@@ -113,6 +123,7 @@ class LevelSteps:
             for work in works:
                 self._pool.release(work.slots)
             raise
+        self.passes_ms = (time.perf_counter() - started) * 1e3
         times = self._grower.level_ms if is_measured else ()
         reports = [LevelReport(elapsed_ms) for elapsed_ms in times]
         for work, own, others, rows in zip(works, shares, waiting, grown, strict=True):
@@ -153,7 +164,8 @@ class LevelSteps:
             expanded=work.state.node_slots,
             barren=self._limits.eos_token_ids,
         )
-        return [node for _, node in nodes if node not in work.node_ids][: self.max_new_rows]
+        waiting = [node for _, node in nodes if node not in work.node_ids]
+        return waiting[: self.max_new_rows]
 
     def _seed(self, work: Work, slots: Sequence[int], waiting: Sequence[int]) -> Seed:
         session, places = work.session, work.places

@@ -122,7 +122,7 @@ def test_columns_are_counted_by_their_ids():
 def dtypes_by_default(folder, monkeypatch, capabilities):
     """Load a drafter for CPUs of these capabilities, one after the other."""
     loaded = []
-    monkeypatch.setattr(assembly, "assemble", lambda model, settings: loaded.append(model))
+    monkeypatch.setattr(assembly, "assemble", lambda model, *_, **how: loaded.append(model))
     for found in capabilities:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
         assembly.load_draft_model(DraftSettings(model=str(folder), device="cpu"))
