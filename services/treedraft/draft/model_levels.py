@@ -105,10 +105,10 @@ class LevelSteps:
         each = self._settings.levels * breadth.rows
         slots = self._pool.allocate(len(works) * each)
         shares = [slots[at : at + each] for at in range(0, len(slots), each)]
-        waiting = [self._waiting(work) for work in works]
-        seeds = [self._seed(*given) for given in zip(works, shares, waiting, strict=True)]
-        started = time.perf_counter()
+        waiting = [self._waiting(work, each) for work in works]
         try:
+            seeds = [self._seed(*given) for given in zip(works, shares, waiting, strict=True)]
+            started = time.perf_counter()
             grown = self._grower.grow(
                 seeds,
                 levels=self._settings.levels,
@@ -153,7 +153,7 @@ class LevelSteps:
             children = tuple(map(tree.score, tree.children(place).values()))
             reports[rows[index].level].expanded.append((tree.score(place), children))
 
-    def _waiting(self, work: Work) -> list[int]:
+    def _waiting(self, work: Work, max_nodes: int) -> list[int]:
         """Return the nodes that could be run, beyond those of the first pass, best first."""
         if not (work.node_ids and self._grower.minds_room):
             return []
@@ -164,8 +164,7 @@ class LevelSteps:
             expanded=work.state.node_slots,
             barren=self._limits.eos_token_ids,
         )
-        waiting = [node for _, node in nodes if node not in work.node_ids]
-        return waiting[: self.max_new_rows]
+        return [node for _, node in nodes if node not in work.node_ids][:max_nodes]
 
     def _seed(self, work: Work, slots: Sequence[int], waiting: Sequence[int]) -> Seed:
         session, places = work.session, work.places

@@ -33,7 +33,7 @@ class GrowthSettings(Frozen):
         ge=1,
         le=16,
         description="Children that the model names for a node; they are told as they become "
-        "likely. Where the native decoder runs on cores of its own, 16 unless told.",
+        "likely. Where the native decoder runs on cores of its own, up to 16 unless told.",
     )
     num_siblings: int = Field(
         default=4,
@@ -70,7 +70,8 @@ class GrowthSettings(Frozen):
         default=4,
         ge=1,
         description="Nodes of one session that a pass expands. More make a step longer and the "
-        "way to the next depth slower. On a CPU of its own a drafter takes 12 unless told.",
+        "way to the next depth slower. On a CPU of its own a drafter takes 12 unless told, "
+        "or fewer where the host's part of a step would be long beside a token of the target.",
     )
     levels: int = Field(
         default=3,
