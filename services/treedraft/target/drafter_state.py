@@ -1,6 +1,6 @@
 """What the engine's book knows of one drafter: its sessions, its credit, what to say next."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from treedraft.core.exchange import (
@@ -11,7 +11,9 @@ from treedraft.core.exchange import (
     SharedTokenizer,
     TargetFrame,
 )
+from treedraft.core.growth import Growth, TokenSource
 from treedraft.target.session import TargetSession
+from treedraft.telemetry.metrics import Metrics
 
 # Credit is given back with the next commits, or when this part of it is used.
 _CREDIT_PARTS = 4
@@ -91,3 +93,28 @@ class DrafterState:
             and (sent_ns := session.sent_ns(base_length)) is not None
         ]
         return max(times, default=None)
+
+    def graft(
+        self, growths: Iterable[Growth], vocab_size: int, metrics: Metrics, *, arrived_ns: int
+    ) -> None:
+        """Put nodes into the trees of their sessions; counted all at once, as there are many.
+
+        Raises:
+            InvalidGrowthError: a growth is no piece of a tree, or of none that is here.
+        """
+        sources, late, num_dropped = list[TokenSource](), list[int](), 0
+        try:
+            for growth in growths:
+                session = self.sessions.get(growth.session_number)
+                if session is None:
+                    metrics.nodes_dropped("SESSION_CLOSED", growth.num_nodes)
+                    continue
+                growth.check(vocab_size)
+                sources += growth.sources
+                num_dropped += session.graft(growth, arrived_ns=arrived_ns)
+                late.append(session.num_tokens - growth.base_length)
+        finally:
+            metrics.nodes_drafted(sources)
+            metrics.drafts_arrived(*late)
+            if num_dropped:
+                metrics.nodes_dropped("STALE_OR_FULL", num_dropped)

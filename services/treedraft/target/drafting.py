@@ -20,7 +20,6 @@ from treedraft.core.exchange import (
     SharedTokenizer,
     TargetFrame,
 )
-from treedraft.core.growth import Growth
 from treedraft.core.session import DraftSpec
 from treedraft.target.drafter_state import Attachment, DrafterState
 from treedraft.target.session import TargetSession
@@ -262,20 +261,7 @@ class DraftBook:
         # Taken in at once, so what was used may be sent again.
         link.credit_nodes -= num_nodes
         link.outbox.credit_nodes += num_nodes
-        for growth in frame.growths:
-            self._take_growth(link, growth, arrived_ns)
-
-    def _take_growth(self, link: DrafterState, growth: Growth, arrived_ns: int) -> None:
-        session = link.sessions.get(growth.session_number)
-        if session is None:
-            self._metrics.nodes_dropped("SESSION_CLOSED", growth.num_nodes)
-            return
-        growth.check(self._vocab_size)
-        self._metrics.nodes_drafted(growth.sources)
-        dropped = session.graft(growth, arrived_ns=arrived_ns)
-        self._metrics.drafts_arrived(session.num_tokens - growth.base_length)
-        if dropped:
-            self._metrics.nodes_dropped("STALE_OR_FULL", dropped)
+        link.graft(frame.growths, self._vocab_size, self._metrics, arrived_ns=arrived_ns)
 
     def _detach_refused(self, endpoint: str, link: DrafterState, number: int) -> None:
         session = link.sessions.pop(number, None)

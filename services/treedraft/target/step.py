@@ -2,7 +2,8 @@
 
 The order of work after the forward pass is chosen for latency: drafters learn
 of the commits first, so that they grow the next tree while KV is compacted and
-the coordinators are told.
+the coordinators are told. Where a pass runs on a device the next one goes before
+either, unless it may wait for them (`engine`).
 """
 
 import time

@@ -1,9 +1,9 @@
 """What a step came to, booked once there is time for it.
 
 Between two passes a device stands still, for as long as the host takes. So only what the
-next pass needs is done there: tokens are final, trees and KV in their place, drafters are
-told. Counts, spans, prices and what coordinators are told follow while the next pass runs,
-or before anything else is told of a session: nobody sees the difference.
+next pass needs is done there: tokens are final, trees and KV in their place. Counts, spans,
+prices and what coordinators are told follow while the next pass runs, or before anything
+else is told of a session: nobody sees the difference.
 
 On a CPU the engine computes the pass itself, and there is no such time.
 """

@@ -119,9 +119,9 @@ class Metrics:
         """Count nodes that a drafter sent or a target received."""
         count_sources(self._drafted, sources)
 
-    def drafts_arrived(self, num_tokens_late: int) -> None:
-        """Observe how far the text had gone on when drafts for it came; 0 is in time."""
-        self._lateness.observe(num_tokens_late)
+    def drafts_arrived(self, *num_tokens_late: int) -> None:
+        """Observe how far texts had gone on when drafts for them came; 0 is in time."""
+        self._lateness.observe_all(num_tokens_late)
 
     def nodes_dropped(self, reason: str, num_nodes: int) -> None:
         """Count nodes that came in vain, by an UPPER_SNAKE_CASE reason."""
