@@ -188,9 +188,8 @@ class Drafter:
         report = self._run_model()
         if not self._holds_back(report):
             self._book.flush()
-        has_computed = report is not None and bool(report.num_rows or report.starved)
-        has_digested = self._book.tenants.digest(_DIGESTED_TOKENS)
-        return has_looked_up or has_computed or has_digested
+        has_computed = bool(report and (report.num_rows or report.starved))
+        return self._book.tenants.digest(_DIGESTED_TOKENS) or has_looked_up or has_computed
 
     def _run(self) -> None:
         is_busy = False
@@ -248,8 +247,7 @@ class Drafter:
         if not link_of:
             return None
         started_ns = self._clock_ns()
-        # Where targets differ, drafts go by the one that has the least time for them.
-        said = [link.economics for link in link_of.values()]
+        said = [link.economics for link in link_of.values()]  # we go by who has the least time
         self._grower.target_says(min(said, key=lambda economics: economics.token_us))
         try:
             report = self._grower.step(list(link_of))
@@ -268,6 +266,8 @@ class Drafter:
         for session, num_rows in report.num_rows.items():
             if link_of[session].sessions.get(session.number) is session:
                 self._tell(session, link_of[session], started_ns, num_rows=num_rows)
+        # Who waits for a tree that is full need not wait for a frame that says so.
+        self._book.rest(session for session in report.num_rows if not session.num_free_nodes)
         if report.num_rows:
             seconds = (self._clock_ns() - started_ns) / 1e9
             self._metrics.pass_finished(seconds, num_rows=sum(report.num_rows.values()))

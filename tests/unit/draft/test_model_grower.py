@@ -13,7 +13,7 @@ import pytest
 import torch
 from draft_support import GREEDY, REJECTION, SAMPLED, FakeTarget, make_drafter, make_spec
 
-from treedraft.core.exchange import Commit, Economics, TargetFrame
+from treedraft.core.exchange import Commit, Economics, Rest, TargetFrame
 from treedraft.core.growth import ROOT, TokenSource
 from treedraft.core.sampling import SamplingParameters, SpeculationOptions
 from treedraft.draft.assembly import assemble
@@ -317,7 +317,7 @@ def test_lookup_and_model_share_a_tree(make_target, toy_model):
 def test_a_target_that_waits_for_all_of_a_tree_gets_it_in_few_frames(make_target, toy_model):
     frames = {}
     for shares_device in (False, True):
-        settings = draft_settings(shares_device=shares_device, max_live_nodes=24)
+        settings = draft_settings(shares_device=shares_device, max_live_nodes=24, levels=1)
         target, _ = make_target(toy_model, settings)
         target.open(1, make_spec(PROMPT, sampling=GREEDY))
         target.grow()
@@ -435,3 +435,21 @@ def test_a_session_may_end_while_a_step_for_it_runs(tmp_path, toy_model, ends):
     assert not drafter._book.changed
     assert grower.num_free_slots == grower.num_slots
     assert not drafter.step()
+
+
+def test_a_full_tree_rests_in_the_frame_that_filled_it(tmp_path, toy_model):
+    settings = draft_settings(max_live_nodes=6, num_children=3, levels=2)
+    drafter = make_drafter(tmp_path, settings=settings, grower=assemble(toy_model, settings).grower)
+    target = FakeTarget(drafter)
+    target.open(1, make_spec(PROMPT))
+    target.drafter.step()
+    assert len(target.trees[1]) >= 6
+    (frame,) = target.frames
+    assert frame.growths
+    assert frame.rests == [Rest(1, len(PROMPT))]
+    target.commit(1, [target.best_path(1)[0]])
+    target.grow()
+    assert [one.base_length for frame in target.frames for one in frame.rests] == [
+        len(PROMPT),
+        len(PROMPT) + 1,
+    ]
