@@ -42,15 +42,20 @@ class PlayedEvent:
 
 
 class PlayedFence:
-    """Sees to it that memory is the same when it is waited for as when it was marked."""
+    """Sees to it that memory is the same when it is waited for as when it was marked.
+
+    Then it waits for the device as well, if there is one, as the code under test relies on that.
+    """
 
     memory: ClassVar[list[np.ndarray]] = []
 
-    def __init__(self, _device):
+    def __init__(self, device):
+        self.real = Fence(device)
         self.read = None
         self.num_waits = 0
 
     def mark(self):
+        self.real.mark()
         self.read = [one.copy() for one in self.memory]
 
     def wait(self):
@@ -58,6 +63,7 @@ class PlayedFence:
             for before, now in zip(self.read, self.memory, strict=True):
                 np.testing.assert_array_equal(before, now)
             self.read, self.num_waits = None, self.num_waits + 1
+        self.real.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +88,14 @@ def test_there_is_nothing_to_wait_for_on_a_cpu(monkeypatch):
     fence.mark()
     fence.wait()
     assert not PlayedEvent.made
+
+
+def test_a_played_fence_waits_for_the_device_as_well(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", PlayedEvent)
+    fence = PlayedFence(torch.device("cuda"))
+    fence.mark()
+    fence.wait()
+    assert PlayedEvent.made[0].calls == ["record", "synchronize"]
 
 
 def test_levels_that_broke_off_are_waited_for_before_the_next_are_told(monkeypatch):
