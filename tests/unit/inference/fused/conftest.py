@@ -12,6 +12,8 @@ except ImportError:
         "test_fused_decoder.py",
         "test_fused_draw.py",
         "test_fused_children.py",
+        "test_fused_compilation.py",
+        "test_fused_fence.py",
         "test_fused_levels.py",
         "test_fused_ways.py",
     ]

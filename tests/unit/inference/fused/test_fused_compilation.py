@@ -9,10 +9,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
-pytest.importorskip("triton", reason="no Triton here")
-
 PRODUCTS = ("product", "gated_product", "turned_product", "attend")
 OTHERS_OF_A_PASS = ("embed_norm", "add_norm", "final_norm", "turn_and_store", "combine")
 KERNELS_OF_A_PASS = (*PRODUCTS, *OTHERS_OF_A_PASS)
