@@ -72,6 +72,49 @@ def test_a_pass_that_fails_takes_nothing_from_the_step_before(llama, monkeypatch
     assert result.token_ids == plain(llama, one)["s"][:4]
 
 
+def breaks_once(monkeypatch, *, at_call):
+    """Let what is measured of one pass raise, as nothing known does."""
+    measure, calls = PassRunner.measure, []
+
+    def breaks(runner, ran):
+        calls.append(ran)
+        if len(calls) == at_call:
+            raise RuntimeError("cannot be booked")
+        return measure(runner, ran)
+
+    monkeypatch.setattr(PassRunner, "measure", breaks)
+    return calls
+
+
+@pytest.mark.parametrize("waits_for_device", [True, False])
+def test_a_step_that_cannot_be_booked_ends_its_sessions_and_no_others(
+    llama, monkeypatch, waits_for_device
+):
+    monkeypatch.setattr(PassRunner, "waits_for_device", waits_for_device)
+    first, second = (spec(prompt(6, llama), session_id=name, max_tokens=30) for name in "ab")
+    with EngineHarness(llama, target_settings()) as harness:
+        breaks_once(monkeypatch, at_call=5)
+        harness.start(first)
+        harness.pump(lambda: harness.results["a"].is_over)
+        (later,) = harness.run(second)
+        assert harness.pool.num_free == harness.pool.num_blocks
+    result = harness.results["a"]
+    assert result.failure.reason == "PASS_FAILED"
+    text = plain(llama, first)["a"]
+    assert result.token_ids == text[: len(result.token_ids)]
+    assert later.token_ids == plain(llama, second)["b"]
+
+
+def test_a_token_that_could_not_be_booked_is_not_stepped_over(llama, monkeypatch):
+    one = spec(prompt(6, llama), max_tokens=30)
+    with EngineHarness(llama, target_settings(max_unlogged_tokens=4)) as harness:
+        harness.acknowledges = False
+        breaks_once(monkeypatch, at_call=5)  # the last step before its log is full
+        harness.start(one)
+        harness.pump(lambda: harness.results["s"].is_over)
+    assert harness.results["s"].failure.reason == "PASS_FAILED"
+
+
 @pytest.mark.parametrize("is_awaited", [True, False])
 def test_drafters_are_told_before_the_next_pass_only_if_it_may_wait_for_them(
     llama, monkeypatch, is_awaited

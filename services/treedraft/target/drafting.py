@@ -68,6 +68,7 @@ class DraftBook:
         self._attachments: dict[str, Attachment] = {}
         self._refusals: dict[str, set[str]] = {}  # session id -> endpoints that refused it
         self._sessions: dict[str, TargetSession] = {}
+        self._untimed: list[tuple[TargetSession, int]] = []  # commits in no frame yet: length
         self._refused_links: dict[str, str] = {}
         self._is_open = False
         self._wants: Wants = lambda session, num_missed: True
@@ -195,6 +196,10 @@ class DraftBook:
         Args:
             economics: what drafts are worth at present, to be passed on.
         """
+        now_ns, untimed = time.monotonic_ns(), self._untimed
+        self._untimed = []
+        for session, num_tokens in untimed:
+            session.commit_sent_ns.append((num_tokens, now_ns))
         return {
             endpoint: link.take_frame(economics)
             for endpoint, link in self._links.items()
@@ -227,7 +232,7 @@ class DraftBook:
     def _tell(self, session: TargetSession, attachment: Attachment) -> None:
         commit = attachment.commit_to(session.token_ids)
         self._links[attachment.endpoint].outbox.commits.append(commit)
-        session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
+        self._untimed.append((session, session.num_tokens))
 
     def _open_at(self, link: DrafterState, attachment: Attachment, session: TargetSession) -> None:
         # A number is never used twice, so that nodes still on their way from
@@ -250,7 +255,7 @@ class DraftBook:
         if spec.sampling.grammar is not None and not link.has_tokenizer:
             link.outbox.tokenizer, link.has_tokenizer = self._tokenizer, True
         link.outbox.opens.append(SessionOpen(attachment.number, spec))
-        session.commit_sent_ns.append((session.num_tokens, time.monotonic_ns()))
+        self._untimed.append((session, session.num_tokens))
 
     def _take_growths(self, link: DrafterState, frame: DraftFrame, arrived_ns: int) -> None:
         num_nodes = sum(growth.num_nodes for growth in frame.growths)

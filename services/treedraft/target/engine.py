@@ -150,6 +150,7 @@ class Engine:
         if self._is_idle:
             self._books.settle()
             self._patience.goodput.pause()
+        has_failed = False
         if passes:
             drafted = self._book.drafted_among(p.session for p in passes)
             try:
@@ -160,11 +161,12 @@ class Engine:
             except Exception:
                 # The KV of these sessions is not to be trusted; others are untouched.
                 _log.exception("pass failed", sessions=len(passes))
-                self._num_failed += 1
+                has_failed = True
                 for session_pass in passes:
                     self._roster.fail(session_pass.session, "PASS_FAILED", "the pass failed")
-            else:
-                self._num_failed = 0
+        has_failed |= self._books.fail_unbooked()
+        if passes:
+            self._num_failed = self._num_failed + 1 if has_failed else 0
         if not passes or self._num_failed or not self._runner.waits_for_device:
             self._teller.tell_commits()
             self._teller.tell_all()

@@ -63,13 +63,13 @@ class Goodput:
         """Know nothing yet."""
         # Tokens and milliseconds, by size of load.
         self._sums: dict[int, tuple[float, float]] = {}
-        self._size = 0
+        self.size = 0  # the present load's
         self._since_ns: int | None = None
 
     @property
     def tokens_per_ms(self) -> float:
         """The mean at the present load; 0 before anything is known of it."""
-        num_tokens, elapsed_ms = self._sums.get(self._size, (0.0, 0.0))
+        num_tokens, elapsed_ms = self._sums.get(self.size, (0.0, 0.0))
         return num_tokens / elapsed_ms if elapsed_ms else 0.0
 
     @property
@@ -79,12 +79,16 @@ class Goodput:
 
     def begin(self, num_sessions: int, plain_ms: float) -> None:
         """Go by steps of so many sessions from now on; unknown ones are taken for plain."""
-        self._size = max(0, num_sessions - 1).bit_length()
+        self.size = max(0, num_sessions - 1).bit_length()
         prior = _PRIOR_STEPS * num_sessions, _PRIOR_STEPS * plain_ms
-        self._sums.setdefault(self._size, prior)
+        self._sums.setdefault(self.size, prior)
 
-    def step_finished(self, num_tokens: int, now_ns: int, *, counts: bool) -> float | None:
+    def step_finished(
+        self, num_tokens: int, now_ns: int, *, counts: bool, size: int | None = None
+    ) -> float | None:
         """Take in a step that ends now; one that `counts` not is left out of the mean.
+
+        `size` is what the present load was when it began, if that may have changed.
 
         Returns:
             What it took in milliseconds, None if it is not known when it began.
@@ -95,9 +99,10 @@ class Goodput:
         elapsed_ms = (now_ns - since_ns) / 1e6
         if not counts:
             return elapsed_ms
-        tokens, time_ms = self._sums.get(self._size, (0.0, 0.0))
+        size = self.size if size is None else size
+        tokens, time_ms = self._sums.get(size, (0.0, 0.0))
         tokens, time_ms = tokens * _PACE_DECAY + num_tokens, time_ms * _PACE_DECAY + elapsed_ms
-        self._sums[self._size] = tokens, time_ms
+        self._sums[size] = tokens, time_ms
         return elapsed_ms
 
     def pause(self) -> None:

@@ -107,7 +107,7 @@ class GateSettings(Frozen):
         le=1.0,
         description="Share of the time that may be lost to trying again: after a trial that "
         "failed, the next one comes when this share has added up to half a first one, after the "
-        "first at a single session much sooner. Where a forecast says that it will fail, a tenth "
+        "first at one or two sessions sooner. Where a forecast says that it will fail, a tenth "
         "of this.",
     )
     max_gain_steps: float = Field(
