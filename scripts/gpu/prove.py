@@ -21,6 +21,7 @@ missing there, and join the pieces with `cat`.
 import argparse
 import importlib.util
 import json
+import math
 import os
 import sys
 import tempfile
@@ -29,10 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scripts.gpu.section import Call, Found, Section, file_name, keep, run_bounded, tried
+from scripts.gpu.section import (
+    END_SECONDS,
+    Call,
+    Found,
+    Section,
+    be_interrupted,
+    file_name,
+    keep,
+    run_bounded,
+    tried,
+)
 
 MODELS = ("8b", "1.5b", "135m")
-_GRACE_SECONDS = 20.0  # that a section has to end by itself
+_GRACE_SECONDS = END_SECONDS + 5.0  # that a section has to end by itself, with what it started
 _LEAST_SECONDS = 15.0  # a section that has less is left out
 _MAX_LINE, _MAX_LINES = 300, 14  # of a section in the table
 
@@ -194,6 +205,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=0, help="seconds a section may take")
     parser.add_argument("--within", type=int, default=0, help="seconds that all may take together")
     parser.add_argument("--here", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--ends-at", type=float, default=math.inf, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -221,11 +233,11 @@ def _run_apart(name: str, options: argparse.Namespace, out: Path, ends_at: float
     for option in ("loads", "models", "set"):
         if given := getattr(options, option):
             command += [f"--{option}", *given]
-    command += ["--limit", str(int(limit)), *(["--tiny"] if options.tiny else [])]
+    started = time.monotonic()  # of one clock for all processes
+    command += ["--ends-at", str(started + limit), *(["--tiny"] if options.tiny else [])]
     own = [str(Path(name).resolve()) for name in ("services", ".")]
     paths = [*own, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    started = time.monotonic()
     with (out / f"{file_name(name)}.log").open("w") as log:
         seconds = limit + _GRACE_SECONDS
         done = run_bounded(command, seconds, env=environment, stdout=log, stderr=log)
@@ -234,8 +246,9 @@ def _run_apart(name: str, options: argparse.Namespace, out: Path, ends_at: float
 
 
 def _run_here(options: argparse.Namespace) -> int:
+    be_interrupted()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    call = Call(options, device, Path(options.out), time.monotonic() + options.limit)
+    call = Call(options, device, Path(options.out), options.ends_at)
     return 0 if keep(call, options.here, SECTIONS[options.here][0]) else 1
 
 

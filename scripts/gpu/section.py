@@ -4,9 +4,11 @@ So whatever ends it, its time, an error or a kill, what was found by then is in 
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,9 @@ from typing import Any
 import torch
 
 Found = Iterator[tuple[str, Any]]
+
+_ASKED = {signal.SIGINT: 10.0, signal.SIGTERM: 4.0}  # to end, and how long that is waited for
+END_SECONDS = sum(_ASKED.values()) + 1.0  # that it takes to end a process, at most
 
 
 @dataclass(frozen=True)
@@ -87,29 +92,42 @@ def run_bounded(
 ) -> subprocess.CompletedProcess[str] | None:
     """Run a process with all that it starts, in a group of its own; None if time was up.
 
-    It is asked to end first, so that what it started can end as well.
+    It is asked to end first, so that what it started can end as well. However this ends, by an
+    interruption too, nothing of the group outlives it: who is interrupted may be such a process
+    itself, whose own group no signal from outside reaches.
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
     with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
         try:
             said, warned = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            _end(process)
+            _ask_to_end(process)
             return None
+        finally:
+            _signal(process, signal.SIGKILL)
         return subprocess.CompletedProcess(command, process.returncode, said, warned)
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    for number, patience in ((2, 10), (15, 5), (9, 5)):
-        try:
-            os.killpg(process.pid, number)
+def _ask_to_end(process: "subprocess.Popen[str]") -> None:
+    for number, patience in _ASKED.items():
+        _signal(process, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=patience)
-        except ProcessLookupError:
             return
-        except subprocess.TimeoutExpired:
-            continue
-        else:
-            return
+
+
+def _signal(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def be_interrupted() -> None:
+    """Let whoever asks this process to end interrupt it, so that it ends what it started.
+
+    A shell has what it starts in the background ignore the first of these signals.
+    """
+    for number in _ASKED:
+        signal.signal(number, signal.default_int_handler)
 
 
 def stamp(device: torch.device) -> dict[str, str]:

@@ -2,15 +2,19 @@
 
 import argparse
 import json
+import os
+import select
+import signal
+import subprocess
 import sys
 import time
-from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 import torch
 from scripts.gpu import prove, section
 from scripts.gpu.exchange import LOADS, loads_of, settings_of, summary_of
-from scripts.gpu.section import Call, file_name, keep, run_bounded
+from scripts.gpu.section import END_SECONDS, Call, file_name, keep, run_bounded
 from scripts.gpu.sweep import mixed
 
 from treedraft.bench.result import Sample
@@ -72,15 +76,63 @@ def test_a_process_out_of_time_ends_with_all_that_it_started(tmp_path):
     told = tmp_path / "told"
     child = f"echo $$ > {told}; exec sleep 600"
     assert run_bounded(["sh", "-c", f"sh -c '{child}'; true"], 3.0) is None
-    assert not _is_up(int(told.read_text()))
+    assert _ends(int(told.read_text()))
 
 
-def _is_up(process_id):
-    """Return whether a process is at work; one that waits to be buried is not."""
+@pytest.mark.parametrize("seconds", [3.0, 60.0])
+def test_what_does_not_listen_is_gone_when_who_started_it_is(tmp_path, seconds):
+    told = tmp_path / "told"
+    last = "kill $$" if seconds > 3.0 else "wait"
+    command = f"{_deaf(told)} & while ! test -s {told}; do sleep 0.1; done; {last}"
+    done = run_bounded(["sh", "-c", command], seconds, stdout=DEVNULL, stderr=DEVNULL)
+    assert (done is None) == (seconds == 3.0)
+    assert _ends(int(told.read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_is_interrupted_leaves_nothing_of_what_it_bounds(tmp_path, number):
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    command = ["sh", "-c", _deaf(told)]
+    code = "from scripts.gpu.section import be_interrupted, run_bounded; be_interrupted(); "
+    code += f"run_bounded({command!r}, 600.0)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
+        deaf = int(told.read_text())  # once there is one to read
+        process.send_signal(number)
+        assert process.wait(timeout=60.0)
+    assert _ends(deaf)
+
+
+def _deaf(told):
+    """Return a command that tells its number and cannot be asked to end."""
+    return f"sh -c 'trap \"\" INT TERM; echo $$ > {told}; exec sleep 600'"
+
+
+def _ends(process_id):
+    """Return whether a process is gone, or so within half a minute; to be buried is as good."""
     try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        handle = os.pidfd_open(process_id)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], 30.0)[0])
+    finally:
+        os.close(handle)
+
+
+def test_a_section_has_time_to_end_what_it_started(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(prove, "run_bounded", lambda *how, **_own: asked.append(how))
+    monkeypatch.setattr(sys, "argv", ["prove", "--out", str(tmp_path), "--limit", "100"])
+    before = time.monotonic()
+    prove._run_apart("exchange", prove._parse(), tmp_path, before + 1000.0)
+    command, seconds = asked[0]
+    monkeypatch.setattr(sys, "argv", command[2:])
+    options = prove._parse()
+    assert options.here == "exchange"
+    assert before + 100.0 <= options.ends_at <= time.monotonic() + 100.0
+    assert options.ends_at + END_SECONDS < before + seconds
 
 
 def test_a_process_in_time_is_heard():
