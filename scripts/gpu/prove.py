@@ -20,16 +20,15 @@ missing there, and join the pieces with `cat`.
 
 import argparse
 import importlib.util
-import json
 import math
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
+from scripts.gpu.findings import join, print_table
 from scripts.gpu.section import (
     END_SECONDS,
     Call,
@@ -45,7 +44,6 @@ from scripts.gpu.section import (
 MODELS = ("8b", "1.5b", "135m")
 _GRACE_SECONDS = END_SECONDS + 5.0  # that a section has to end by itself, with what it started
 _LEAST_SECONDS = 15.0  # a section that has less is left out
-_MAX_LINE, _MAX_LINES = 300, 14  # of a section in the table
 
 
 def kernels(call: Call) -> Found:
@@ -184,8 +182,8 @@ def main() -> int:
             _forget(name, out)
             print(f"{name}: {_run_apart(name, options, out, ends_at)}", flush=True)
             if options.bundle:
-                _join(names, out, Path(options.bundle))
-    _print_table(names, out)
+                join(names, out, Path(options.bundle))
+    print_table(names, out)
     return 0
 
 
@@ -250,55 +248,6 @@ def _run_here(options: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     call = Call(options, device, Path(options.out), options.ends_at)
     return 0 if keep(call, options.here, SECTIONS[options.here][0]) else 1
-
-
-def _held(name: str, out: Path) -> dict[str, Any]:
-    file = out / f"{file_name(name)}.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def _log_end(name: str, out: Path, size: int) -> str:
-    file = out / f"{file_name(name)}.log"
-    return file.read_text(errors="replace")[-size:] if file.is_file() else ""
-
-
-def _join(names: list[str], out: Path, bundle: Path) -> None:
-    whole = {name: {**_held(name, out), "log": _log_end(name, out, 20_000)} for name in names}
-    bundle.parent.mkdir(parents=True, exist_ok=True)
-    bundle.write_text(json.dumps(whole, indent=1))
-
-
-def _print_table(names: list[str], out: Path) -> None:
-    for name in names:
-        held = _held(name, out)
-        found = held.get("found", {})
-        ended = "; ".join(str(held[why]) for why in ("failed", "ended") if why in held)
-        print(f"== {name}{': ' if ended else ''}{ended[:_MAX_LINE]}")
-        if not found and (end := _log_end(name, out, 600)):
-            print(f"  nothing found; the log ends:\n{end}")
-        lines = [line for key, value in found.items() for line in _lines(key, value)]
-        for line in lines[:_MAX_LINES]:
-            print(f"  {line[:_MAX_LINE]}")
-        if len(lines) > _MAX_LINES:
-            print(f"  and {len(lines) - _MAX_LINES} lines more in {file_name(name)}.json")
-
-
-def _lines(key: str, value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [f"{key}:", *(f"  {_short(one)}" for one in value)]
-    if isinstance(value, dict) and any(isinstance(own, dict) for own in value.values()):
-        return [f"{key}:", *(f"  {own}: {_short(one)}" for own, one in value.items())]
-    return [f"{key}: {_short(value)}"]
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_short(own)}" for key, own in value.items())
-    if isinstance(value, list):
-        return "; ".join(map(_short, value))
-    return " ".join(str(value).split())
 
 
 if __name__ == "__main__":
