@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 from scripts.gpu.findings import join, print_table
+from scripts.gpu.loads import LOADS
 from scripts.gpu.section import (
     END_SECONDS,
     Call,
@@ -194,7 +195,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", required=True)
     parser.add_argument("--bundle", default="", help="file that all findings are joined in")
     parser.add_argument("--only", nargs="*", default=[], choices=[*SECTIONS, []])
-    parser.add_argument("--skip", nargs="*", default=[])
+    parser.add_argument("--skip", nargs="*", default=[], choices=[*SECTIONS, []])
     parser.add_argument("--loads", nargs="*", default=[], help="of the exchange; all by default")
     parser.add_argument("--how", default="same-gpu-in-turns", help="load that the sweep runs like")
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE for all services")
@@ -204,7 +205,21 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--within", type=int, default=0, help="seconds that all may take together")
     parser.add_argument("--here", default="", help=argparse.SUPPRESS)
     parser.add_argument("--ends-at", type=float, default=math.inf, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    _check(parser, options)
+    return options
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a word on a name that nothing has: a section would only find it out later."""
+    loads = [load.name for load in LOADS]
+    for option, names in {"loads": options.loads, "how": [options.how]}.items():
+        for name in names:
+            if file_name(name) not in loads:
+                parser.error(f"argument --{option}: no {name!r}; there are {', '.join(loads)}")
+    for one in options.set:
+        if "=" not in one:
+            parser.error(f"argument --set: {one!r} is not NAME=VALUE")
 
 
 def _make_toys(options: argparse.Namespace, place: Path) -> None:

@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-from scripts.gpu.exchange import settings_of, summary_of
+from scripts.gpu.exchange import summary_of
+from scripts.gpu.loads import settings_of
 from scripts.gpu.section import Call, Found
 
 from treedraft.bench.answer import Answer, ask

@@ -13,7 +13,8 @@ from subprocess import DEVNULL
 import pytest
 import torch
 from scripts.gpu import prove, section
-from scripts.gpu.exchange import LOADS, loads_of, settings_of, summary_of
+from scripts.gpu.exchange import summary_of
+from scripts.gpu.loads import LOADS, loads_of, settings_of
 from scripts.gpu.section import END_SECONDS, Call, file_name, keep, run_bounded
 from scripts.gpu.sweep import mixed
 
@@ -147,6 +148,28 @@ def test_loads_are_known_by_their_words_too():
     told = settings_of(options, is_many=True)
     assert (told["A"], told["TREEDRAFT_TARGET__GATE__ENABLED"]) == ("b=c", "false")
     assert "TREEDRAFT_TARGET__MAX_SESSIONS" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--how", "same-gpu-somehow"),
+        ("--loads", "same-gpu-somehow"),
+        ("--only", "somehow"),
+        ("--skip", "somehow"),
+        ("--set", "somehow"),
+    ],
+)
+def test_names_that_nothing_has_are_told_at_once(option, given, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["prove", "--out", str(out), option, given])
+    with pytest.raises(SystemExit) as ended:
+        prove.main()
+    assert ended.value.code == 2
+    assert not out.exists()
+    said = capsys.readouterr().err
+    assert f"argument {option}: " in said
+    assert given in said
 
 
 def test_samples_are_summed_up_in_a_line():
