@@ -27,6 +27,7 @@ from scripts.gpu.section import Call, Found, run_bounded, tried
 from treedraft.bench.result import Sample
 
 _LEAST_SECONDS = 45.0  # that a load takes on a GPU, most of it to start
+_MPS_SECONDS = 20.0  # that a command of MPS may take
 
 
 def exchange(call: Call) -> Found:
@@ -36,12 +37,13 @@ def exchange(call: Call) -> Found:
             yield load.name, "left out, for want of time"
             continue
         started = time.monotonic()
-        with _mps() if load.by_mps else contextlib.nullcontext({}) as environment:
-            found = "MPS did not start"
-            if environment is not None:
-                found = tried(lambda one=load, own=environment: _bench(one, call, own))
-        yield load.name, found
+        yield load.name, tried(lambda one=load: _measure(one, call))
         print(f"{load.name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _measure(load: Load, call: Call) -> Any:
+    with _mps() if load.by_mps else contextlib.nullcontext({}) as environment:
+        return "MPS did not start" if environment is None else _bench(load, call, environment)
 
 
 def _bench(load: Load, call: Call, environment: dict[str, str]) -> Any:
@@ -126,17 +128,33 @@ def _mps() -> Iterator[dict[str, str] | None]:
         print("there is no nvidia-cuda-mps-control")
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="mps-") as place:
+    with tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as place:
         own = {"CUDA_MPS_PIPE_DIRECTORY": place, "CUDA_MPS_LOG_DIRECTORY": place}
         environment = {**os.environ, **own}
-        how: dict[str, Any] = {"env": environment, "text": True, "check": False, "timeout": 20}
-        began = subprocess.run([control, "-d"], capture_output=True, **how)
-        print("MPS:", began.returncode, began.stdout, began.stderr)
         try:
-            yield own if began.returncode == 0 else None
+            began = _tell_mps([control, "-d"], environment, Path(place))
+            yield own if began == 0 else None
         finally:
-            if began.returncode == 0:
-                for name in ("control.log", "server.log"):
-                    with contextlib.suppress(OSError):
-                        print(name, (Path(place) / name).read_text()[-1500:])
-                subprocess.run([control], input="quit\n", **how)
+            for name in ("control.log", "server.log"):
+                with contextlib.suppress(OSError):
+                    print(name, (Path(place) / name).read_text()[-1500:])
+            with contextlib.suppress(subprocess.TimeoutExpired):  # what was measured is worth more
+                _tell_mps([control], environment, Path(place), "quit\n")
+
+
+def _tell_mps(command: list[str], environment: dict[str, str], place: Path, word: str = "") -> int:
+    """Run a command of MPS. It speaks to a file: a pipe would be held open by the daemon."""
+    said = place / "said.log"
+    with said.open("w") as file:
+        done = subprocess.run(
+            command,
+            env=environment,
+            input=word,
+            stdout=file,
+            stderr=file,
+            text=True,
+            check=False,
+            timeout=_MPS_SECONDS,
+        )
+    print("MPS:", done.returncode, said.read_text())
+    return done.returncode
