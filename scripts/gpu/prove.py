@@ -5,17 +5,15 @@
 A section runs in a process of its own under a time limit, so that a crash of one costs
 that one alone; its findings go to FOLDER/SECTION.json as they are found, its log to
 FOLDER/SECTION.log. What its time ends is told with what was found by then. A short table comes
-last, and after each section all findings are joined in the bundle, if one is named: where few
-files come back from a machine, that one is enough. docs/gpu.md has the calls of half an hour.
+last; the bundle, if one is named, joins all findings in one file after each section.
+docs/gpu.md has three calls that answer what is open.
 
 `--tiny` runs every section over a toy on whatever device there is (`TRITON_INTERPRET=1` where
 there is none), to see that the script is right.
 
 Nothing is fetched if the weights lie where a download would put them, as
-`~/.cache/treedraft/downloads/SmolLM2-135M-Instruct.Q4_1.gguf`. Where a machine takes no
-more than 64 MB at once, cut that file in two with `split -b 60M`, bring the first piece and
-put it aside outside the repository, bring the second with the wheels of packages that are
-missing there, and join the pieces with `cat`.
+`~/.cache/treedraft/downloads/SmolLM2-135M-Instruct.Q4_1.gguf`. They may be carried in two
+halves: `split -b 60M` cuts the file, `cat` joins it.
 """
 
 import argparse
