@@ -36,6 +36,9 @@ _MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGA
 _SECONDS = 30.0
 # Parameters that do not contradict each other.
 _PLAIN = {"seed", "user", "stream", "temperature", "top_p", "stop", "presence_penalty", "n"}
+_GOOD = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+# Operations that answer with events if asked to, and what they continue.
+_WITH_EVENTS = {"POST /v1/chat/completions": "messages", "POST /v1/completions": "prompt"}
 _UNHEALTHY = list(HealthCheck)
 
 
@@ -78,6 +81,8 @@ def fuzz_openapi(num_requests: int, number: int = 0) -> dict[str, dict[str, int]
             # Without a body nothing can be wrong: every string is a good part of a path.
             for mode in _MODES if operation.body else _MODES[:1]:
                 _ask(operation, mode, address, share, number, outcomes)
+            if operation.label in _WITH_EVENTS:
+                _ask_for_events(operation, address)
             counts[operation.label] = dict(outcomes)
         assert httpx2.get(f"{address}/v1/models", timeout=60).status_code == 200
     return counts
@@ -110,6 +115,17 @@ def _ask(
     ask()
 
 
+def _ask_for_events(operation: Any, address: str) -> None:
+    """Ask for an answer in events: whether draws do depends on what was drawn before."""
+    key = _WITH_EVENTS[operation.label]
+    body = {key: _GOOD[key], "model": "toy", "stream": True}
+    case = operation.Case(body=body, media_type="application/json")
+    answer = case.call(base_url=address, timeout=_SECONDS)
+    assert answer.headers["content-type"][0].startswith("text/event-stream")
+    assert "[DONE]" in answer.text
+    case.validate_response(answer, checks=CHECKS)
+
+
 def _sensible(body: dict[str, Any]) -> dict[str, Any]:
     """Return what a schema cannot say: a model that is served, and parameters that go together.
 
@@ -120,6 +136,5 @@ def _sensible(body: dict[str, Any]) -> dict[str, Any]:
         return body
     if kind == 1:
         return {**body, "model": "toy"}
-    good = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
     kept = {key: body[key] for key in body if key in _PLAIN}
-    return {**kept, **{key: good[key] for key in good if key in body}, "model": "toy"}
+    return {**kept, **{key: _GOOD[key] for key in _GOOD if key in body}, "model": "toy"}

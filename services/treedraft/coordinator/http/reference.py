@@ -32,17 +32,20 @@ def events_of(chunk: type[Answered], whole: type[Answered] | None = None) -> Res
         chunk: what the data of an event is.
         whole: the one object.
     """
-    stream = {
-        "text/event-stream": {
-            "schema": {
-                "type": "string",
-                "contentMediaType": "application/json",
-                "contentSchema": {"$ref": _SCHEMA.format(model=chunk.__name__)},
-                "description": "Events whose data is such an object or an `ErrorAnswer`, then "
-                "`[DONE]`. Lines that begin with a colon are signs of life.",
-            }
-        }
+    models = (chunk.__name__, ErrorAnswer.__name__)
+    payload = {
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [{"$ref": _SCHEMA.format(model=name)} for name in models]},
     }
+    # Before version 3.2 of OpenAPI the schema of an event stream is that of each event.
+    event = {
+        "type": "object",
+        "properties": {"data": {"type": "string", "anyOf": [payload, {"const": "[DONE]"}]}},
+        "required": ["data"],
+        "description": "Events with such an object or an `ErrorAnswer` as their data, then "
+        "`[DONE]`. Lines that begin with a colon are signs of life.",
+    }
+    stream = {"text/event-stream": {"schema": event}}
     told: dict[str, Any] = {"description": "The answer.", "content": stream}
     if whole is not None:
         told["model"] = whole
