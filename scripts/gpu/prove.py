@@ -167,9 +167,9 @@ SECTIONS: dict[str, tuple[Section, int]] = {
 def main() -> int:
     """Run the sections asked for, or one of them in this process."""
     options = _parse()
-    torch.set_grad_enabled(False)
     if options.here:
-        return _run_here(options)
+        with torch.no_grad():
+            return _run_here(options)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     names = [n for n in options.only or SECTIONS if n not in options.skip]
